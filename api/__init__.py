@@ -1,0 +1,1 @@
+"""Answers: the FastAPI service with REST, WebSocket, SSE and commands."""

@@ -1,0 +1,1 @@
+"""Builds the Grafana dashboards; the JSON is committed beside the code that builds it."""

@@ -1,0 +1,1 @@
+"""Watches: sources → facts → accounting → sinks; serves `/metrics`. One asyncio process per gateway host."""

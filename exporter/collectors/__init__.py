@@ -1,0 +1,27 @@
+"""Collectors: one file each, registered in `exporter.collectors.registry`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from exporter.exposition import Sample
+
+
+class Collector(Protocol):
+    """Refreshes what it knows on its own schedule; renders without I/O, so that a scrape is never slow.
+
+    The runner gives each its interval, jitter, deadline and back-off, and reports success, duration and the last
+    success. `refresh` may raise: that is one failed refresh of this collector and nothing else. After a failure
+    `render` gives only what is still true (never stale values dressed as fresh ones).
+    """
+
+    name: str  # one of lobservatory.catalogue.COLLECTORS
+    interval: float  # seconds between two refreshes
+    deadline: float  # seconds that one refresh may take
+
+    async def refresh(self) -> None:
+        """Learn the present state. Raises on failure; the runner counts it."""
+
+    def render(self) -> Iterable[Sample]:
+        """What is known now, as samples of the catalogue."""

@@ -1,0 +1,324 @@
+"""Every setting of both processes, in one typed model.
+
+Order: environment `LOBS_*`, then `lobservatory.toml` (path in `LOBS_CONFIG_FILE`, else in the working
+directory, else in `~/.config/lobservatory/`), then the defaults below. A secret can also be given as a file
+(`LOBS_GATEWAY_TOKEN_FILE=/run/secrets/token`), which is read again whenever it has changed.
+`docs/configuration.md` is generated from this module.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+PREFIX = "LOBS_"
+FILE_SUFFIX = "_FILE"
+# Read by the runner of `make up` (paths of foreign binaries) and by tests, not by the two processes.
+RUNNER_VARIABLES = frozenset(
+    {
+        "LOBS_PROMETHEUS_BIN",
+        "LOBS_ALERTMANAGER_BIN",
+        "LOBS_GRAFANA_BIN",
+        "LOBS_CONFIG_FILE",
+        "LOBS_UID",
+        "LOBS_GID",
+        "LOBS_TEST_DSN",
+    }
+)
+
+
+class SettingsError(Exception):
+    """A setting is unknown, missing or wrong. The text names it and says what to do."""
+
+
+class Listen(BaseModel):
+    """An address to listen on, written `host:port` (`[::1]:9464` for IPv6)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str
+    port: Annotated[int, Field(ge=0, le=65535)]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError for anything but `host:port`."""
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):(\d{1,5})", text.strip())
+        if not match:
+            raise ValueError(f"{text!r} is not host:port, for example 127.0.0.1:9464")
+        return cls(host=match[1].strip("[]"), port=int(match[2]))
+
+    def __str__(self) -> str:
+        """As it was written."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def default_data_dir() -> Path:
+    """`/var/lib/lobservatory` as root, else `$XDG_DATA_HOME/lobservatory`."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/lobservatory")
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "lobservatory"
+
+
+class Billing(BaseModel):
+    """Table `[billing]`: which providers are paid by subscription (their money is *equivalent*, not billed)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    equivalent: tuple[str, ...] = Field((), description="Providers paid by subscription or OAuth.")
+    billed: tuple[str, ...] = Field((), description="Providers billed per token whatever their profile says.")
+
+
+class Settings(BaseModel):
+    """All settings. A field `gateway_url` is `LOBS_GATEWAY_URL` in the environment, `gateway_url` in the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state_dir: Path | None = Field(
+        None, description="OpenClaw's state directory. Empty: found as OpenClaw finds its own."
+    )
+    gateway_name: Annotated[str, Field(min_length=1, max_length=64)] = Field(
+        "default", description="Label `gateway` on every series and row. Unique per gateway in one database."
+    )
+    gateway_url: str = Field("ws://127.0.0.1:18789", description="WebSocket URL of the gateway.")
+    gateway_token: SecretStr = Field(
+        SecretStr(""),
+        description="The gateway's token. Empty: `OPENCLAW_GATEWAY_TOKEN`, then `gateway.auth.token` of openclaw.json.",
+    )
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="PostgreSQL or TimescaleDB, as the role `lobs_writer`. Empty: embedded with `make up`; "
+        "none for an exporter on its own, which then keeps its totals in a checkpoint file.",
+    )
+    migrate_url: SecretStr = Field(
+        SecretStr(""),
+        description="The same database as its owner, for `lobservatory migrate` only. Empty: `LOBS_DATABASE_URL`.",
+    )
+    metrics_listen: Listen = Field(Listen(host="127.0.0.1", port=9464), description="Address of `/metrics`.")
+    api_listen: Listen = Field(Listen(host="127.0.0.1", port=8787), description="Address of the API.")
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Our own files: secrets, checkpoint, embedded database, logs. "
+        "Default: `$XDG_DATA_HOME/lobservatory`, as root `/var/lib/lobservatory`.",
+    )
+    timezone: str = Field(
+        "UTC", description="IANA zone whose days 'today' and 'month' mean, for example `Europe/Berlin`."
+    )
+    commands: bool = Field(default=False, description="Allow commands to the gateway (spawn, kill, cron, config).")
+    chat: bool = Field(default=False, description="Allow `/api/chat`, which asks the gateway's own model.")
+    store_content: bool = Field(default=False, description="Store texts of prompts and replies. Off: sizes and names.")
+    allow_query_token: bool = Field(
+        default=False, description="Accept a full token in a WebSocket URL. Off: only single-use tickets."
+    )
+    cors_origins: tuple[str, ...] = Field((), description="Exact origins that browsers may call the API from.")
+    poll_interval: Annotated[float, Field(ge=1, le=3600)] = Field(
+        15.0, description="Seconds between two polls of the gateway by each collector."
+    )
+    host_interval: Annotated[float, Field(ge=1, le=3600)] = Field(15.0, description="Seconds between two host samples.")
+    zero_hold: Annotated[float, Field(ge=0, le=600)] = Field(
+        30.0,
+        description="Longest time that a counter series born live shows 0 while it waits for its first scrape.",
+    )
+    daily_cost_limit: Annotated[float, Field(gt=0)] = Field(
+        25.0, description="US$ of one day from which the alert DailyCostHigh fires."
+    )
+    slack_webhook_url: SecretStr = Field(
+        SecretStr(""), description="Slack incoming webhook for `make up`. Empty: alerts are shown, not sent."
+    )
+    prometheus_listen: Listen = Field(Listen(host="127.0.0.1", port=9090), description="Prometheus under `make up`.")
+    alertmanager_listen: Listen = Field(
+        Listen(host="127.0.0.1", port=9093), description="Alertmanager under `make up`."
+    )
+    grafana_listen: Listen = Field(Listen(host="127.0.0.1", port=3000), description="Grafana under `make up`.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: readable on a terminal, JSON lines elsewhere."
+    )
+    billing: Billing = Field(Billing(equivalent=(), billed=()), description="Table `[billing]` (file only).")
+
+    @field_validator(
+        "metrics_listen",
+        "api_listen",
+        "prometheus_listen",
+        "alertmanager_listen",
+        "grafana_listen",
+        mode="before",
+    )
+    @classmethod
+    def _listen(cls, value: object) -> object:
+        return Listen.parse(value) if isinstance(value, str) else value
+
+    @field_validator("gateway_url")
+    @classmethod
+    def _websocket(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"ws", "wss"} or not parts.hostname:
+            raise ValueError(f"{value!r} is not a WebSocket URL, for example ws://127.0.0.1:18789")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("the URL must not carry a user, a password or a query: use LOBS_GATEWAY_TOKEN")
+        return value
+
+    @field_validator("database_url", "migrate_url")
+    @classmethod
+    def _postgres(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and urlsplit(value.get_secret_value()).scheme not in {
+            "postgresql",
+            "postgres",
+        }:
+            raise ValueError("not a PostgreSQL URL, for example postgresql://lobs_writer@127.0.0.1/lobservatory")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(f"{value!r} is not an IANA time zone, for example Europe/Berlin") from error
+        return value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("state_dir", "data_dir", mode="before")
+    @classmethod
+    def _expand(cls, value: object) -> object:
+        if isinstance(value, str):
+            return Path(value).expanduser() if value else None
+        return value
+
+    @model_validator(mode="after")
+    def _distinct_ports(self) -> Self:
+        taken: dict[tuple[str, int], str] = {}
+        for name in (
+            "metrics_listen",
+            "api_listen",
+            "prometheus_listen",
+            "alertmanager_listen",
+            "grafana_listen",
+        ):
+            listen: Listen = getattr(self, name)
+            other = taken.setdefault((listen.host, listen.port), name)
+            if other != name and listen.port:
+                raise ValueError(
+                    f"{PREFIX}{name.upper()} and {PREFIX}{other.upper()} are both {listen}: give each its own"
+                )
+        return self
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The configured zone."""
+        return ZoneInfo(self.timezone)
+
+    def now(self) -> datetime:
+        """The present instant, in UTC."""
+        return datetime.now(UTC)
+
+
+SECRETS = tuple(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
+
+
+def _config_file() -> Path | None:
+    named = os.environ.get("LOBS_CONFIG_FILE")
+    if named:
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise SettingsError(f"LOBS_CONFIG_FILE: there is no file {path}")
+        return path
+    config_home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    for path in (Path("lobservatory.toml"), config_home / "lobservatory" / "lobservatory.toml"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _from_file() -> dict[str, Any]:
+    path = _config_file()
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_secret(path: Path, setting: str) -> str:
+    """The content of a secret's file without its last newline. Raises SettingsError."""
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SettingsError(f"{setting}: {path} cannot be read: {reason}") from error
+
+
+def _from_environment(environment: dict[str, str]) -> dict[str, Any]:
+    known = {PREFIX + name.upper() for name in Settings.model_fields if name != "billing"}
+    known_files = {PREFIX + name.upper() + FILE_SUFFIX for name in SECRETS}
+    values: dict[str, Any] = {}
+    for variable, value in sorted(environment.items()):
+        if not variable.startswith(PREFIX) or variable in RUNNER_VARIABLES:
+            continue
+        if variable in known_files:
+            name = variable.removeprefix(PREFIX).removesuffix(FILE_SUFFIX)
+            if environment.get(PREFIX + name):
+                raise SettingsError(f"{variable} and {PREFIX}{name} are both set: keep one")
+            if value:
+                values[name.lower()] = read_secret(Path(value).expanduser(), variable)
+        elif variable in known:
+            if value != "":  # an empty variable, as compose files make them, means "not set"
+                values[variable.removeprefix(PREFIX).lower()] = value
+        else:
+            near = difflib.get_close_matches(variable, known | known_files | RUNNER_VARIABLES, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}?" if near else "docs/configuration.md lists all settings"
+            raise SettingsError(f"unknown setting {variable}: {hint}")
+    return values
+
+
+def load(environment: dict[str, str] | None = None, **overrides: Any) -> Settings:
+    """The settings of this process. Raises SettingsError with one line per problem, never with a secret."""
+    environment = dict(os.environ) if environment is None else environment
+    values = {**_from_file(), **_from_environment(environment), **overrides}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_url=False, include_input=False):
+            name = ".".join(str(part) for part in problem["loc"])
+            if problem["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(name, list(Settings.model_fields), n=1)
+                lines.append(f"unknown setting {name}" + (f": did you mean {near[0]}?" if near else ""))
+            else:
+                message = problem["msg"].removeprefix("Value error, ")
+                lines.append(f"{PREFIX}{name.upper()}: {message}" if name else message)
+        raise SettingsError("\n".join(lines)) from None
+
+
+def main_or_exit(environment: dict[str, str] | None = None, **overrides: Any) -> Settings:
+    """As `load`, for a program's entry: a wrong setting ends it with status 2 and one line on stderr."""
+    try:
+        return load(environment, **overrides)
+    except SettingsError as error:
+        print(f"lobservatory: {error}", file=sys.stderr)  # noqa: T201 - before logging is set up
+        raise SystemExit(2) from None

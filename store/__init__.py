@@ -1,0 +1,1 @@
+"""Our database: migrations, and the functions that read and write rows. The only room with SQL."""

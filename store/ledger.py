@@ -1,0 +1,75 @@
+"""The contract between accounting and whatever keeps its books.
+
+Two implementations: `store.postgres_ledger` (rows, identities, totals and positions in one database) and
+`store.checkpoint` (no database: identities, totals and positions in one local SQLite file). What a transaction
+was told is kept as a whole or not at all; that is what makes a crash at any moment harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from decimal import Decimal
+from typing import Protocol
+
+from store.rows import ModelCall, OutboxEvent, Position, Reject, Session, SessionEvent, ToolCall, ToolResult, Total
+
+Increments = Mapping[tuple[str, tuple[str, ...]], Decimal | int]
+
+
+class LedgerUnavailableError(Exception):
+    """The books cannot be reached now; nothing of the transaction was kept. Try again later."""
+
+
+class LedgerHeldError(Exception):
+    """Another exporter keeps the books of this gateway."""
+
+
+class Transaction(Protocol):
+    """One unit of work. Every `insert_*` answers, in the order given, which rows were met for the first time."""
+
+    async def insert_model_calls(self, rows: Sequence[ModelCall]) -> list[bool]:
+        """Keep calls that were never seen; a second sight changes nothing."""
+
+    async def insert_tool_calls(self, rows: Sequence[ToolCall]) -> list[bool]:
+        """Keep tool calls that were never seen."""
+
+    async def insert_tool_results(self, rows: Sequence[ToolResult]) -> list[bool]:
+        """Keep results that were never seen and complete their tool calls."""
+
+    async def insert_session_events(self, rows: Sequence[SessionEvent]) -> list[bool]:
+        """Keep session events that were never seen."""
+
+    async def upsert_sessions(self, rows: Sequence[Session]) -> None:
+        """Merge what is known of sessions; None never overwrites."""
+
+    async def insert_rejects(self, rows: Sequence[Reject]) -> list[bool]:
+        """Keep rejects; the same reason at the same location counts once."""
+
+    async def add_totals(self, increments: Increments) -> None:
+        """Raise counters. A value is never negative."""
+
+    async def save_positions(self, positions: Sequence[Position]) -> None:
+        """Remember how far sources have been read."""
+
+    async def publish(self, events: Sequence[OutboxEvent]) -> None:
+        """Put messages for live clients into the outbox (nothing happens without a database)."""
+
+
+class Ledger(Protocol):
+    """Where totals, identities and positions live."""
+
+    async def open(self) -> None:
+        """Take the books of this gateway. Raises LedgerHeldError, LedgerUnavailableError."""
+
+    async def close(self) -> None:
+        """Give them back."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Commit at the end of the block, roll back on any error. Raises LedgerUnavailableError."""
+
+    async def positions(self) -> dict[str, Position]:
+        """All positions of this gateway by source key."""
+
+    async def totals(self) -> list[Total]:
+        """All totals of this gateway, as committed."""
