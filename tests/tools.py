@@ -1,0 +1,140 @@
+"""The binaries of Prometheus and Alertmanager for tests, from Debian's packages, without root.
+
+Found in this order: the `LOBS_*_BIN` that a user sets, PATH, `.cache/tools` of the repository, and at last the
+packages of the machine's own apt sources, downloaded and unpacked into `.cache/tools`. The system is not changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CACHE = REPOSITORY / ".cache" / "tools"
+APT_TIMEOUT = 240.0  # seconds for one apt command; a slow mirror is still faster
+
+
+@dataclass(frozen=True, slots=True)
+class _Tool:
+    package: str
+    binaries: tuple[str, ...]  # names on PATH, Debian's first
+    variable: str  # names this binary, or the one that it is installed beside
+
+
+TOOLS = {
+    "prometheus": _Tool("prometheus", ("prometheus",), "LOBS_PROMETHEUS_BIN"),
+    "promtool": _Tool("prometheus", ("promtool",), "LOBS_PROMETHEUS_BIN"),
+    "alertmanager": _Tool(
+        "prometheus-alertmanager", ("prometheus-alertmanager", "alertmanager"), "LOBS_ALERTMANAGER_BIN"
+    ),
+    "amtool": _Tool("prometheus-alertmanager", ("amtool",), "LOBS_ALERTMANAGER_BIN"),
+}
+
+
+class ToolUnavailableError(Exception):
+    """A binary is neither here nor to be had; the text says why."""
+
+
+def debian_tool(name: str) -> Path:
+    """The path of `prometheus`, `promtool`, `alertmanager` or `amtool`; skips the test loudly where there is none.
+
+    Safe when several test processes ask at once. The first call may download some 30 MB.
+    """
+    try:
+        return find_tool(name)
+    except ToolUnavailableError as error:
+        from tests.conftest import missing  # noqa: PLC0415 - that module may import this one
+
+        missing(name, f"{error}; install it, or set {TOOLS[name].variable}")
+        raise
+
+
+def find_tool(name: str, cache: Path = CACHE) -> Path:
+    """As `debian_tool`, but raises ToolUnavailableError."""
+    tool = TOOLS[name]
+    return _installed(tool) or _unpacked(tool, cache) or _fetched(tool, cache)
+
+
+def _installed(tool: _Tool) -> Path | None:
+    named = os.environ.get(tool.variable)
+    if named:
+        for binary in tool.binaries:
+            path = Path(named).with_name(binary)
+            if os.access(path, os.X_OK):
+                return path
+    for binary in tool.binaries:
+        found = shutil.which(binary)
+        if found:
+            return Path(found)
+    return None
+
+
+def _unpacked(tool: _Tool, cache: Path) -> Path | None:
+    for binary in tool.binaries:
+        path = cache / tool.package / "usr" / "bin" / binary
+        if os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def _fetched(tool: _Tool, cache: Path) -> Path:
+    for program in ("apt-get", "dpkg"):
+        if shutil.which(program) is None:
+            raise ToolUnavailableError(f"there is no {program} on this machine to fetch Debian's {tool.package} with")
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(cache / "lock"):
+        path = _unpacked(tool, cache)  # another process may have been faster
+        if path is None:
+            _fetch(tool.package, cache)
+            path = _unpacked(tool, cache)
+    if path is None:
+        raise ToolUnavailableError(f"Debian's package {tool.package} has no {tool.binaries[0]}")
+    return path
+
+
+def _fetch(package: str, cache: Path) -> None:
+    """Unpack one package into `cache/package`, whole or not at all. Its dependencies are of no use to a test."""
+    with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as temporary:
+        work = Path(temporary)
+        for folder in ("lists/partial", "cache/archives/partial", "root"):
+            (work / folder).mkdir(parents=True)
+        apt = [
+            "apt-get",
+            "--quiet",
+            f"--option=Dir::State::lists={work / 'lists'}",
+            f"--option=Dir::Cache={work / 'cache'}",
+            # As root, apt would drop to a user who may not write here; as anyone else this means nothing.
+            "--option=APT::Sandbox::User=root",
+            "--option=Acquire::Retries=3",
+        ]
+        _run([*apt, "update"], work)
+        _run([*apt, "download", package], work)
+        archives = sorted(work.glob("*.deb"))
+        if not archives:
+            raise ToolUnavailableError(f"apt-get downloaded no package {package}")
+        _run(["dpkg", "-x", str(archives[0]), str(work / "root")], work)
+        (work / "root").replace(cache / package)
+
+
+def _run(command: list[str], directory: Path) -> None:
+    try:
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=APT_TIMEOUT, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ToolUnavailableError(f"{command[0]} took longer than {APT_TIMEOUT:.0f} s") from error
+    if done.returncode != 0:
+        words = (done.stderr or done.stdout).strip().splitlines()
+        raise ToolUnavailableError(f"{command[0]} failed: {words[-1] if words else f'status {done.returncode}'}")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # given back by the kernel, also when this process is killed
+        yield
