@@ -1,0 +1,55 @@
+"""What the live tests let a gateway do: turns, tools, a sub-agent, a second model, an abort, cron jobs, a webhook."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Story:
+    """What happened, for assertions."""
+
+    failing_job: str = ""
+    working_job: str = ""
+    turns: int = 0
+    refused: list = field(default_factory=list)
+
+
+async def play(gateway):
+    """About half a minute on a ready gateway. Returns a Story."""
+    story = Story()
+    async with gateway.driver() as driver:
+
+        async def turn(message, key="agent:main:main"):
+            answer = await driver.turn(message, key)
+            story.turns += 1
+            if not answer.get("ok"):
+                story.refused.append((message, answer))
+
+        await turn("Say hello")
+        await turn("Run a command [[exec echo hello]]")
+        await turn("Run a failing command [[exec sh -c 'echo boom >&2; exit 3']]")
+        await turn("Read a file that is not there [[read missing-file.txt]]")
+        mark = len(driver.events)
+        await turn("Delegate this [[spawn say hi from the sub-agent]]")
+        await driver.event(
+            "agent",
+            lambda p: ":subagent:" in str(p.get("sessionKey")) and (p.get("data") or {}).get("phase") == "end",
+            since=mark,
+        )
+        await driver.call("sessions.create", {"key": "agent:main:dashboard:switched", "label": "switched"})
+        await driver.call("sessions.patch", {"key": "agent:main:dashboard:switched", "model": "fake/fake-mini"})
+        await turn("On the second model", "agent:main:dashboard:switched")
+        await turn("Hello guarded", "agent:guarded:main")
+        await turn("To be deleted", "agent:main:dashboard:deleted")
+        await driver.call("sessions.delete", {"key": "agent:main:dashboard:deleted", "deleteTranscript": True})
+        story.working_job = await driver.cron("nightly report", "Report [[exec echo cron]]")
+        story.failing_job = await driver.cron("failing job", "Fail [[err 404]]")
+        mark = len(driver.events)
+        status, _ = await asyncio.to_thread(
+            gateway.post,
+            "/hooks/agent",
+            {"message": "From outside", "name": "Live", "agentId": "main", "deliver": False},
+        )
+        assert status == 200
+        await driver.event("agent", lambda p: (p.get("data") or {}).get("phase") == "end", since=mark)
+    return story
