@@ -1,0 +1,1 @@
+"""What `lobservatory up` and `lobservatory demo` start, supervise and stop."""
