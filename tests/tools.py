@@ -7,12 +7,13 @@ packages of the machine's own apt sources, downloaded and unpacked into `.cache/
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ TOOLS = {
     ),
     "amtool": _Tool("prometheus-alertmanager", ("amtool",), "LOBS_ALERTMANAGER_BIN"),
 }
+# Where Debian compiled a package to find its data files.
+_DATA = {"prometheus-alertmanager": b"/usr/share/prometheus/alertmanager"}
 
 
 class ToolUnavailableError(Exception):
@@ -59,7 +62,11 @@ def debian_tool(name: str) -> Path:
 def find_tool(name: str, cache: Path = CACHE) -> Path:
     """As `debian_tool`, but raises ToolUnavailableError."""
     tool = TOOLS[name]
-    return _installed(tool) or _unpacked(tool, cache) or _fetched(tool, cache)
+    path = _installed(tool)
+    if path is None:
+        path = _unpacked(tool, cache) or _fetched(tool, cache)
+        _link_data(tool.package, cache)
+    return path
 
 
 def _installed(tool: _Tool) -> Path | None:
@@ -120,7 +127,40 @@ def _fetch(package: str, cache: Path) -> None:
         if not archives:
             raise ToolUnavailableError(f"apt-get downloaded no package {package}")
         _run(["dpkg", "-x", str(archives[0]), str(work / "root")], work)
+        _redirect_data(package, work / "root", cache)
         (work / "root").replace(cache / package)
+
+
+def _redirect_data(package: str, root: Path, cache: Path) -> None:
+    """Make the unpacked binaries read their data files (Debian's Alertmanager: its default template) from the cache.
+
+    Debian compiles the place of the installed file into the binary, where an ordinary user may not write. The path
+    is exchanged for one of the same length, because the places of everything behind it are compiled in as well.
+    """
+    data = _DATA.get(package)
+    if data is None:
+        return
+    for binary in sorted((root / "usr" / "bin").iterdir()):
+        content = binary.read_bytes()
+        if data in content:
+            binary.write_bytes(content.replace(data, os.fsencode(_link(data, cache))))
+
+
+def _link(data: bytes, cache: Path) -> Path:
+    folder = "/tmp/lobs-"  # a short absolute path that everybody may write; who owns the link is checked
+    mark = hashlib.sha256(f"{os.getuid()}:{cache.resolve()}".encode()).hexdigest()
+    return Path(folder + mark[: len(data) - len(folder)])
+
+
+def _link_data(package: str, cache: Path) -> None:
+    data = _DATA.get(package)
+    if data is None:
+        return
+    link = _link(data, cache)
+    with suppress(FileExistsError):
+        link.symlink_to(cache.resolve() / package / os.fsdecode(data).lstrip("/"))
+    if link.lstat().st_uid != os.getuid():
+        raise ToolUnavailableError(f"{link} belongs to another user")
 
 
 def _run(command: list[str], directory: Path) -> None:
