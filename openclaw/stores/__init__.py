@@ -1,0 +1,54 @@
+"""OpenClaw's session stores: JSONL transcripts, archives and agent databases behind one interface.
+
+All of it is synchronous, bounded and made for `asyncio.to_thread`; one `Stores` may be used by one thread at a time.
+
+    stores = Stores(state_dir, gateway="default")
+    discovery = stores.discover()                   # what is there: stat calls and one short query per database
+    sessions = stores.sessions()                    # who is who: keys, kinds, parents; cached until a file changes
+    for source in discovery.sources:
+        position = positions.get(source.key)        # dict from Ledger.positions()
+        if not stores.changed(source, position):
+            continue
+        while True:
+            chunk = stores.read(source, position)   # at most ~max_bytes; may raise StoreError
+            ...                                     # account for chunk.entries; save chunk.position with the rows
+            position = chunk.position
+            if chunk.done:
+                break
+
+`stores.followed(discovery, positions)` gives the positions with renamed files carried over to their new names (a
+reset or a delete renames a transcript); without it such a file is read again, which changes no total.
+Nothing is ever written into the state directory.
+"""
+
+from openclaw.stores.contract import (
+    Chunk,
+    Details,
+    Discovery,
+    Entry,
+    LineReject,
+    Message,
+    Part,
+    Problem,
+    SessionInfo,
+    Source,
+    Store,
+    StoreError,
+)
+from openclaw.stores.stores import Stores
+
+__all__ = [
+    "Chunk",
+    "Details",
+    "Discovery",
+    "Entry",
+    "LineReject",
+    "Message",
+    "Part",
+    "Problem",
+    "SessionInfo",
+    "Source",
+    "Store",
+    "StoreError",
+    "Stores",
+]
