@@ -1,0 +1,458 @@
+"""Overview: is it up, what does today cost, where will the month end, what failed, who works now, how old is it all?"""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models import dashboard
+
+from dashboards import config, panels
+from dashboards.board import Board, Row
+from dashboards.queries import GATEWAY, now, rows, series, sql_rows, sql_series
+
+GATEWAY_WORDS = {"1": ("Up", config.OK), "0": ("Down", config.BAD), "-1": ("Exporter down", config.WARN)}
+CRON_WORDS = {
+    "ok": ("ok", config.OK),
+    "error": ("error", config.BAD),
+    "skipped": ("skipped", config.WARN),
+    "running": ("running", config.NEUTRAL),
+    "never": ("never ran", config.MUTED),
+}
+
+
+def gateway_state() -> dashboard.Panel:
+    """One tile a gateway. -1 where Prometheus cannot reach the exporter: then nobody knows."""
+    blind = f'(max by (gateway) (up{{job="{config.JOB}", {GATEWAY}}}) == 0) - 1'
+    return panels.stat(
+        1,
+        "Gateway",
+        [now(f"min by (gateway) (claw_gateway_up{{{GATEWAY}}}) or {blind}", "{{gateway}}")],
+        unit="none",
+        description="Does each gateway answer RPC (claw_gateway_up)? Down: look at Gateway and channels. "
+        "Exporter down: Prometheus cannot scrape us, so nobody knows.",
+        no_value="Never seen",
+        mappings=GATEWAY_WORDS,
+        background=True,
+        links=[panels.link_to(config.GATEWAY, gateway="var-gateway=${__field.labels.gateway}")],
+    )
+
+
+def alerts_firing() -> dashboard.Panel:
+    """Zero only while the Watchdog fires: without it no rule is evaluated, which is no good news."""
+    return panels.stat(
+        2,
+        "Alerts firing",
+        [
+            now(
+                f'count(ALERTS{{alertstate="firing", alertname!="Watchdog", {config.ALERT_GATEWAY}}}) '
+                'or 0 * count(ALERTS{alertname="Watchdog", alertstate="firing"})',
+                "alerts",
+            )
+        ],
+        unit="none",
+        description="Alerts of Prometheus that fire now, the always firing Watchdog left out. "
+        "'No rules' means that Prometheus evaluates none: then nothing would warn you.",
+        no_value="No rules",
+        steps=panels.ZERO_IS_GOOD,
+        background=True,
+        width=3,
+    )
+
+
+def cost_today() -> dashboard.Panel:
+    """Against the limit of the alert DailyCostHigh, which sets the colour."""
+    return panels.stat(
+        3,
+        "Cost today",
+        [
+            series(f'sum(claw_cost_window_usd{{{GATEWAY}, window="today"}})', "today"),
+            now(f"max(claw_daily_cost_limit_usd{{{GATEWAY}}})", "limit"),
+        ],
+        unit="currencyUSD",
+        decimals=2,
+        min_val=0,
+        description="Billed cost of today's calls, by the time of the call, in the configured zone "
+        "(claw_cost_window_usd). Red from the configured daily limit on. What a subscription covers is not in it.",
+        no_value="No data",
+        steps=((None, config.OK),),
+        sparkline=True,
+        links=[panels.link_to(config.COST)],
+        transformations=[
+            dashboard.DataTransformerConfig(
+                id_val="configFromData",
+                options={
+                    "configRefId": "B",
+                    "mappings": [
+                        {
+                            "fieldName": "limit",
+                            "handlerKey": "threshold1",
+                            "reducerId": "lastNotNull",
+                            "handlerArguments": {"threshold": {"color": config.BAD}},
+                        }
+                    ],
+                },
+            )
+        ],
+    )
+
+
+def cost_this_month() -> dashboard.Panel:
+    """So far, and where it will end."""
+    cost = 'sum(claw_cost_window_usd{{{0}, window="{1}"}})'
+    return panels.stat(
+        4,
+        "This month",
+        [
+            now(cost.format(GATEWAY, "month"), "so far"),
+            now(cost.format(GATEWAY, "month_projected"), "projected"),
+        ],
+        unit="currencyUSD",
+        decimals=2,
+        description="Billed cost of this month, and its projection: so far + the mean of the last 7 full days "
+        "x the days left.",
+        no_value="No data",
+        links=[panels.link_to(config.COST)],
+        width=5,
+    )
+
+
+def failures() -> dashboard.Panel:
+    """Counted over the time range shown, but for the cron jobs, which are as they are now."""
+    return panels.stat(
+        5,
+        "Failed",
+        [
+            now(
+                f'round(sum(increase(claw_model_calls_total{{{GATEWAY}, outcome="error"}}[$__range]))) '
+                f"or 0 * count(claw_model_calls_total{{{GATEWAY}}})",
+                "model calls",
+            ),
+            now(
+                f'round(sum(increase(claw_tool_calls_total{{{GATEWAY}, outcome="error"}}[$__range]))) '
+                f"or 0 * count(claw_model_calls_total{{{GATEWAY}}})",
+                "tool calls",
+            ),
+            now(f"sum(claw_cron_job_consecutive_errors{{{GATEWAY}}} > bool 0)", "cron jobs now"),
+        ],
+        unit="none",
+        decimals=0,
+        description="Model calls and tool calls that failed in the time range shown, and cron jobs whose last run "
+        "failed. The table below names them.",
+        no_value="No data",
+        steps=panels.ZERO_IS_GOOD,
+        links=[panels.link_to(config.SESSIONS)],
+        width=5,
+    )
+
+
+def oldest_data() -> dashboard.Panel:
+    """The collector that has been silent longest; each refreshes every 15 s."""
+    return panels.stat(
+        6,
+        "Age of data",
+        [
+            now(
+                f"max(time() - lobservatory_collector_last_success_timestamp_seconds{{{GATEWAY}}})",
+                "oldest collector",
+            )
+        ],
+        unit="s",
+        decimals=0,
+        description="Time since the last success of the collector that has been silent longest. Each refreshes every "
+        "few seconds: minutes mean that something on this board is stale. Data quality says which.",
+        no_value="No exporter",
+        steps=((None, config.OK), (120, config.WARN), (600, config.BAD)),
+        links=[panels.link_to(config.QUALITY)],
+        width=3,
+    )
+
+
+def cost_by_hour() -> dashboard.Panel:
+    """Bars of money by event time, from the rollup."""
+    return panels.timeseries(
+        10,
+        "Cost by hour and model",
+        [
+            sql_series(
+                """
+SELECT hour AS "time", provider || '/' || model AS metric, sum(cost_usd)::float8 AS cost
+FROM cost_hourly
+WHERE $__timeFilter(hour) AND :gateways AND billing = 'billed'
+GROUP BY 1, 2
+ORDER BY 1, 2
+"""
+            )
+        ],
+        unit="currencyUSD",
+        description="Billed cost of each hour by the model that earned it, by the time of the call (view cost_hourly). "
+        "A bar far above the same hour of other days is a runaway agent or a broken cache.",
+        no_value="No calls in this time range",
+        bars=True,
+        stacked=True,
+        interval="1h",
+        links=[panels.link_to(config.COST)],
+    )
+
+
+def model_calls() -> dashboard.Panel:
+    """Rate by outcome."""
+    return panels.timeseries(
+        11,
+        "Model calls by outcome",
+        [series(f"60 * sum by (outcome) (rate(claw_model_calls_total{{{GATEWAY}}}[$__rate_interval]))", "{{outcome}}")],
+        unit="cpm",
+        description="Model calls a minute by outcome (claw_model_calls_total). Red that stays is a provider that "
+        "refuses; a flat line at work hours is an agent that does nothing.",
+        no_value="No calls yet",
+        stacked=True,
+        colours=config.OUTCOME_COLOURS,
+    )
+
+
+def agents_at_work() -> dashboard.Panel:
+    """One row an agent."""
+    return panels.table(
+        20,
+        "Who works now",
+        [
+            rows(f"max by (gateway, agent) (claw_agent_last_activity_timestamp_seconds{{{GATEWAY}}}) * 1000"),
+            rows(f"sum by (gateway, agent) (claw_active_runs{{{GATEWAY}}})"),
+            rows(f"max by (gateway, agent) (claw_session_context_ratio_max{{{GATEWAY}}})"),
+            rows(f'sum by (gateway, agent) (claw_cost_window_usd{{{GATEWAY}, window="today"}})'),
+        ],
+        description="Agents with their runs in progress, their last activity, their fullest context and what they "
+        "cost today. A context near 100 % is about to be compacted.",
+        no_value="No agent seen",
+        sort_by="Last activity",
+        transformations=panels.merged(
+            {
+                "agent": "Agent",
+                "Value #B": "Runs",
+                "Value #A": "Last activity",
+                "Value #C": "Context",
+                "Value #D": "Cost today",
+                "gateway": "Gateway",
+            }
+        ),
+        overrides=[
+            panels.override("Last activity", unit="dateTimeFromNow"),
+            panels.count_badge("Runs", ((None, config.MUTED), (1, config.OK)), width=70),
+            panels.ratio_gauge("Context", ((None, config.OK), (0.8, config.WARN), (0.95, config.BAD))),
+            panels.override("Cost today", unit="currencyUSD", decimals=2, custom__width=100),
+        ],
+        links=[panels.link_to(config.SESSIONS)],
+    )
+
+
+def recent_failures() -> dashboard.Panel:
+    """The newest failures of all kinds, by name; no texts."""
+    return panels.table(
+        21,
+        "What failed",
+        [
+            sql_rows(
+                """
+SELECT ts AS "When", what AS "What", agent AS "Agent", name AS "Name", detail AS "Detail", gateway AS "Gateway"
+FROM (
+  SELECT ts, gateway, agent, 'model call' AS what, provider || '/' || model AS name,
+         coalesce(error_code, outcome) AS detail
+  FROM model_calls WHERE $__timeFilter(ts) AND :gateways AND outcome <> 'ok'
+  UNION ALL
+  SELECT ts, gateway, agent, 'tool call', tool, coalesce('exit ' || exit_code::text, outcome)
+  FROM tool_calls WHERE $__timeFilter(ts) AND :gateways AND outcome IN ('error', 'nonzero_exit')
+  UNION ALL
+  SELECT last_run_at, gateway, agent, 'cron job', name, last_status
+  FROM cron_jobs WHERE $__timeFilter(last_run_at) AND :gateways AND last_status = 'error'
+) AS failed
+ORDER BY ts DESC
+LIMIT 100
+"""
+            )
+        ],
+        description="The newest 100 failures of the time range: model calls, tools (an exit status other than 0 is "
+        "the command's failure, not the tool's) and cron jobs whose last run failed.",
+        no_value="Nothing failed in this time range",
+        overrides=[
+            panels.override("When", unit="dateTimeFromNow", custom__width=130),
+            panels.badge(
+                "What",
+                {
+                    "model call": ("model call", config.BAD),
+                    "tool call": ("tool call", config.WARN),
+                    "cron job": ("cron job", config.EQUIVALENT),
+                },
+                width=100,
+            ),
+        ],
+    )
+
+
+def runs_in_progress() -> dashboard.Panel:
+    """Work in progress over time."""
+    return panels.timeseries(
+        30,
+        "Runs in progress",
+        [
+            series(f"sum by (agent) (claw_active_runs{{{GATEWAY}}})", "{{agent}}"),
+            series(f"sum(claw_subagents_running{{{GATEWAY}}})", "sub-agents"),
+        ],
+        unit="none",
+        decimals=0,
+        description="Agent runs and sub-agents in progress (claw_active_runs, claw_subagents_running). A run that "
+        "never ends is a stuck session.",
+        no_value="Gateway not read yet",
+        stacked=True,
+        width=8,
+    )
+
+
+def tokens_by_class() -> dashboard.Panel:
+    """Tokens a minute; the classes add up."""
+    return panels.timeseries(
+        31,
+        "Tokens by class",
+        [
+            series(
+                f"60 * sum by (token_type) (rate(claw_tokens_total{{{GATEWAY}}}[$__rate_interval]))", "{{token_type}}"
+            )
+        ],
+        unit="short",
+        description="Tokens a minute by class (claw_tokens_total). cache_read is cheap; much input beside little "
+        "cache_read means that the prompt cache does not work.",
+        no_value="No calls yet",
+        stacked=True,
+        colours=config.TOKEN_COLOURS,
+        links=[panels.link_to(config.COST)],
+        width=8,
+    )
+
+
+def machine() -> dashboard.Panel:
+    """The four that fill up."""
+    used = "1 - min(claw_host_{0}_available_bytes{{{1}}} / claw_host_{0}_{2}_bytes{{{1}}})"
+    return panels.bar_gauge(
+        32,
+        "Host in use",
+        [
+            now(
+                f'1 - min(sum by (gateway) (rate(claw_host_cpu_seconds_total{{{GATEWAY}, mode="idle"}}[5m])) '
+                f"/ max by (gateway) (claw_host_cpus{{{GATEWAY}}}))",
+                "CPU",
+            ),
+            now(used.format("memory", GATEWAY, "total"), "memory"),
+            now(used.format("filesystem", GATEWAY, "size"), "fullest disk"),
+            now(
+                f"max(claw_gateway_resident_memory_bytes{{{GATEWAY}}} "
+                f"/ on (gateway) claw_host_memory_total_bytes{{{GATEWAY}}})",
+                "gateway's memory",
+            ),
+        ],
+        unit="percentunit",
+        decimals=0,
+        max_val=1,
+        description="The busiest of the chosen hosts: CPU over 5 minutes, memory, its fullest file system, and the "
+        "share of memory that the gateway's process holds.",
+        no_value="No host data",
+        steps=((None, config.OK), (0.8, config.WARN), (0.95, config.BAD)),
+        links=[panels.link_to(config.HOST)],
+        width=8,
+    )
+
+
+def cron_jobs() -> dashboard.Panel:
+    """One row a job, by its name."""
+    return panels.table(
+        40,
+        "Cron jobs",
+        [
+            rows(f"max by (gateway, cron_job, status) (claw_cron_job_status{{{GATEWAY}}} == 1)"),
+            rows(f"max by (gateway, cron_job, name) (claw_cron_job_info{{{GATEWAY}}})"),
+            rows(f"max by (gateway, cron_job) (claw_cron_job_last_run_timestamp_seconds{{{GATEWAY}}}) * 1000"),
+            rows(f"max by (gateway, cron_job) (claw_cron_job_next_run_timestamp_seconds{{{GATEWAY}}}) * 1000"),
+            rows(f"max by (gateway, cron_job) (claw_cron_job_consecutive_errors{{{GATEWAY}}})"),
+        ],
+        description="Scheduled jobs: the status of the last run, when it was, when the next is due, and how many "
+        "failed in a row. A next run in the past is an overdue job.",
+        no_value="No cron jobs",
+        sort_by="Errors",
+        transformations=panels.merged(
+            {
+                "name": "Job",
+                "status": "Last status",
+                "Value #C": "Last run",
+                "Value #D": "Next run",
+                "Value #E": "Errors",
+                "gateway": "Gateway",
+            },
+            hidden=["cron_job", "Value #A", "Value #B"],
+        ),
+        overrides=[
+            panels.badge("Last status", CRON_WORDS, width=100),
+            panels.override("Last run", unit="dateTimeFromNow"),
+            panels.override("Next run", unit="dateTimeFromNow"),
+            panels.count_badge("Errors", panels.ZERO_IS_GOOD, width=70),
+        ],
+        links=[panels.link_to(config.CRON)],
+        height=7,
+    )
+
+
+def gateways() -> dashboard.Panel:
+    """The fleet: one row a gateway."""
+    return panels.table(
+        41,
+        "Gateways",
+        [
+            rows(f"max by (gateway) (claw_gateway_up{{{GATEWAY}}})"),
+            rows(f"max by (gateway, version) (claw_gateway_info{{{GATEWAY}}})"),
+            rows(f"max by (gateway) (claw_gateway_start_timestamp_seconds{{{GATEWAY}}}) * 1000"),
+            rows(f'sum by (gateway) (claw_cost_window_usd{{{GATEWAY}, window="today"}})'),
+            rows(f'sum by (gateway) (claw_cost_window_usd{{{GATEWAY}, window="month_projected"}})'),
+            rows(f"sum by (gateway) (claw_active_runs{{{GATEWAY}}})"),
+            rows(f"max by (gateway) (claw_gateway_resident_memory_bytes{{{GATEWAY}}})"),
+        ],
+        description="Every chosen gateway: state, version, start, money, runs in progress and resident memory.",
+        no_value="No gateway seen",
+        sort_by="Gateway",
+        descending=False,
+        transformations=panels.merged(
+            {
+                "gateway": "Gateway",
+                "Value #A": "State",
+                "version": "Version",
+                "Value #C": "Started",
+                "Value #D": "Cost today",
+                "Value #E": "Month projected",
+                "Value #F": "Runs",
+                "Value #G": "Memory",
+            },
+            hidden=["Value #B"],
+        ),
+        overrides=[
+            panels.badge("State", GATEWAY_WORDS, width=90),
+            panels.override("Started", unit="dateTimeFromNow"),
+            panels.override("Cost today", unit="currencyUSD", decimals=2),
+            panels.override("Month projected", unit="currencyUSD", decimals=2),
+            panels.override("Memory", unit="bytes"),
+        ],
+        links=[panels.link_to(config.GATEWAY)],
+        height=7,
+    )
+
+
+def board() -> Board:
+    """The first board in the morning."""
+    return Board(
+        ref=config.OVERVIEW,
+        description="Is it up, what does today cost and where will the month end, what failed, who works now, "
+        "and how old is what you see?",
+        rows=[
+            Row(
+                100,
+                "",
+                [gateway_state(), alerts_firing(), cost_today(), cost_this_month(), failures(), oldest_data()],
+            ),
+            Row(101, "", [cost_by_hour(), model_calls()]),
+            Row(102, "", [agents_at_work(), recent_failures()]),
+            Row(103, "", [runs_in_progress(), tokens_by_class(), machine()]),
+            Row(104, "", [cron_jobs(), gateways()]),
+        ],
+    )

@@ -1,0 +1,55 @@
+"""The one configuration of all boards: names, uids, defaults and what colours mean."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+FOLDER: Final = "OpenClaw"
+TAG: Final = "lobservatory"  # the boards link to each other by this tag: a new board needs no edit elsewhere
+REFRESH: Final = "30s"
+TIME_FROM: Final = "now-24h"
+TIMEZONE: Final = "browser"
+MAX_OPEN_PANELS: Final = 20
+
+# The uids of our provisioned data sources. Boards never name them outside of the variables' defaults, so that an
+# imported board works with any other data source of the same type.
+PROMETHEUS_UID: Final = "lobs-prometheus"
+POSTGRES_UID: Final = "lobs-postgres"
+PROMETHEUS_TYPE: Final = "prometheus"
+POSTGRES_TYPE: Final = "grafana-postgresql-datasource"
+PROMETHEUS_VARIABLE: Final = "prometheus_datasource"
+POSTGRES_VARIABLE: Final = "postgres_datasource"
+
+# The job of our exporter in provisioning/prometheus.
+JOB: Final = "lobservatory"
+
+# Some alerts (ours about the pipeline) have no gateway: they concern every choice of gateways.
+ALERT_GATEWAY: Final = 'gateway=~"$gateway|"'
+
+
+class BoardRef(NamedTuple):
+    """A board as others link to it. A uid never changes: bookmarks and links live on it."""
+
+    uid: str
+    title: str
+
+
+OVERVIEW: Final = BoardRef("lobs-overview", "Overview")
+COST: Final = BoardRef("lobs-cost", "Cost and tokens")
+SESSIONS: Final = BoardRef("lobs-sessions", "Sessions")
+CRON: Final = BoardRef("lobs-cron", "Cron")
+GATEWAY: Final = BoardRef("lobs-gateway", "Gateway and channels")
+HOST: Final = BoardRef("lobs-host", "Host")
+QUALITY: Final = BoardRef("lobs-quality", "Data quality")
+
+# Names of Grafana's palette, so that every theme works. A colour means the same on every board.
+OK: Final = "green"
+BAD: Final = "red"
+WARN: Final = "orange"
+MUTED: Final = "text"
+NEUTRAL: Final = "blue"
+MONEY: Final = "yellow"
+EQUIVALENT: Final = "purple"  # list price of what a subscription covers: never the colour of money
+
+TOKEN_COLOURS: Final = {"input": "blue", "output": "green", "cache_read": "purple", "cache_write": "orange"}
+OUTCOME_COLOURS: Final = {"ok": OK, "error": BAD, "aborted": WARN, "nonzero_exit": "yellow"}

@@ -1,0 +1,363 @@
+"""What all panels of a kind have in common. A board's panel is a call of one of these, with its own words.
+
+Every panel must say its unit, what it shows (`description`: what, from where, what bad looks like) and what it says
+when there is nothing (`no_value`): an empty panel must never look like zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from grafana_foundation_sdk.models import bargauge as bargauge_model
+from grafana_foundation_sdk.models import common, dashboard
+from grafana_foundation_sdk.models import stat as stat_model
+from grafana_foundation_sdk.models import table as table_model
+from grafana_foundation_sdk.models import timeseries as timeseries_model
+
+from dashboards import config
+from dashboards.queries import MIXED, Target
+
+Steps = Sequence[tuple[float | None, str]]
+Colours = Mapping[str, str]
+
+PLAIN: Final[Steps] = ((None, config.MUTED),)
+ZERO_IS_GOOD: Final[Steps] = ((None, config.OK), (1, config.BAD))
+ZERO_IS_GOOD_WARN: Final[Steps] = ((None, config.OK), (1, config.WARN))
+
+
+# --- links ---------------------------------------------------------------------------------------------------
+
+
+def link_to(
+    board: config.BoardRef, *, gateway: str = "${gateway:queryparam}", more: str = ""
+) -> dashboard.DashboardLink:
+    """A drill-down that keeps the time range and the gateways; `more` is added to its query string."""
+    url = f"/d/{board.uid}?${{__url_time_range}}&{gateway}"
+    return dashboard.DashboardLink(title=f"Open {board.title}", url=url + (f"&{more}" if more else ""))
+
+
+# --- field configuration --------------------------------------------------------------------------------------
+
+
+def thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
+    """Absolute steps; the first has no value and colours everything below the second."""
+    return dashboard.ThresholdsConfig(
+        mode=dashboard.ThresholdsMode.ABSOLUTE,
+        steps=[dashboard.Threshold(value=value, color=colour) for value, colour in steps],
+    )
+
+
+def words(mapping: Mapping[str, tuple[str, str]]) -> list[dashboard.ValueMapping]:
+    """Values shown as words in a colour: `{"1": ("Up", "green")}`."""
+    options = {
+        value: dashboard.ValueMappingResult(text=text, color=colour, index=index)
+        for index, (value, (text, colour)) in enumerate(mapping.items())
+    }
+    return [dashboard.ValueMap(options=options)]
+
+
+def override(name: str, **properties: object) -> dashboard.DashboardFieldConfigSourceOverrides:
+    """Settings of one field, by its name as it is shown. `custom__width=90` is the property `custom.width`."""
+    return dashboard.DashboardFieldConfigSourceOverrides(
+        matcher=dashboard.MatcherConfig(id_val="byName", options=name),
+        properties=[
+            dashboard.DynamicConfigValue(id_val=key.replace("__", "."), value=value)
+            for key, value in properties.items()
+        ],
+    )
+
+
+def fixed(colour: str) -> dict[str, str]:
+    """The value of a property `color`."""
+    return {"mode": "fixed", "fixedColor": colour}
+
+
+def _colour_overrides(colours: Colours) -> list[dashboard.DashboardFieldConfigSourceOverrides]:
+    return [override(name, color=fixed(colour)) for name, colour in colours.items()]
+
+
+def _assemble(panel: dashboard.Panel, targets: Sequence[Target], width: int, height: int) -> dashboard.Panel:
+    """Explicit refIds, data source and size, so that the JSON says all and Grafana adds nothing."""
+    for target, ref_id in zip(targets, "ABCDEFGHIJKLMNOPQRSTUVWXYZ", strict=False):
+        target.ref_id = ref_id
+    sources = {target.datasource.type_val for target in targets if target.datasource}
+    panel.targets = list(targets)
+    panel.datasource = targets[0].datasource if len(sources) == 1 else MIXED
+    panel.grid_pos = dashboard.GridPos(w=width, h=height)
+    return panel
+
+
+# --- kinds of panels ------------------------------------------------------------------------------------------
+
+
+def stat(
+    id_: int,
+    title: str,
+    targets: Sequence[Target],
+    *,
+    unit: str,
+    description: str,
+    no_value: str,
+    steps: Steps = PLAIN,
+    mappings: Mapping[str, tuple[str, str]] | None = None,
+    background: bool = False,
+    sparkline: bool = False,
+    decimals: int | None = None,
+    min_val: float | None = None,
+    max_val: float | None = None,
+    links: Sequence[dashboard.DashboardLink] = (),
+    overrides: Sequence[dashboard.DashboardFieldConfigSourceOverrides] = (),
+    transformations: Sequence[dashboard.DataTransformerConfig] = (),
+    width: int = 4,
+    height: int = 4,
+) -> dashboard.Panel:
+    """One big value a series."""
+    panel = dashboard.Panel(
+        type_val="stat",
+        id_val=id_,
+        title=title,
+        description=description,
+        transformations=list(transformations),
+        options=stat_model.Options(
+            graph_mode=common.BigValueGraphMode.AREA if sparkline else common.BigValueGraphMode.NONE,
+            color_mode=common.BigValueColorMode.BACKGROUND if background else common.BigValueColorMode.VALUE,
+            justify_mode=common.BigValueJustifyMode.AUTO,
+            text_mode=common.BigValueTextMode.AUTO,
+            reduce_options=common.ReduceDataOptions(values=False, calcs=["lastNotNull"], fields=""),
+            orientation=common.VizOrientation.AUTO,
+        ),
+        field_config=dashboard.FieldConfigSource(
+            defaults=dashboard.FieldConfig(
+                unit=unit,
+                decimals=decimals,
+                min_val=min_val,
+                max_val=max_val,
+                no_value=no_value,
+                thresholds=thresholds(steps),
+                color=dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS),
+                mappings=words(mappings) if mappings else [],
+                links=list(links),
+            ),
+            overrides=list(overrides),
+        ),
+    )
+    return _assemble(panel, targets, width, height)
+
+
+def timeseries(
+    id_: int,
+    title: str,
+    targets: Sequence[Target],
+    *,
+    unit: str,
+    description: str,
+    no_value: str,
+    bars: bool = False,
+    stacked: bool = False,
+    colours: Colours | None = None,
+    decimals: int | None = None,
+    min_val: float | None = 0,
+    max_val: float | None = None,
+    steps: Steps = PLAIN,
+    show_steps: bool = False,
+    legend_calcs: Sequence[str] = (),
+    interval: str | None = None,
+    links: Sequence[dashboard.DashboardLink] = (),
+    overrides: Sequence[dashboard.DashboardFieldConfigSourceOverrides] = (),
+    transformations: Sequence[dashboard.DataTransformerConfig] = (),
+    width: int = 12,
+    height: int = 8,
+) -> dashboard.Panel:
+    """Lines, or bars, over time. A gap is a gap: nothing is drawn where nothing was measured."""
+    legend_mode = common.LegendDisplayMode.TABLE if legend_calcs else common.LegendDisplayMode.LIST
+    panel = dashboard.Panel(
+        type_val="timeseries",
+        id_val=id_,
+        title=title,
+        description=description,
+        interval=interval,
+        transformations=list(transformations),
+        options=timeseries_model.Options(
+            legend=common.VizLegendOptions(
+                display_mode=legend_mode,
+                placement=common.LegendPlacement.RIGHT if legend_calcs else common.LegendPlacement.BOTTOM,
+                show_legend=True,
+                calcs=list(legend_calcs),
+            ),
+            tooltip=common.VizTooltipOptions(mode=common.TooltipDisplayMode.MULTI, sort=common.SortOrder.DESCENDING),
+        ),
+        field_config=dashboard.FieldConfigSource(
+            defaults=dashboard.FieldConfig(
+                unit=unit,
+                decimals=decimals,
+                min_val=min_val,
+                max_val=max_val,
+                no_value=no_value,
+                color=dashboard.FieldColor(mode=dashboard.FieldColorModeId.PALETTE_CLASSIC_BY_NAME),
+                thresholds=thresholds(steps),
+                links=list(links),
+                custom=common.GraphFieldConfig(
+                    draw_style=common.GraphDrawStyle.BARS if bars else common.GraphDrawStyle.LINE,
+                    line_width=0 if bars else 2,
+                    fill_opacity=80 if bars else 12,
+                    line_interpolation=common.LineInterpolation.LINEAR,
+                    show_points=common.VisibilityMode.NEVER if bars else common.VisibilityMode.AUTO,
+                    point_size=4,
+                    span_nulls=False,
+                    stacking=common.StackingConfig(
+                        mode=common.StackingMode.NORMAL if stacked else common.StackingMode.NONE, group="A"
+                    ),
+                    thresholds_style=common.GraphThresholdsStyleConfig(
+                        mode=common.GraphThresholdsStyleMode.DASHED
+                        if show_steps
+                        else common.GraphThresholdsStyleMode.OFF
+                    ),
+                ),
+            ),
+            overrides=[*_colour_overrides(colours or {}), *overrides],
+        ),
+    )
+    return _assemble(panel, targets, width, height)
+
+
+def bar_gauge(
+    id_: int,
+    title: str,
+    targets: Sequence[Target],
+    *,
+    unit: str,
+    description: str,
+    no_value: str,
+    steps: Steps = PLAIN,
+    colour: str | None = None,
+    decimals: int | None = None,
+    min_val: float | None = 0,
+    max_val: float | None = None,
+    links: Sequence[dashboard.DashboardLink] = (),
+    overrides: Sequence[dashboard.DashboardFieldConfigSourceOverrides] = (),
+    rows_are_values: bool = False,
+    width: int = 6,
+    height: int = 8,
+) -> dashboard.Panel:
+    """Horizontal bars, one a series (or one a row of an SQL result)."""
+    fixed_colour = dashboard.FieldColor(mode=dashboard.FieldColorModeId.FIXED, fixed_color=colour)
+    panel = dashboard.Panel(
+        type_val="bargauge",
+        id_val=id_,
+        title=title,
+        description=description,
+        options=bargauge_model.Options(
+            display_mode=common.BarGaugeDisplayMode.BASIC,
+            value_mode=common.BarGaugeValueMode.TEXT,
+            orientation=common.VizOrientation.HORIZONTAL,
+            show_unfilled=True,
+            reduce_options=common.ReduceDataOptions(values=rows_are_values, calcs=["lastNotNull"], fields=""),
+        ),
+        field_config=dashboard.FieldConfigSource(
+            defaults=dashboard.FieldConfig(
+                unit=unit,
+                decimals=decimals,
+                min_val=min_val,
+                max_val=max_val,
+                no_value=no_value,
+                thresholds=thresholds(steps),
+                color=fixed_colour if colour else dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS),
+                links=list(links),
+            ),
+            overrides=list(overrides),
+        ),
+    )
+    return _assemble(panel, targets, width, height)
+
+
+def table(
+    id_: int,
+    title: str,
+    targets: Sequence[Target],
+    *,
+    description: str,
+    no_value: str,
+    unit: str = "short",
+    sort_by: str | None = None,
+    descending: bool = True,
+    links: Sequence[dashboard.DashboardLink] = (),
+    overrides: Sequence[dashboard.DashboardFieldConfigSourceOverrides] = (),
+    transformations: Sequence[dashboard.DataTransformerConfig] = (),
+    width: int = 12,
+    height: int = 9,
+) -> dashboard.Panel:
+    """Rows. Each column's unit and words are overrides."""
+    sort = [common.TableSortByFieldState(display_name=sort_by, desc=descending)] if sort_by else []
+    panel = dashboard.Panel(
+        type_val="table",
+        id_val=id_,
+        title=title,
+        description=description,
+        transformations=list(transformations),
+        options=table_model.Options(show_header=True, cell_height=common.TableCellHeight.SM, sort_by=sort),
+        field_config=dashboard.FieldConfigSource(
+            defaults=dashboard.FieldConfig(
+                unit=unit,
+                no_value=no_value,
+                thresholds=thresholds(PLAIN),
+                links=list(links),
+                custom={"align": "auto", "cellOptions": {"type": "auto"}, "filterable": False, "inspect": False},
+            ),
+            overrides=list(overrides),
+        ),
+    )
+    return _assemble(panel, targets, width, height)
+
+
+# --- columns of tables ----------------------------------------------------------------------------------------
+
+
+def badge(name: str, mapping: Mapping[str, tuple[str, str]], width: int = 110) -> Any:
+    """A column whose values are words on a coloured ground."""
+    return override(
+        name,
+        mappings=words(mapping),
+        custom__cellOptions={"type": "color-background", "mode": "basic"},
+        custom__width=width,
+    )
+
+
+def count_badge(name: str, steps: Steps, width: int = 100) -> Any:
+    """A column of numbers coloured by steps."""
+    return override(
+        name,
+        thresholds=thresholds(steps),
+        custom__cellOptions={"type": "color-text"},
+        custom__width=width,
+        decimals=0,
+    )
+
+
+def ratio_gauge(name: str, steps: Steps, width: int = 140) -> Any:
+    """A column of ratios as bars."""
+    return override(
+        name,
+        unit="percentunit",
+        min=0,
+        max=1,
+        decimals=0,
+        thresholds=thresholds(steps),
+        custom__cellOptions={"type": "gauge", "mode": "basic", "valueDisplayMode": "text"},
+        custom__width=width,
+    )
+
+
+def merged(columns: Mapping[str, str], hidden: Sequence[str] = ()) -> list[dashboard.DataTransformerConfig]:
+    """Several `rows` queries with the same labels as one table; `columns` gives order and names of what is shown."""
+    return [
+        dashboard.DataTransformerConfig(id_val="merge", options={}),
+        dashboard.DataTransformerConfig(
+            id_val="organize",
+            options={
+                "excludeByName": dict.fromkeys(["Time", *hidden], True),
+                "indexByName": {name: index for index, name in enumerate(columns)},
+                "renameByName": {name: shown for name, shown in columns.items() if name != shown},
+            },
+        ),
+    ]

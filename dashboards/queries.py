@@ -1,0 +1,87 @@
+"""Queries: PromQL through the SDK, SQL through a typed query of our own (the SDK has none for PostgreSQL)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from grafana_foundation_sdk.cog import variants
+from grafana_foundation_sdk.models import common, prometheus
+
+from dashboards import config
+
+PROMETHEUS = common.DataSourceRef(type_val=config.PROMETHEUS_TYPE, uid=f"${{{config.PROMETHEUS_VARIABLE}}}")
+POSTGRES = common.DataSourceRef(type_val=config.POSTGRES_TYPE, uid=f"${{{config.POSTGRES_VARIABLE}}}")
+MIXED = common.DataSourceRef(type_val="datasource", uid="-- Mixed --")
+
+# The label matcher of every query on what a gateway does.
+GATEWAY = 'gateway=~"$gateway"'
+# The same in SQL. An array, because `IN ()` is no SQL when there is no gateway yet.
+GATEWAY_SQL = "gateway = ANY (ARRAY[${gateway:sqlstring}]::text[])"
+
+
+class PostgresQuery(variants.Dataquery):
+    """One SQL query, as Grafana's PostgreSQL data source keeps it in a panel.
+
+    `format_val` is `time_series` (a column `time`, text columns become labels) or `table`.
+    """
+
+    def __init__(self, raw_sql: str, format_val: Literal["table", "time_series"] = "table") -> None:
+        self.raw_sql = raw_sql
+        self.format_val = format_val
+        self.ref_id: str | None = None
+        self.datasource = POSTGRES
+
+    def to_json(self) -> dict[str, object]:
+        """The target's JSON; `rawQuery` says that the text is SQL and not the builder's state."""
+        payload: dict[str, object] = {
+            "datasource": self.datasource,
+            "editorMode": "code",
+            "format": self.format_val,
+            "rawQuery": True,
+            "rawSql": self.raw_sql,
+        }
+        if self.ref_id is not None:
+            payload["refId"] = self.ref_id
+        return payload
+
+
+Target = prometheus.Dataquery | PostgresQuery
+
+
+def _prometheus(
+    expr: str, legend: str, *, instant: bool, format_val: prometheus.PromQueryFormat
+) -> prometheus.Dataquery:
+    return prometheus.Dataquery(
+        datasource=PROMETHEUS,
+        editor_mode=prometheus.QueryEditorMode.CODE,
+        expr=expr,
+        format_val=format_val,
+        instant=instant,
+        range_val=not instant,
+        legend_format=legend or "__auto",
+    )
+
+
+def series(expr: str, legend: str = "") -> prometheus.Dataquery:
+    """PromQL over the time range."""
+    return _prometheus(expr, legend, instant=False, format_val=prometheus.PromQueryFormat.TIME_SERIES)
+
+
+def now(expr: str, legend: str = "") -> prometheus.Dataquery:
+    """PromQL at the end of the time range, one value a series."""
+    return _prometheus(expr, legend, instant=True, format_val=prometheus.PromQueryFormat.TIME_SERIES)
+
+
+def rows(expr: str) -> prometheus.Dataquery:
+    """PromQL at the end of the time range, one table row a series."""
+    return _prometheus(expr, "", instant=True, format_val=prometheus.PromQueryFormat.TABLE)
+
+
+def sql_rows(raw_sql: str) -> PostgresQuery:
+    """SQL whose result is shown as a table. `:gateways` stands for the filter on the chosen gateways."""
+    return PostgresQuery(raw_sql.strip().replace(":gateways", GATEWAY_SQL), "table")
+
+
+def sql_series(raw_sql: str) -> PostgresQuery:
+    """SQL whose result has a column `time`. `:gateways` stands for the filter on the chosen gateways."""
+    return PostgresQuery(raw_sql.strip().replace(":gateways", GATEWAY_SQL), "time_series")

@@ -1,0 +1,83 @@
+"""Variables of the boards."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from grafana_foundation_sdk.models import dashboard
+
+from dashboards import config
+from dashboards.queries import PROMETHEUS
+
+ALL: Final = "$__all"
+
+
+def _data_source(name: str, label: str, type_: str, uid: str, title: str) -> dashboard.VariableModel:
+    return dashboard.VariableModel(
+        type_val=dashboard.VariableType.DATASOURCE,
+        name=name,
+        label=label,
+        query=type_,
+        current=dashboard.VariableOption(text=title, value=uid),
+        # Chosen once, at import; a menu in the head of every board would only be in the way.
+        hide=dashboard.VariableHide.HIDE_VARIABLE,
+        allow_custom_value=False,
+    )
+
+
+def prometheus_data_source() -> dashboard.VariableModel:
+    """Which Prometheus."""
+    return _data_source(
+        config.PROMETHEUS_VARIABLE,
+        "Prometheus data source",
+        config.PROMETHEUS_TYPE,
+        config.PROMETHEUS_UID,
+        "Lobservatory Prometheus",
+    )
+
+
+def postgres_data_source() -> dashboard.VariableModel:
+    """Which PostgreSQL."""
+    return _data_source(
+        config.POSTGRES_VARIABLE,
+        "PostgreSQL data source",
+        config.POSTGRES_TYPE,
+        config.POSTGRES_UID,
+        "Lobservatory PostgreSQL",
+    )
+
+
+def _label(name: str, label: str, metric: str, description: str) -> dashboard.VariableModel:
+    """All by default. There is no `allValue`: Grafana would put `.*` into SQL as well."""
+    query = f"label_values({metric}, {name})"
+    return dashboard.VariableModel(
+        type_val=dashboard.VariableType.QUERY,
+        name=name,
+        label=label,
+        description=description,
+        datasource=PROMETHEUS,
+        definition=query,
+        query={"qryType": 1, "query": query, "refId": f"variable-{name}"},
+        current=dashboard.VariableOption(selected=True, text=["All"], value=[ALL]),
+        multi=True,
+        include_all=True,
+        refresh=dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED,
+        sort=dashboard.VariableSort.NATURAL_ASC,
+    )
+
+
+def gateway() -> dashboard.VariableModel:
+    """Which gateways."""
+    return _label("gateway", "Gateway", "claw_gateway_up", "One OpenClaw gateway, some, or the whole fleet.")
+
+
+def agent() -> dashboard.VariableModel:
+    """Which agents of the chosen gateways."""
+    metric = 'claw_model_calls_total{gateway=~"$gateway"}'
+    return _label("agent", "Agent", metric, "Agents of the chosen gateways.")
+
+
+def model() -> dashboard.VariableModel:
+    """Which models of the chosen gateways."""
+    metric = 'claw_model_calls_total{gateway=~"$gateway"}'
+    return _label("model", "Model", metric, "Models of the chosen gateways.")
