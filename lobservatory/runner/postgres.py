@@ -172,6 +172,10 @@ class Cluster:
                             sql.SQL("ALTER" if known else "CREATE"), sql.Identifier(role), self.passwords[role]
                         )
                     )
+                for setting, value in (("statement_timeout", "15s"), ("default_transaction_read_only", "on")):
+                    connection.execute(
+                        sql.SQL("ALTER ROLE {} SET {} = {}").format(sql.Identifier(READER), sql.SQL(setting), value)
+                    )
                 # pg_monitor: our own metrics want the size of the database and of its WAL.
                 connection.execute(sql.SQL("GRANT pg_monitor TO {}").format(sql.Identifier(WRITER)))
                 if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
@@ -292,7 +296,8 @@ def _installations() -> dict[str, Path]:
         folder = initdb.parent.parent
         share = folder / "share" / "postgresql" / "postgres.bki"
         try:
-            first = share.open(encoding="utf-8").readline()  # "# PostgreSQL 18"
+            with share.open(encoding="utf-8") as file:
+                first = file.readline()  # "# PostgreSQL 18"
         except OSError:
             continue
         found[first.split()[-1]] = folder

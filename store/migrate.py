@@ -1,0 +1,226 @@
+"""Bring a database to the schema that this version knows, or refuse clearly.
+
+The files of `store/migrations/core` are applied in order, each in one transaction together with its own mark; those
+of `store/migrations/timescale` follow whenever the extension with the community licence is there, also on a database
+that was plain before. One migrator at a time: an advisory lock makes the others wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from yoyo import read_migrations
+from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
+from yoyo.connections import parse_uri
+from yoyo.migrations import Migration, MigrationList
+
+_FOLDER = Path(__file__).parent / "migrations"
+_SCHEMA = "lobs_migrations"
+_LOCK = 7305804402566886001  # any number that nobody else uses
+_CONNECT_SECONDS = 10
+WRITER = "lobs_writer"
+READER = "lobs_reader"
+
+
+class MigrateError(Exception):
+    """The schema cannot be brought up to date, or is not the one that this version needs. One clear line."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaState:
+    """What is applied. `pending` is what `migrate` would apply now; `unknown` are marks of a newer version."""
+
+    applied: tuple[str, ...]
+    pending: tuple[str, ...]
+    unknown: tuple[str, ...]
+    timescale: str | None  # version of the extension, when its community features can be used
+
+
+class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo has no types
+    """yoyo's backend on a connection of ours. A migration and its mark commit together: yoyo alone marks in a second
+    transaction, and a crash between the two leaves a schema that can neither go on nor back."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._ours = connection
+        super().__init__(parse_uri("postgresql+psycopg:///"), "_yoyo_migration")
+
+    def connect(self, _dburi: object) -> psycopg.Connection[Any]:
+        return self._ours
+
+    def init_connection(self, connection: psycopg.Connection[Any]) -> None:
+        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(_SCHEMA)))
+
+    @contextlib.contextmanager
+    def lock(self, timeout: float = 0) -> Iterator[None]:  # noqa: ARG002 - the signature is yoyo's
+        """Nothing: the advisory lock is held, and a row in a table would outlive a crash."""
+        yield
+
+    def apply_one(self, migration: Migration, force: bool = False, mark: bool = True) -> None:  # noqa: FBT001, FBT002 - yoyo's
+        self.ensure_internal_schema_updated()
+        with self.transaction():
+            migration.process_steps(self, "apply", force=force)
+            if mark:
+                self.mark_one(migration, log=False)
+
+
+def migrate(dsn: str) -> SchemaState:
+    """Apply what is missing and give every role its rights. `dsn`: as the owner of the schema. Raises MigrateError."""
+    with _connected(dsn) as connection:
+        _lock(connection)
+        _refuse_unknown(_state(connection))
+        _ensure_roles(connection)
+        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(_SCHEMA)))
+        timescale = _timescale(connection)
+        backend = _Backend(connection)
+        for migrations in _known(timescale=timescale is not None):
+            for migration in backend.to_apply(migrations):
+                try:
+                    backend.apply_one(migration)
+                except psycopg.Error as error:
+                    raise MigrateError(
+                        f"migration {migration.id} failed and was rolled back: {_line(error)}"
+                    ) from error
+        connection.execute("SET search_path TO DEFAULT")
+        _grant(connection)
+        return _state(connection)
+
+
+def schema_state(dsn: str) -> SchemaState:
+    """What is applied, as any role of ours. Raises MigrateError when the database cannot be reached."""
+    with _connected(dsn) as connection:
+        return _state(connection)
+
+
+def check_schema(dsn: str) -> SchemaState:
+    """Refuse a database whose schema is older or newer than this version. Raises MigrateError with what to do."""
+    state = schema_state(dsn)
+    _refuse_unknown(state)
+    # A plain database that has since got the extension works on; only the core is needed.
+    missing = [name for name in state.pending if not name.startswith("timescale/")]
+    if missing:
+        raise MigrateError(
+            f"the database lacks {len(missing)} migrations (next: {missing[0]}): run lobservatory migrate"
+        )
+    return state
+
+
+def set_timezone(connection: psycopg.Connection[Any], zone: str) -> None:
+    """The zone of `cost_hourly` and `cost_daily`. Raises MigrateError for one that PostgreSQL does not know."""
+    if not connection.execute("SELECT 1 FROM pg_timezone_names WHERE name = %s", [zone]).fetchone():
+        raise MigrateError(f"LOBS_TIMEZONE: PostgreSQL does not know {zone!r}: give an IANA name such as Europe/Berlin")
+    connection.execute(
+        "INSERT INTO lobs.settings (key, value) VALUES ('timezone', %s)"
+        " ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE settings.value <> excluded.value",
+        [zone],
+    )
+
+
+@contextlib.contextmanager
+def _connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    try:
+        with psycopg.connect(
+            dsn, autocommit=True, connect_timeout=_CONNECT_SECONDS, application_name="lobservatory migrate"
+        ) as connection:
+            yield connection
+    except psycopg.OperationalError as error:
+        raise MigrateError(f"the database cannot be reached: {_line(error)}") from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MigrateError(f"{_line(error)}: migrate as the owner of the schema (LOBS_MIGRATE_URL)") from error
+
+
+def _lock(connection: psycopg.Connection[Any]) -> None:
+    connection.execute("SET lock_timeout = '60s'")
+    try:
+        connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+    except psycopg.errors.LockNotAvailable as error:
+        raise MigrateError("another migration is running on this database: wait for it to end") from error
+
+
+def _timescale(connection: psycopg.Connection[Any]) -> str | None:
+    """Version of TimescaleDB when its community features can be used here, else None."""
+    row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'").fetchone()
+    if row is None:
+        return None
+    licence = connection.execute("SELECT current_setting('timescaledb.license', true)").fetchone()
+    return str(row[0]) if licence and licence[0] == "timescale" else None
+
+
+def _known(*, timescale: bool) -> list[MigrationList]:
+    folders = ["core", "timescale"] if timescale else ["core"]
+    return [read_migrations(str(_FOLDER / name)) for name in folders]
+
+
+def _state(connection: psycopg.Connection[Any]) -> SchemaState:
+    exists = connection.execute("SELECT to_regclass(%s)", [f"{_SCHEMA}._yoyo_migration"]).fetchone()
+    applied: list[str] = []
+    if exists and exists[0] is not None:
+        query = sql.SQL("SELECT migration_id FROM {} ORDER BY applied_at_utc, migration_id")
+        applied = [row[0] for row in connection.execute(query.format(sql.Identifier(_SCHEMA, "_yoyo_migration")))]
+    version = _timescale(connection)
+    core = sorted(path.stem for path in (_FOLDER / "core").glob("*.sql"))
+    extra = sorted(path.stem for path in (_FOLDER / "timescale").glob("*.sql"))
+    pending = [name for name in core if name not in applied]
+    if version is not None:
+        pending += [f"timescale/{name}" for name in extra if name not in applied]
+    known = {*core, *extra}
+    return SchemaState(tuple(applied), tuple(pending), tuple(name for name in applied if name not in known), version)
+
+
+def _refuse_unknown(state: SchemaState) -> None:
+    if state.unknown:
+        raise MigrateError(
+            f"the database was migrated by a newer version of Lobservatory (it knows {', '.join(state.unknown)}):"
+            " install that version or newer; going back is not supported"
+        )
+
+
+def _ensure_roles(connection: psycopg.Connection[Any]) -> None:
+    """Writer and reader must exist before they can be given rights."""
+    for role in (WRITER, READER):
+        if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone():
+            continue
+        try:
+            connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+        except psycopg.errors.DuplicateObject:
+            continue  # another database of the same server was migrated at this moment
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise MigrateError(
+                f"the role {role} is missing and may not be created by this user: run, as an administrator,"
+                f" CREATE ROLE {role} LOGIN PASSWORD '…'"
+            ) from error
+
+
+def _grant(connection: psycopg.Connection[Any]) -> None:
+    """The writer writes tables, the reader selects views and nothing else. The same result every time."""
+    writer, reader = sql.Identifier(WRITER), sql.Identifier(READER)
+    with connection.transaction():
+        for statement in (
+            "REVOKE ALL ON SCHEMA lobs FROM PUBLIC",
+            "GRANT USAGE ON SCHEMA public TO {writer}, {reader}",
+            "GRANT USAGE ON SCHEMA lobs, {marks} TO {writer}",
+            "GRANT SELECT ON ALL TABLES IN SCHEMA {marks} TO {writer}",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA lobs TO {writer}",
+            "REVOKE UPDATE, DELETE ON lobs.audit_log, lobs.task_status_history, lobs.identities FROM {writer}",
+            "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA lobs TO {writer}",
+            "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA lobs TO {writer}",
+        ):
+            connection.execute(sql.SQL(statement).format(writer=writer, reader=reader, marks=sql.Identifier(_SCHEMA)))
+        views = connection.execute(
+            "SELECT c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = 'public' AND c.relkind = 'v' AND c.relowner = (SELECT nspowner FROM pg_namespace"
+            " WHERE nspname = 'lobs')"
+        ).fetchall()
+        for (view,) in views:
+            connection.execute(
+                sql.SQL("GRANT SELECT ON {} TO {}, {}").format(sql.Identifier("public", view), writer, reader)
+            )
+
+
+def _line(error: psycopg.Error) -> str:
+    return str(error).strip().split("\n", 1)[0]

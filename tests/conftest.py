@@ -1,0 +1,128 @@
+"""Fixtures that every room may use: a real PostgreSQL, and the rule for parts that a machine lacks."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from lobservatory.runner import postgres
+from store.migrate import migrate
+
+pytest_plugins = ["tests.servers"]  # prometheus_server, alertmanager_server
+
+TEMPLATE = "lobs_test_template"
+
+
+def missing(what: str, how: str) -> NoReturn:
+    """A real component is not on this machine: skip loudly; with CI=true that is a failure.
+
+    `what`: the component; `how`: how to get it.
+    """
+    text = f"{what} is missing: {how}"
+    if os.environ.get("CI", "").lower() == "true":
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresServer:
+    """A server that tests may fill. `admin` is a DSN that may create databases and roles."""
+
+    admin: str
+    cluster: postgres.Cluster | None  # None with LOBS_TEST_DSN
+
+    def dsn(self, database: str, role: str | None = None) -> str:
+        """A DSN of one database as a role (None: as the administrator)."""
+        if role is not None and self.cluster is not None:
+            return self.cluster.dsn(role, database)
+        parts = urlsplit(self.admin)
+        query = dict(parse_qsl(parts.query))
+        if role is not None:  # a server that is not ours: its roles' passwords are unknown and stay as they are
+            query["options"] = f"-c role={role}"
+        return urlunsplit(parts._replace(path=f"/{database}", query=urlencode(query, quote_via=quote)))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The server of LOBS_TEST_DSN, else an embedded one; with a migrated template database."""
+    given = os.environ.get("LOBS_TEST_DSN")
+    if given:
+        server = PostgresServer(given, None)
+        template = f"{TEMPLATE}_{os.getpid()}"
+        _create(server, template, None)
+        try:
+            migrate(server.dsn(template))
+            yield server
+        finally:
+            _drop(server, template)
+        return
+    # Not pytest's own temporary folder: as root the server runs as another user, who cannot enter that.
+    folder = Path(tempfile.mkdtemp(prefix="lobs-pg-"))
+    folder.chmod(0o755)
+    try:
+        cluster = postgres.prepare(folder, durable=False)
+        with cluster.run():
+            server = PostgresServer(cluster.dsn(postgres.SUPERUSER, "postgres"), cluster)
+            _create(server, f"{TEMPLATE}_{os.getpid()}", postgres.OWNER)
+            migrate(server.dsn(f"{TEMPLATE}_{os.getpid()}", postgres.OWNER))
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
+    """The name of a fresh, migrated database of this test alone."""
+    name = f"lobs_test_{os.getpid()}_{next(_numbers)}"
+    _create(postgres_server, name, None, template=f"{TEMPLATE}_{os.getpid()}")
+    try:
+        yield name
+    finally:
+        _drop(postgres_server, name)
+
+
+@pytest.fixture
+def postgres_dsn(postgres_server: PostgresServer, postgres_database: str) -> str:
+    """A fresh, migrated database as `lobs_writer`, the role of exporter and API."""
+    return postgres_server.dsn(postgres_database, postgres.WRITER)
+
+
+@pytest.fixture
+def postgres_owner_dsn(postgres_server: PostgresServer, postgres_database: str) -> str:
+    """The same database as its owner (with LOBS_TEST_DSN: as the administrator), for migrations and for looking."""
+    return postgres_server.dsn(postgres_database, postgres.OWNER if postgres_server.cluster else None)
+
+
+@pytest.fixture
+def postgres_reader_dsn(postgres_server: PostgresServer, postgres_database: str) -> str:
+    """The same database as `lobs_reader`, the role of Grafana and chat: SELECT on views only."""
+    return postgres_server.dsn(postgres_database, postgres.READER)
+
+
+def _create(server: PostgresServer, name: str, owner: str | None, template: str = "template1") -> None:
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+    if owner:
+        statement += sql.SQL(" OWNER {}").format(sql.Identifier(owner))
+    elif template != "template1" and server.cluster:
+        statement += sql.SQL(" OWNER {}").format(sql.Identifier(postgres.OWNER))
+    with psycopg.connect(server.admin, autocommit=True) as connection:
+        connection.execute(statement)
+
+
+def _drop(server: PostgresServer, name: str) -> None:
+    with psycopg.connect(server.admin, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
