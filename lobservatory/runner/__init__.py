@@ -1,1 +1,1 @@
-"""What `lobservatory up` and `lobservatory demo` start, supervise and stop."""
+"""`lobservatory up` and `lobservatory demo`: every part as a supervised process, with our configuration."""

@@ -1,0 +1,112 @@
+"""The commands. Each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import lobservatory
+from lobservatory import settings as settings_module
+from lobservatory.errors import UserError
+
+app = typer.Typer(
+    help="Observability for OpenClaw gateways: what agents do, cost and break.",
+    no_args_is_help=True,
+    add_completion=False,
+    # The decorated traceback prints local variables, and those may hold secrets.
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def up(
+    *,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop a running one, also after a crash, and exit.")] = False,
+) -> None:
+    """Start everything: database, exporter, API and, where found, Prometheus, Alertmanager and Grafana."""
+    from lobservatory.runner import up as runner  # noqa: PLC0415
+
+    settings = settings_module.load()
+    raise typer.Exit(runner.stop(settings) if stop else runner.up(settings))
+
+
+@app.command()
+def demo() -> None:
+    """The same over recorded data, in a temporary copy: no OpenClaw is needed or touched."""
+    from lobservatory.runner import demo as runner  # noqa: PLC0415
+
+    raise typer.Exit(runner.demo(settings_module.load()))
+
+
+@app.command()
+def doctor() -> None:
+    """Check every part; each line says ok or what to do."""
+    from lobservatory import doctor as checks  # noqa: PLC0415
+
+    raise typer.Exit(checks.run(settings_module.load()))
+
+
+@app.command()
+def secrets() -> None:
+    """Make the passwords and tokens that are not there yet, and say where they are (never what they are)."""
+    from lobservatory.runner import secrets as vault  # noqa: PLC0415
+
+    folder = vault.create(settings_module.load().data_dir, database=True)
+    typer.echo(f"secrets: {folder}")
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema up to date (`up` does it by itself for the embedded one)."""
+    settings = settings_module.load()
+    url = settings.migrate_url.get_secret_value() or settings.database_url.get_secret_value()
+    if not url:
+        raise UserError(
+            "migrate: no database is configured. Set LOBS_MIGRATE_URL (as the database's owner); "
+            "the embedded database of `lobservatory up` is migrated by `up` itself"
+        )
+    from store.migrate import migrate as run  # noqa: PLC0415
+
+    run(url)
+    typer.echo("migrate: the schema is up to date")
+
+
+@app.command()
+def openapi(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of stdout.")] = None,
+) -> None:
+    """Print the API's OpenAPI document."""
+    from api.openapi import document  # noqa: PLC0415
+
+    text = json.dumps(document(), indent=2, sort_keys=True, ensure_ascii=False)
+    if output is None:
+        typer.echo(text)
+        return
+    try:
+        output.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output: {output} cannot be written: {error.strerror}") from error
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"lobservatory {lobservatory.__version__} (Python {platform.python_version()}, {platform.machine()})")
+
+
+@app.command(hidden=True)
+def docs(
+    folder: Annotated[Path, typer.Argument(help="Where the pages are written.")] = Path("docs"),
+) -> None:
+    """Build the reference pages from the code."""
+    from lobservatory.cli.docs import PAGES  # noqa: PLC0415
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such directory; run this in a checkout")
+    for name, build in PAGES.items():
+        (folder / name).write_text(build(), encoding="utf-8")
+        typer.echo(str(folder / name))

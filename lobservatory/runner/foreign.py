@@ -1,0 +1,90 @@
+"""Prometheus, Alertmanager and Grafana under `up`: their command lines, and our provisioning with this run's values.
+
+None of them gets our environment: it may hold the gateway's token.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from lobservatory.runner import parts, postgres, secrets
+from lobservatory.runner.supervision import Program
+from lobservatory.settings import Listen, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PROVISIONING = ROOT / "provisioning"
+DASHBOARDS = ROOT / "dashboards" / "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """How Grafana reaches the database as `lobs_reader`; the password is in the secrets."""
+
+    address: str
+    name: str
+    tls: str
+
+
+def database(settings: Settings, cluster: postgres.Cluster | None) -> Database:
+    """The embedded database, or that of `LOBS_DATABASE_URL`."""
+    if cluster is not None:
+        return Database(f"{postgres.HOST}:{cluster.port}", postgres.DATABASE, "disable")
+    url = urlsplit(settings.database_url.get_secret_value())
+    host = url.hostname or "127.0.0.1"
+    local = host in {"127.0.0.1", "::1", "localhost"}
+    tls = parse_qs(url.query).get("sslmode", ["disable" if local else "verify-full"])[0]
+    return Database(f"{host}:{url.port or 5432}", url.path.lstrip("/") or postgres.DATABASE, tls)
+
+
+def programs(
+    settings: Settings,
+    data: Path,
+    addresses: Mapping[str, Listen],
+    found: Mapping[str, Path | None],
+    cluster: postgres.Cluster | None,
+) -> list[Program]:
+    """Those of the three that were found, in the order of their start."""
+    made = []
+    grafana = found["grafana"]
+    if grafana is not None:
+        made.append(_grafana(grafana, data, addresses, database(settings, cluster)))
+    return made
+
+
+def _clean(data: Path, **more: str) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TZ", "SSL_CERT_FILE") if name in os.environ}
+    return {**kept, "HOME": str(data), **more}
+
+
+def _grafana(binary: Path, data: Path, addresses: Mapping[str, Listen], store: Database) -> Program:
+    """As `provisioning/grafana/datasources/lobservatory.yaml` says."""
+    home = parts.grafana_home(binary)
+    listen = addresses["grafana"]
+    vault = secrets.folder(data)
+    argv = [str(binary), *([] if binary.name == "grafana-server" else ["server"])]
+    argv += ["--config", str(PROVISIONING / "grafana" / "grafana.ini")]
+    argv += ["--homepath", str(home)] if home else []
+    state = secrets.private_directory(data / "grafana")
+    return Program(
+        "grafana",
+        argv,
+        clean=True,
+        environment=_clean(
+            data,
+            LOBS_GRAFANA_PROMETHEUS_URL=parts.url(addresses["prometheus"]) if "prometheus" in addresses else "",
+            LOBS_GRAFANA_POSTGRES_ADDRESS=store.address,
+            LOBS_GRAFANA_POSTGRES_DATABASE=store.name,
+            LOBS_GRAFANA_POSTGRES_SSLMODE=store.tls,
+            LOBS_GRAFANA_POSTGRES_PASSWORD=f"$__file{{{vault / 'postgres_lobs_reader'}}}",
+            LOBS_GRAFANA_DASHBOARDS_DIR=str(DASHBOARDS),
+            LOBS_GRAFANA_ADMIN_PASSWORD=f"$__file{{{vault / 'grafana_admin_password'}}}",
+            LOBS_GRAFANA_HTTP_ADDR=listen.host,
+            LOBS_GRAFANA_HTTP_PORT=str(listen.port),
+            LOBS_GRAFANA_DATA_DIR=str(state),
+            LOBS_GRAFANA_PROVISIONING_DIR=str(PROVISIONING / "grafana"),
+        ),
+    )

@@ -1,0 +1,408 @@
+"""`lobservatory up`: start in order, show one table, watch, stop in order."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lobservatory.errors import UserError
+from lobservatory.runner import foreign, parts, postgres, secrets
+from lobservatory.runner.supervision import RUNNING, Program, Supervision, last_line
+from lobservatory.settings import Listen, Settings
+from store.migrate import migrate
+
+_READY_SECONDS = 30.0
+_WATCH_SECONDS = 2.0
+_POLL_SECONDS = 0.2
+_REVIVE_SECONDS = 60.0
+_GIVE_UP_SECONDS = 8.0  # a part that has not stayed up for a second by then is shown as it is
+_PIPE_WIDTH = 160
+_POSTGRES = "postgres"
+_STATE = "up.json"
+_DATABASE_URL = "database_url"
+# Where each part says that it works.
+PROBES = {
+    "exporter": "/healthz",
+    "api": "/api/health",
+    "prometheus": "/-/ready",
+    "alertmanager": "/-/ready",
+    "grafana": "/api/health",
+}
+
+
+class StopRequested(BaseException):
+    """SIGINT, SIGTERM or SIGHUP came."""
+
+
+class Signals:
+    """Turns the signals that mean "stop" into something that can be waited for, without a race."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._stopping = False
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[Signals]:
+        """Install the handlers, restore the old ones at the end."""
+        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, self._note) for number in wanted}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(self._read)
+            os.close(self._write)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write, b"s")
+
+    def pause(self, seconds: float) -> None:
+        """Wait; raises StopRequested at the first signal. Later ones change nothing: the stop is under way."""
+        if not self._stopping and select.select([self._read], [], [], seconds)[0]:
+            self._stopping = True
+            raise StopRequested
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    part: str
+    state: str
+    url: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one installation keeps its files."""
+
+    data: Path
+
+    @property
+    def run(self) -> Path:
+        """Files of the present run."""
+        return self.data / "run"
+
+    @property
+    def logs(self) -> Path:
+        """Rotating logs of the parts."""
+        return self.data / "logs"
+
+
+def up(
+    settings: Settings,
+    *,
+    overrides: Mapping[str, str] | None = None,
+    before: Sequence[Program] = (),
+    title: str = "Lobservatory",
+) -> int:
+    """Run everything until a signal; the exit status.
+
+    `overrides`: `LOBS_*` variables for the parts on top of the environment. `before`: more programs, started before the
+    exporter. Raises UserError when it cannot start.
+    """
+    console = _console()
+    place = prepare(settings)
+    with _lock(place) as mine:
+        if not mine:
+            return _already(place, console)
+        with Signals().handled() as signals:
+            run = _Run(settings, place, console, signals, overrides or {}, before, title)
+            try:
+                run.start()
+                run.watch()
+            except StopRequested:
+                console.print("Stopping …")
+            finally:
+                began = time.monotonic()
+                run.stop()
+                console.print(f"Everything is stopped ({time.monotonic() - began:.1f} s).")
+    return 0
+
+
+def stop(settings: Settings) -> int:
+    """Stop a running one, or what a crashed one has left. Exit status 0; 1 when nothing ran."""
+    place = prepare(settings)
+    console = _console()
+    with _lock(place) as mine:
+        if not mine:
+            pid = _owner(place)
+            os.kill(pid, signal.SIGTERM)
+            console.print(f"Asked process {pid} to stop everything.")
+            return 0
+        supervision = Supervision(place.run, place.logs)
+        ran = supervision.alive()
+        supervision.shutdown()
+        console.print("Stopped what an earlier run had left." if ran else "Nothing was running.")
+        return 0 if ran else 1
+
+
+def prepare(settings: Settings) -> Place:
+    """Make the directories. Raises UserError when the data directory cannot be used."""
+    place = Place(settings.data_dir.expanduser().absolute())
+    try:
+        place.data.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"LOBS_DATA_DIR: {place.data} cannot be made: {error.strerror}. Set LOBS_DATA_DIR to a directory of yours"
+        ) from error
+    if not os.access(place.data, os.W_OK | os.X_OK):
+        owner = f" (it belongs to user id {place.data.stat().st_uid}, you are {os.geteuid()})"
+        raise UserError(
+            f"LOBS_DATA_DIR: {place.data} cannot be written{owner}. Set LOBS_DATA_DIR to a directory of yours"
+        )
+    secrets.private_directory(place.run)
+    secrets.private_directory(place.logs)
+    return place
+
+
+@contextlib.contextmanager
+def _lock(place: Place) -> Iterator[bool]:
+    """Whether this process is the only `up` of this data directory. The kernel gives the lock back, also on kill -9."""
+    path = place.run / "up.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UserError(f"LOBS_DATA_DIR: {path} cannot be opened: {error.strerror}") from error
+    mine = True
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            mine = False
+        else:
+            os.truncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+        yield mine
+    finally:
+        if mine:
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _owner(place: Place) -> int:
+    try:
+        return int((place.run / "up.lock").read_text(encoding="ascii"))
+    except (OSError, ValueError) as error:
+        raise UserError("another `lobservatory up` is starting or stopping just now: try again in a moment") from error
+
+
+def _already(place: Place, console: Console) -> int:
+    pid = _owner(place)
+    try:
+        known: dict[str, Any] = json.loads((place.run / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        console.print(f"Already running: process {pid} is starting it just now.")
+        return 0
+    states = {status.name: status.state for status in Supervision(place.run, place.logs).statuses()}
+    rows = [Row(**row) for row in known["rows"]]
+    rows = [_current(row, states.get(row.part)) for row in rows]
+    console.print(f"Already running since {known['since']} as process {pid}; stop it with Ctrl-C there, or with")
+    console.print("`lobservatory up --stop`.")
+    _show(console, rows, known["title"], place)
+    return 0
+
+
+def _current(row: Row, state: str | None) -> Row:
+    if state is None:
+        return row
+    return Row(row.part, "running" if state == RUNNING else state.lower(), row.url, row.note)
+
+
+@dataclass
+class _Run:
+    """One run, from the first start to the last stop."""
+
+    settings: Settings
+    place: Place
+    console: Console
+    signals: Signals
+    overrides: Mapping[str, str]
+    before: Sequence[Program]
+    title: str
+    cluster: postgres.Cluster | None = None
+    programs: list[Program] = field(default_factory=list)
+    addresses: dict[str, Listen] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.supervision = Supervision(self.place.run, self.place.logs)
+
+    def start(self) -> None:
+        """Start everything in order and show the table. Raises UserError, StopRequested."""
+        if self.supervision.alive():
+            self.console.print("An earlier run ended without stopping its parts; stopping them first.")
+        self.supervision.shutdown()
+        secrets.create(self.place.data)
+        found = {name: parts.find(part, os.environ) for name, part in parts.FOREIGN.items()}
+        for name, (variable, listen) in parts.listens(self.settings).items():
+            if name not in found or found[name] is not None:
+                parts.check_free(listen, variable)
+                self.addresses[name] = listen
+        with self.console.status("Starting …") if self.console.is_terminal else contextlib.nullcontext():
+            self._prepare(found)
+            self.supervision.start(self.programs, self._environment())
+            rows = [self._database()]
+            rest = [program.name for program in self.programs if program.name != _POSTGRES]
+            for name in rest:
+                self.supervision.start_program(name)
+            rows += self._await(rest)
+        rows += [Row(name, "missing", "", part.how) for name, part in parts.FOREIGN.items() if name not in rest]
+        state = {
+            "title": self.title,
+            "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+            "rows": [dataclasses.asdict(row) for row in rows],
+        }
+        secrets.write_private(self.place.run / _STATE, json.dumps(state))
+        _show(self.console, rows, self.title, self.place)
+        self.console.print("Ctrl-C stops everything.")
+
+    def stop(self) -> None:
+        """Stop everything in order and remove what belongs to this run only."""
+        self.supervision.shutdown()
+        for path in (self.place.run / _STATE, self.place.run / _DATABASE_URL):
+            path.unlink(missing_ok=True)
+
+    def watch(self) -> NoReturn:
+        """Say when a part crashed and was started again; try anew what supervisord has given up."""
+        pids = {status.name: status.pid for status in self.supervision.statuses()}
+        given_up: dict[str, float] = {}
+        while True:
+            self.signals.pause(_WATCH_SECONDS)
+            statuses = self.supervision.statuses()
+            if not statuses and not self.supervision.alive():
+                log = self.place.logs / "supervisord.log"
+                raise UserError(f"supervisord is gone, so everything is being stopped. Its log: {log}")
+            for status in statuses:
+                log = self.place.logs / f"{status.name}.log"
+                now = time.monotonic()
+                if status.state == "FATAL":
+                    if status.name not in given_up:
+                        said = f"{status.name} does not start: {last_line(log)} (log: {log}); trying every minute"
+                        self.console.print(said, markup=False)
+                        given_up[status.name] = now
+                    elif now - given_up[status.name] > _REVIVE_SECONDS:
+                        given_up[status.name] = now
+                        self.supervision.start_program(status.name)
+                elif status.state == RUNNING:
+                    given_up.pop(status.name, None)
+                    if pids.get(status.name) not in {0, None, status.pid}:
+                        self.console.print(f"{status.name} had ended and was started again (log: {log})", markup=False)
+                    pids[status.name] = status.pid
+
+    def _environment(self) -> dict[str, str]:
+        """What the parts get: the environment of `up`, and what it has decided."""
+        decided = {
+            "LOBS_DATA_DIR": str(self.place.data),
+            "LOBS_METRICS_LISTEN": str(self.addresses["exporter"]),
+            "LOBS_API_LISTEN": str(self.addresses["api"]),
+            "PYTHONUNBUFFERED": "1",
+        }
+        if self.cluster is not None:
+            decided["LOBS_DATABASE_URL"] = ""
+            decided["LOBS_DATABASE_URL_FILE"] = str(self.place.run / _DATABASE_URL)
+        return {**os.environ, **decided, **self.overrides}
+
+    def _prepare(self, found: Mapping[str, Path | None]) -> None:
+        """All programs, in the order of their start."""
+        if not self.settings.database_url.get_secret_value():
+            self.cluster = cluster = postgres.prepare(self.place.data)
+            cluster.stop_running()
+            self.programs.append(
+                Program(
+                    _POSTGRES,
+                    cluster.argv(),
+                    environment=cluster.environment(),
+                    clean=True,
+                    user=cluster.user.name if cluster.user else None,
+                    directory=cluster.root,
+                    stop_signal="INT",
+                    stop_seconds=5,
+                )
+            )
+            secrets.write_private(self.place.run / _DATABASE_URL, cluster.dsn(postgres.WRITER) + "\n")
+        self.programs += self.before
+        # -P: a folder `api` or `store` in the working directory must not shadow ours.
+        self.programs += [Program(name, [sys.executable, "-P", "-m", name]) for name in ("exporter", "api")]
+        self.programs += foreign.programs(self.settings, self.place.data, self.addresses, found, self.cluster)
+
+    def _database(self) -> Row:
+        """Start the embedded database, create roles, apply migrations. Raises UserError."""
+        if self.cluster is None:
+            parts_of_url = urlsplit(self.settings.database_url.get_secret_value())
+            return Row("database", "yours", f"{parts_of_url.hostname or ''}{parts_of_url.path}", "LOBS_DATABASE_URL")
+        self.supervision.start_program(_POSTGRES)
+        log = self.place.logs / f"{_POSTGRES}.log"
+        self.signals.pause(0)
+        try:
+            self.cluster.wait_ready()
+            self.cluster.create_roles()
+        except postgres.PostgresError as error:
+            raise UserError(f"{error}: {last_line(log)} (log: {log})") from error
+        migrate(self.cluster.dsn(postgres.OWNER))
+        self.signals.pause(0)
+        return Row(_POSTGRES, "running", f"127.0.0.1:{self.cluster.port}/{postgres.DATABASE}", "embedded")
+
+    def _await(self, names: Sequence[str]) -> list[Row]:
+        """Wait until each part answers, at most 30 s for all; one row for each."""
+        began = time.monotonic()
+        waiting = [name for name in names if name in self.addresses]
+        ready = {name for name in names if name not in self.addresses}
+        while waiting and time.monotonic() - began < _READY_SECONDS:
+            ready |= {name for name in waiting if parts.answers(self.addresses[name], PROBES[name])}
+            failing = {"FATAL"} if time.monotonic() - began < _GIVE_UP_SECONDS else {"FATAL", "BACKOFF"}
+            given_up = {status.name for status in self.supervision.statuses() if status.state in failing}
+            waiting = [name for name in waiting if name not in ready | given_up]
+            if waiting:
+                self.signals.pause(_POLL_SECONDS)
+        rows = []
+        for name in names:
+            listen = self.addresses.get(name)
+            where = parts.url(listen, "/metrics" if name == "exporter" else "") if listen else ""
+            log = self.place.logs / f"{name}.log"
+            note = "" if name in ready else f"{last_line(log)} (log: {log})"
+            rows.append(Row(name, "running" if name in ready else "not ready", where, note))
+        return rows
+
+
+def _console() -> Console:
+    """As wide as the terminal; in a file or a pipe wide enough for a path."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+
+
+def _show(console: Console, rows: list[Row], title: str, place: Place) -> None:
+    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    table.add_column("part", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("where, or how to get it", overflow="fold")
+    colours = {"running": "green", "yours": "green", "missing": "yellow"}
+    for row in rows:
+        colour = colours.get(row.state, "red")
+        table.add_row(row.part, f"[{colour}]{row.state}[/]", escape("  ".join(filter(None, (row.url, row.note)))))
+    console.print(table)
+    console.print(
+        f"Passwords: {secrets.folder(place.data)} (web login: api_password; Grafana: admin, grafana_admin_password)",
+        soft_wrap=True,
+    )
+    console.print(f"Logs:      {place.logs}", soft_wrap=True)

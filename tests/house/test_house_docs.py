@@ -1,0 +1,96 @@
+"""Documentation that cannot lag behind: generated pages, links, names and code blocks."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from lobservatory.cli.docs import PAGES
+from lobservatory.settings import RUNNER_VARIABLES, Settings
+from tests import requirements
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+SETTINGS = {f"LOBS_{name.upper()}" for name in Settings.model_fields}
+
+
+def names(paths):
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_generated_pages_are_up_to_date(page):
+    written = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert written == PAGES[page](), "run `make docs` and commit the result"
+
+
+def test_the_configuration_page_has_every_setting():
+    page = PAGES["configuration.md"]()
+    missing = [name for name in SETTINGS | RUNNER_VARIABLES if name != "LOBS_BILLING" and f"`{name}`" not in page]
+    assert missing == []
+    assert "| `LOBS_POLL_INTERVAL` | number, ≥ 1, ≤ 3600 | `15` |" in page
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=names(DOCUMENTS))
+def test_links_to_files_lead_somewhere(path):
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text)
+    assert [target for target in targets if not (path.parent / unquote(target)).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=names(DOCUMENTS))
+def test_variables_that_documents_name_exist(path):
+    # Families (`LOBS_*`), secrets from files, and what provisioning is told by `up` are not settings of their own.
+    known = SETTINGS | RUNNER_VARIABLES | {f"{name}_FILE" for name in SETTINGS}
+    provisioned = set(re.findall(r"LOBS_[A-Z_]+", "\n".join(_provisioning())))
+    found = set(re.findall(r"LOBS_[A-Z_]*[A-Z]", path.read_text(encoding="utf-8")))
+    assert found - known - provisioned == set()
+
+
+def _provisioning():
+    files = [*(ROOT / "provisioning").rglob("*"), ROOT / "docker-compose.yml"]
+    return [path.read_text(encoding="utf-8") for path in files if path.is_file()]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=names(DOCUMENTS))
+def test_make_targets_and_commands_that_documents_name_exist(path):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    targets = set(re.findall(r"`make ([a-z]+)", text)) | set(re.findall(r"^\$? ?make ([a-z]+)", text, re.MULTILINE))
+    assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
+
+
+def test_the_example_of_the_configuration_page_is_valid(monkeypatch, tmp_path):
+    example = re.search(r"```toml\n(.*?)```", PAGES["configuration.md"](), re.DOTALL)
+    assert example is not None
+    settings = Settings.model_validate(tomllib.loads(example[1]))
+    assert settings.billing.equivalent == ("claude-max",)
+
+
+def test_requirements_are_counted_from_the_markers():
+    assert list(requirements.marks('@pytest.mark.req("S0-9", "P-1")\ndef test_it(): ...\n')) == [
+        ("S0-9", "test_it"),
+        ("P-1", "test_it"),
+    ]
+    source = 'pytestmark = pytest.mark.req("P-2")\nclass TestIt:\n    def test_a(self): ...\n'
+    assert list(requirements.marks(source)) == [("P-2", "TestIt::test_a")]
+
+
+def test_every_row_that_a_test_names_exists():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.requirements"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-300:]
+    assert "of 111 rows have a test" in done.stdout
+
+
+def test_scripts_are_executable():
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
