@@ -29,8 +29,11 @@ from pydantic import (
     model_validator,
 )
 
+from lobservatory import thresholds
+
 PREFIX = "LOBS_"
 FILE_SUFFIX = "_FILE"
+FILE_ONLY = frozenset({"billing", "thresholds"})  # tables: they cannot be written in one variable
 # Read by the runner of `make up` (paths of foreign binaries) and by tests, not by the two processes.
 RUNNER_VARIABLES = frozenset(
     {
@@ -143,6 +146,16 @@ class Settings(BaseModel):
     slack_webhook_url: SecretStr = Field(
         SecretStr(""), description="Slack incoming webhook for `make up`. Empty: alerts are shown, not sent."
     )
+    grafana_url: str = Field("", description="Address of Grafana in messages. Empty: `http://` and its listen address.")
+    alertmanager_url: str = Field(
+        "", description="Address of Alertmanager in messages. Empty: `http://` and its listen address."
+    )
+    runbook_url: str = Field(
+        "", description="Address of the folder `alerts/runbooks` in messages. Empty: its path in the repository."
+    )
+    official_metrics: bool = Field(
+        default=False, description="Scrape the gateway's own plugin diagnostics-prometheus as well, under `make up`."
+    )
     prometheus_listen: Listen = Field(Listen(host="127.0.0.1", port=9090), description="Prometheus under `make up`.")
     alertmanager_listen: Listen = Field(
         Listen(host="127.0.0.1", port=9093), description="Alertmanager under `make up`."
@@ -153,6 +166,10 @@ class Settings(BaseModel):
         "auto", description="auto: readable on a terminal, JSON lines elsewhere."
     )
     billing: Billing = Field(Billing(equivalent=(), billed=()), description="Table `[billing]` (file only).")
+    thresholds: dict[str, dict[str, float]] = Field(
+        {},
+        description="Tables `[thresholds.<Alert>]` (file only): severity and number; docs/alerts.md lists them.",
+    )
 
     @field_validator(
         "metrics_listen",
@@ -184,6 +201,21 @@ class Settings(BaseModel):
             "postgres",
         }:
             raise ValueError("not a PostgreSQL URL, for example postgresql://lobs_writer@127.0.0.1/lobservatory")
+        return value
+
+    @field_validator("grafana_url", "alertmanager_url", "runbook_url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^\s<>|{}`\"\\]+", value):
+            raise ValueError(f"{value!r} is not an http(s) URL, for example https://grafana.example.org")
+        return value.rstrip("/")
+
+    @field_validator("thresholds")
+    @classmethod
+    def _thresholds(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        if "DailyCostHigh" in value:
+            raise ValueError("DailyCostHigh is set with LOBS_DAILY_COST_LIMIT (daily_cost_limit), not here")
+        thresholds.effective(value)
         return value
 
     @field_validator("timezone")
@@ -230,6 +262,10 @@ class Settings(BaseModel):
         """The configured zone."""
         return ZoneInfo(self.timezone)
 
+    def alert_thresholds(self) -> dict[tuple[str, str], float]:
+        """(alert, severity) → effective value."""
+        return {**thresholds.effective(self.thresholds), ("DailyCostHigh", "warning"): self.daily_cost_limit}
+
     def now(self) -> datetime:
         """The present instant, in UTC."""
         return datetime.now(UTC)
@@ -274,7 +310,7 @@ def read_secret(path: Path, setting: str) -> str:
 
 
 def _from_environment(environment: dict[str, str]) -> dict[str, Any]:
-    known = {PREFIX + name.upper() for name in Settings.model_fields if name != "billing"}
+    known = {PREFIX + name.upper() for name in Settings.model_fields if name not in FILE_ONLY}
     known_files = {PREFIX + name.upper() + FILE_SUFFIX for name in SECRETS}
     values: dict[str, Any] = {}
     for variable, value in sorted(environment.items()):

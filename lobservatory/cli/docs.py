@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from lobservatory.settings import PREFIX, RUNNER_VARIABLES, SECRETS, Billing, Listen, Settings
+from lobservatory.settings import FILE_ONLY, PREFIX, RUNNER_VARIABLES, SECRETS, Billing, Listen, Settings
 
 _NOTE = "<!-- Built from the code by `make docs`. Edits belong there. -->\n"
 
@@ -92,7 +92,7 @@ def configuration() -> str:
             field.description or "",
         )
         for name, field in Settings.model_fields.items()
-        if name != "billing"
+        if name not in FILE_ONLY
     ]
     billing = [(f"`{name}`", "list of text", field.description or "") for name, field in Billing.model_fields.items()]
     secrets = ", ".join(f"`{PREFIX}{name.upper()}_FILE`" for name in SECRETS)

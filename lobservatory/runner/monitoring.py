@@ -1,0 +1,143 @@
+"""The folders that Prometheus and Alertmanager start from: our configuration, and the small files that differ.
+
+Everything is written anew at each start, a file at a time and each as a whole. What each file is for is said at the
+top of `provisioning/prometheus/prometheus.yml` and `provisioning/alertmanager/alertmanager.yml`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from lobservatory.errors import UserError
+from lobservatory.runner.secrets import private_directory, write_private
+from lobservatory.settings import Listen, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMETHEUS = ROOT / "provisioning" / "prometheus"
+ALERTMANAGER = ROOT / "provisioning" / "alertmanager"
+ALERTS = ROOT / "alerts"
+RETENTION = "400d"
+
+
+def prepare_prometheus(
+    directory: Path, settings: Settings, addresses: Mapping[str, Listen], gateway_token: str = ""
+) -> Path:
+    """Make `directory` ready and return the configuration file in it.
+
+    `addresses`: part → address; `exporter`, `prometheus` and `alertmanager` are read, a missing part has no target.
+    `gateway_token` is written for `LOBS_OFFICIAL_METRICS` only. Raises UserError.
+    """
+    private_directory(directory)
+    rules = private_directory(directory / "rules")
+    targets = private_directory(directory / "targets")
+    vault = private_directory(directory / "secrets")
+    gateway = {"gateway": settings.gateway_name}
+    files = {
+        "lobservatory": (addresses.get("exporter"), gateway),
+        "alertmanager": (addresses.get("alertmanager"), {}),
+        "prometheus": (addresses.get("prometheus"), {}),
+    }
+    for name, (listen, labels) in files.items():
+        _write_targets(targets / f"{name}.json", [_reachable(listen)] if listen else [], labels)
+    official = targets / "openclaw.json"
+    write_private(vault / "openclaw-token", gateway_token if settings.official_metrics else "")
+    if settings.official_metrics:
+        _write_targets(official, *_official(settings))
+    else:
+        official.unlink(missing_ok=True)
+    _copy_rules(rules)
+    return _copy(PROMETHEUS / "prometheus.yml", directory)
+
+
+def _official(settings: Settings) -> tuple[list[str], dict[str, str]]:
+    url = urlsplit(settings.gateway_url)
+    scheme, port = ("https", 443) if url.scheme == "wss" else ("http", 80)
+    listen = Listen(host=url.hostname or "127.0.0.1", port=url.port or port)
+    return [_reachable(listen)], {"gateway": settings.gateway_name, "__scheme__": scheme}
+
+
+def prometheus_arguments(config: Path, data: Path, listen: Listen) -> list[str]:
+    """The arguments behind the program's name. `data` is for Prometheus alone."""
+    return [
+        f"--config.file={config}",
+        f"--storage.tsdb.path={data}",
+        f"--storage.tsdb.retention.time={RETENTION}",
+        f"--web.listen-address={listen}",
+    ]
+
+
+def prepare_alertmanager(directory: Path, settings: Settings, addresses: Mapping[str, Listen]) -> Path:
+    """Make `directory` ready and return the configuration file in it: that with Slack when there is a webhook.
+
+    `addresses`: part → address; `grafana` is read. Raises UserError.
+    """
+    private_directory(directory)
+    webhook = settings.slack_webhook_url.get_secret_value().strip()
+    secret = directory / "slack_url"
+    _copy(ALERTS / "slack.tmpl", directory)
+    write_private(directory / "links.tmpl", links_template(settings, addresses.get("grafana", settings.grafana_listen)))
+    if not webhook:
+        secret.unlink(missing_ok=True)
+        return _copy(ALERTMANAGER / "alertmanager-without-slack.yml", directory)
+    parts = urlsplit(webhook)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or any(mark.isspace() for mark in webhook):
+        raise UserError("LOBS_SLACK_WEBHOOK_URL is not an http(s) URL: copy it again from Slack's page of the webhook")
+    write_private(secret, webhook)
+    return _copy(ALERTMANAGER / "alertmanager.yml", directory)
+
+
+def alertmanager_arguments(config: Path, data: Path, listen: Listen, settings: Settings) -> list[str]:
+    """The arguments behind the program's name. Start it in the folder of `config`: it looks for `slack_url` there."""
+    return [
+        f"--config.file={config}",
+        f"--storage.path={data}",
+        f"--web.listen-address={listen}",
+        f"--web.external-url={settings.alertmanager_url or f'http://{_reachable(listen)}'}",
+        "--cluster.listen-address=",
+    ]
+
+
+def links_template(settings: Settings, grafana: Listen) -> str:
+    """The text of `links.tmpl`: what messages link to. The addresses have been checked to hold no template marks."""
+    board = settings.grafana_url or f"http://{_reachable(grafana)}"
+    runbook = (
+        f'<{settings.runbook_url}/{{{{ template "lobs.query" . }}}}.md|Runbook>'
+        if settings.runbook_url
+        else 'Runbook: alerts/runbooks/{{ template "lobs.plain" . }}.md'
+    )
+    return (
+        f'{{{{ define "lobs.grafana" }}}}{board}{{{{ end }}}}\n{{{{ define "lobs.runbook" }}}}{runbook}{{{{ end }}}}\n'
+    )
+
+
+def _reachable(listen: Listen) -> str:
+    """`host:port` as a program of this host reaches it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 - compared, not bound
+    return str(Listen(host=host, port=listen.port))
+
+
+def _write_targets(path: Path, targets: Sequence[str], labels: Mapping[str, str]) -> None:
+    write_private(path, json.dumps([{"targets": list(targets), "labels": dict(labels)}], indent=2) + "\n")
+
+
+def _copy_rules(folder: Path) -> None:
+    """Our rules, and none of an older version's that we dropped. Rules of others (not `lobs-*`) stay."""
+    sources = {path.name: path for path in (ALERTS / "rules").glob("lobs-*.yml")}
+    for path in folder.glob("lobs-*.yml"):
+        if path.name not in sources:
+            path.unlink()
+    for path in sources.values():
+        _copy(path, folder)
+
+
+def _copy(source: Path, directory: Path) -> Path:
+    target = directory / source.name
+    try:
+        text = source.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{source} cannot be read: {error.strerror}. Install Lobservatory again") from error
+    write_private(target, text)
+    return target
