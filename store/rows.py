@@ -201,6 +201,122 @@ class SubagentRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Agent:
+    """A configured agent, as the gateway lists it."""
+
+    gateway: str
+    agent: str
+    name: str | None = None
+    model: str | None = None
+    workspace: str | None = None
+    is_default: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    """What an agent does at `at`: `idle`, `thinking`, `tool`, `waiting`, `error` or `offline`."""
+
+    gateway: str
+    agent: str
+    state: str
+    at: datetime
+    activity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One account of a chat channel as it is now. None: the gateway does not tell."""
+
+    gateway: str
+    channel: str
+    account: str = ""
+    configured: bool | None = None
+    connected: bool | None = None
+    last_inbound_at: datetime | None = None
+    last_outbound_at: datetime | None = None
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecApproval:
+    """A request to run a command. `status`: pending, allowed, denied, expired, cancelled. `command` only with content."""
+
+    gateway: str
+    approval_id: str
+    status: str
+    agent: str | None = None
+    session_key: str | None = None
+    command: str | None = None
+    requested_at: datetime | None = None
+    expires_at: datetime | None = None
+    resolved_at: datetime | None = None
+    resolved_by: str | None = None
+    terminal_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CostSnapshot:
+    """Token classes and cost of the last 30 days at one instant, by the gateway's or by our own account."""
+
+    gateway: str
+    ts: datetime
+    source: Literal["gateway", "lobservatory"]
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    cost_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class OperationStep:
+    """One step of a derived operation: a tool call. `status`: pending, running, completed, failed, skipped."""
+
+    id: str
+    position: int
+    name: str
+    status: str
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    duration_ms: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A run of an agent as an operation, derived without the agent's co-operation. Identity: `id`.
+
+    Written as a whole each time it changes (an upsert that never takes a final status back). None means "not known"
+    and never overwrites. Tokens and cost are not here: they come from the model calls with the same `run_id`, or with
+    the same session between `started_at` and `completed_at` where entries carry no run (before 2026.9).
+    """
+
+    id: str
+    gateway: str
+    type: str  # agent_task, scheduled, webhook, skill
+    name: str
+    status: str  # in_progress, completed, failed, cancelled
+    run_id: str
+    created_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    duration_ms: int | None = None
+    skill_name: str | None = None
+    agent_id: str | None = None
+    channel: str | None = None
+    session_key: str | None = None
+    session_id: str | None = None
+    cron_job_id: str | None = None
+    current_step: str | None = None
+    current_step_index: int | None = None
+    activity: str | None = None
+    disposition: Mapping[str, Any] | None = None  # {success, result} or {success, error, errorCode}
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    steps: tuple[OperationStep, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HostSample:
     """The host at one instant; ratios are 0 to 1."""
 
