@@ -19,7 +19,7 @@ from psycopg import sql
 from lobservatory.runner import postgres
 from store.migrate import migrate
 
-pytest_plugins = ["tests.servers"]  # prometheus_server, alertmanager_server
+pytest_plugins = ["tests.servers", "tests.live.fixtures"]
 
 TEMPLATE = "lobs_test_template"
 
