@@ -239,7 +239,7 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class ExecApproval:
-    """A request to run a command. `status`: pending, allowed, denied, expired, cancelled. `command` only with content."""
+    """A request to run a command. `status`: pending, allowed, denied, expired, cancelled. `command` is content."""
 
     gateway: str
     approval_id: str
