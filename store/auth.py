@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-Connection = AsyncConnection[Any]
+from store.pool import Connection
+
 Phase = Literal["started", "succeeded", "failed", "refused"]
 
 _COLUMNS = "id, name, scopes, gateways, created_at, created_by, expires_at, revoked_at, last_used_at"
@@ -118,7 +118,7 @@ async def valid_tokens(connection: Connection, ids: Sequence[str]) -> set[str]:
         " WHERE id = ANY(%s) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
         [list(ids)],
     )
-    return {row[0] for row in await cursor.fetchall()}
+    return {row["id"] for row in await cursor.fetchall()}
 
 
 async def insert_ticket(connection: Connection, *, sha256: bytes, token_id: str, lifetime: timedelta) -> None:
@@ -145,11 +145,11 @@ async def redeem_ticket(connection: Connection, sha256: bytes) -> Token | None:
 async def login_failures(connection: Connection, source: str, window: timedelta) -> tuple[int, int]:
     """Failed log-ins within the window: from that address, and from anywhere."""
     cursor = await connection.execute(
-        "SELECT count(*) FILTER (WHERE source = %s), count(*) FROM lobs.login_failures WHERE at > now() - %s",
+        "SELECT count(*) FILTER (WHERE source = %s) AS here, count(*) AS anywhere FROM lobs.login_failures WHERE at > now() - %s",
         [source, window],
     )
     row = await cursor.fetchone()
-    return (row[0], row[1]) if row else (0, 0)
+    return (row["here"], row["anywhere"]) if row else (0, 0)
 
 
 async def insert_login_failure(connection: Connection, source: str) -> None:
