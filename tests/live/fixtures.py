@@ -24,7 +24,8 @@ def start_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
             except GatewayNotInstalledError as error:
                 missing(f"the OpenClaw gateway {version}", str(error))
             gateway = LiveGateway(home or tmp_path_factory.mktemp("claw"), version)
-            return running.enter_context(gateway)
+            started: LiveGateway = running.enter_context(gateway)
+            return started
 
         yield start
 
