@@ -145,7 +145,8 @@ async def redeem_ticket(connection: Connection, sha256: bytes) -> Token | None:
 async def login_failures(connection: Connection, source: str, window: timedelta) -> tuple[int, int]:
     """Failed log-ins within the window: from that address, and from anywhere."""
     cursor = await connection.execute(
-        "SELECT count(*) FILTER (WHERE source = %s) AS here, count(*) AS anywhere FROM lobs.login_failures WHERE at > now() - %s",
+        "SELECT count(*) FILTER (WHERE source = %s) AS here, count(*) AS anywhere FROM lobs.login_failures"
+        " WHERE at > now() - %s",
         [source, window],
     )
     row = await cursor.fetchone()
