@@ -12,6 +12,7 @@ from typing import Any, Final
 from grafana_foundation_sdk.models import bargauge as bargauge_model
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models import stat as stat_model
+from grafana_foundation_sdk.models import statetimeline as statetimeline_model
 from grafana_foundation_sdk.models import table as table_model
 from grafana_foundation_sdk.models import timeseries as timeseries_model
 
@@ -103,6 +104,7 @@ def stat(
     mappings: Mapping[str, tuple[str, str]] | None = None,
     background: bool = False,
     sparkline: bool = False,
+    name_only: bool = False,
     decimals: int | None = None,
     min_val: float | None = None,
     max_val: float | None = None,
@@ -112,7 +114,7 @@ def stat(
     width: int = 4,
     height: int = 4,
 ) -> dashboard.Panel:
-    """One big value a series."""
+    """One big value a series; `name_only` shows the series' name instead (a version)."""
     panel = dashboard.Panel(
         type_val="stat",
         id_val=id_,
@@ -123,7 +125,7 @@ def stat(
             graph_mode=common.BigValueGraphMode.AREA if sparkline else common.BigValueGraphMode.NONE,
             color_mode=common.BigValueColorMode.BACKGROUND if background else common.BigValueColorMode.VALUE,
             justify_mode=common.BigValueJustifyMode.AUTO,
-            text_mode=common.BigValueTextMode.AUTO,
+            text_mode=common.BigValueTextMode.NAME if name_only else common.BigValueTextMode.AUTO,
             reduce_options=common.ReduceDataOptions(values=False, calcs=["lastNotNull"], fields=""),
             orientation=common.VizOrientation.AUTO,
         ),
@@ -305,6 +307,52 @@ def table(
                 custom={"align": "auto", "cellOptions": {"type": "auto"}, "filterable": False, "inspect": False},
             ),
             overrides=list(overrides),
+        ),
+    )
+    return _assemble(panel, targets, width, height)
+
+
+def state_timeline(
+    id_: int,
+    title: str,
+    targets: Sequence[Target],
+    *,
+    description: str,
+    no_value: str,
+    mappings: Mapping[str, tuple[str, str]],
+    unit: str = "none",
+    links: Sequence[dashboard.DashboardLink] = (),
+    transformations: Sequence[dashboard.DataTransformerConfig] = (),
+    width: int = 12,
+    height: int = 8,
+) -> dashboard.Panel:
+    """One band a series, coloured by its value; a gap where nothing was measured."""
+    panel = dashboard.Panel(
+        type_val="state-timeline",
+        id_val=id_,
+        title=title,
+        description=description,
+        transformations=list(transformations),
+        options=statetimeline_model.Options(
+            show_value=common.VisibilityMode.NEVER,
+            row_height=0.8,
+            merge_values=True,
+            legend=common.VizLegendOptions(
+                display_mode=common.LegendDisplayMode.LIST, placement=common.LegendPlacement.BOTTOM, show_legend=True
+            ),
+            tooltip=common.VizTooltipOptions(mode=common.TooltipDisplayMode.SINGLE),
+        ),
+        field_config=dashboard.FieldConfigSource(
+            defaults=dashboard.FieldConfig(
+                unit=unit,
+                no_value=no_value,
+                mappings=words(mappings),
+                thresholds=thresholds(PLAIN),
+                color=dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS),
+                links=list(links),
+                custom=statetimeline_model.FieldConfig(line_width=0, fill_opacity=80, span_nulls=False),
+            ),
+            overrides=[],
         ),
     )
     return _assemble(panel, targets, width, height)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dashboards.board import Board
-from dashboards.boards import overview
+from dashboards.boards import cost, cron, gateway, host, overview, quality, sessions
 
 
 def all_boards() -> list[Board]:
     """Every board."""
-    return [overview.board()]
+    return [module.board() for module in (overview, cost, sessions, cron, gateway, host, quality)]

@@ -1,0 +1,297 @@
+"""Gateway and channels: does it answer, how fast, since when, and are people still reached?"""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models import dashboard
+
+from dashboards import config, panels
+from dashboards.board import Board, Row
+from dashboards.queries import GATEWAY, now, rows, series
+
+# The states of our connection as numbers, for a timeline: the metric has one 0/1 series a state.
+STATES = {
+    "connected": ("1", "connected", config.OK),
+    "connecting": ("2", "connecting", config.NEUTRAL),
+    "authenticating": ("3", "authenticating", config.NEUTRAL),
+    "reconnecting": ("4", "reconnecting", config.WARN),
+    "disconnected": ("5", "disconnected", config.BAD),
+}
+
+
+def up() -> dashboard.Panel:
+    """Now."""
+    return panels.stat(
+        1,
+        "Gateway",
+        [now(f"min by (gateway) (claw_gateway_up{{{GATEWAY}}})", "{{gateway}}")],
+        unit="none",
+        description="Does the gateway answer RPC (claw_gateway_up)?",
+        no_value="No exporter",
+        mappings={"1": ("Up", config.OK), "0": ("Down", config.BAD)},
+        background=True,
+    )
+
+
+def uptime() -> dashboard.Panel:
+    """Since its start."""
+    return panels.stat(
+        2,
+        "Running for",
+        [now(f"time() - max by (gateway) (claw_gateway_start_timestamp_seconds{{{GATEWAY}}})", "{{gateway}}")],
+        unit="s",
+        decimals=0,
+        description="Time since the start of the gateway's process. Short and unexpected: it crashed or was restarted.",
+        no_value="Process not found",
+    )
+
+
+def version() -> dashboard.Panel:
+    """As the gateway says."""
+    return panels.stat(
+        3,
+        "Version",
+        [now(f"count by (gateway, version) (claw_gateway_info{{{GATEWAY}}})", "{{version}}")],
+        unit="none",
+        description="Version that each gateway says it has.",
+        no_value="Never connected",
+        name_only=True,
+    )
+
+
+def restarts() -> dashboard.Panel:
+    """Over the range."""
+    return panels.stat(
+        4,
+        "Restarts",
+        [now(f"round(sum by (gateway) (increase(claw_gateway_restarts_total{{{GATEWAY}}}[$__range])))", "{{gateway}}")],
+        unit="none",
+        decimals=0,
+        description="Restarts of the gateway seen in the time range shown.",
+        no_value="No exporter",
+        steps=panels.ZERO_IS_GOOD_WARN,
+    )
+
+
+def approvals() -> dashboard.Panel:
+    """What waits for a human."""
+    return panels.stat(
+        5,
+        "Approvals waiting",
+        [
+            now(f"sum(claw_exec_approvals_pending{{{GATEWAY}}})", "pending"),
+            now(f"time() - min(claw_exec_approval_oldest_timestamp_seconds{{{GATEWAY}}} > 0)", "oldest"),
+        ],
+        unit="none",
+        description="Commands that wait for an answer of a human, and for how long the oldest has. They expire "
+        "after half an hour and are then denied.",
+        no_value="Not readable",
+        steps=panels.ZERO_IS_GOOD_WARN,
+        overrides=[panels.override("oldest", unit="s")],
+    )
+
+
+def reconnects() -> dashboard.Panel:
+    """Over the range."""
+    return panels.stat(
+        6,
+        "Reconnects",
+        [now(f"round(sum(increase(claw_gateway_reconnects_total{{{GATEWAY}}}[$__range])))", "reconnects")],
+        unit="none",
+        decimals=0,
+        description="Connections to the gateway that were lost and tried again in the time range shown.",
+        no_value="No exporter",
+        steps=panels.ZERO_IS_GOOD_WARN,
+    )
+
+
+def connection() -> dashboard.Panel:
+    """Our connection, as a timeline."""
+    states = " or ".join(
+        f'{number} * max by (gateway) (claw_gateway_connection_state{{{GATEWAY}, state="{state}"}} == 1)'
+        for state, (number, _, _) in STATES.items()
+    )
+    return panels.state_timeline(
+        10,
+        "Connection",
+        [series(states, "{{gateway}}")],
+        description="The state of our connection to each gateway over time. Anything but connected means that "
+        "sessions, cron and channels are not read.",
+        no_value="No exporter",
+        mappings={number: (text, colour) for number, text, colour in STATES.values()},
+    )
+
+
+def rpc_latency() -> dashboard.Panel:
+    """By method."""
+    return panels.timeseries(
+        11,
+        "RPC latency by method",
+        [series(f"max by (method) (claw_rpc_latency_seconds{{{GATEWAY}}})", "{{method}}")],
+        unit="s",
+        description="Time of the last call of each RPC method. All of them high at once is a blocked event loop.",
+        no_value="No RPC answered yet",
+    )
+
+
+def memory() -> dashboard.Panel:
+    """Slope says more than height."""
+    return panels.timeseries(
+        20,
+        "Gateway memory",
+        [series(f"max by (gateway) (claw_gateway_resident_memory_bytes{{{GATEWAY}}})", "{{gateway}}")],
+        unit="bytes",
+        description="Resident memory of the gateway's process. 0.5 to 1.3 GB is normal; a slope over days is a leak.",
+        no_value="Process not found",
+        width=8,
+    )
+
+
+def cpu() -> dashboard.Panel:
+    """Of one processor."""
+    return panels.timeseries(
+        21,
+        "Gateway CPU",
+        [
+            series(
+                f"sum by (gateway) (rate(claw_gateway_cpu_seconds_total{{{GATEWAY}}}[$__rate_interval]))", "{{gateway}}"
+            )
+        ],
+        unit="percentunit",
+        description="CPU time a second of the gateway's process; 100 % is one processor.",
+        no_value="Process not found",
+        width=8,
+    )
+
+
+def event_loop() -> dashboard.Panel:
+    """The gateway's own measure."""
+    return panels.timeseries(
+        22,
+        "Event loop delay, p99",
+        [series(f"max by (gateway) (claw_gateway_event_loop_delay_p99_seconds{{{GATEWAY}}})", "{{gateway}}")],
+        unit="s",
+        description="Delay of the gateway's event loop, 99th percentile, as it reports it. Seconds mean that it "
+        "answers nobody.",
+        no_value="Not reported by this version",
+        width=8,
+    )
+
+
+def channels() -> dashboard.Panel:
+    """One row a channel."""
+    return panels.table(
+        30,
+        "Channels",
+        [
+            rows(f"max by (gateway, channel) (claw_channel_configured{{{GATEWAY}}})"),
+            rows(f"max by (gateway, channel) (claw_channel_connected{{{GATEWAY}}})"),
+            rows(
+                "max by (gateway, channel) "
+                f'(claw_channel_last_message_timestamp_seconds{{{GATEWAY}, direction="in"}}) * 1000'
+            ),
+            rows(
+                "max by (gateway, channel) "
+                f'(claw_channel_last_message_timestamp_seconds{{{GATEWAY}, direction="out"}}) * 1000'
+            ),
+        ],
+        description="Channels of each gateway: connected, and when the last message came and went. Connected with "
+        "an old last message can still be dead.",
+        no_value="No channel configured",
+        sort_by="Channel",
+        descending=False,
+        transformations=panels.merged(
+            {
+                "channel": "Channel",
+                "Value #A": "Configured",
+                "Value #B": "Connected",
+                "Value #C": "Last in",
+                "Value #D": "Last out",
+                "gateway": "Gateway",
+            }
+        ),
+        overrides=[
+            panels.badge("Configured", {"1": ("yes", config.OK), "0": ("no", config.MUTED)}),
+            panels.badge("Connected", {"1": ("yes", config.OK), "0": ("no", config.BAD)}),
+            panels.override("Last in", unit="dateTimeFromNow"),
+            panels.override("Last out", unit="dateTimeFromNow"),
+        ],
+        height=8,
+    )
+
+
+def rpc_errors() -> dashboard.Panel:
+    """By method and code."""
+    return panels.timeseries(
+        31,
+        "RPC errors",
+        [
+            series(
+                f"60 * sum by (method, code) (rate(claw_rpc_errors_total{{{GATEWAY}}}[$__rate_interval]))",
+                "{{method}} {{code}}",
+            )
+        ],
+        unit="cpm",
+        description="Failed RPC calls a minute by method and error code. A missing scope or an unknown method "
+        "empties one panel, not the rest.",
+        no_value="No RPC call ever failed",
+        bars=True,
+        stacked=True,
+    )
+
+
+def events() -> dashboard.Panel:
+    """What the gateway tells on its own."""
+    return panels.timeseries(
+        40,
+        "Pushed events",
+        [
+            series(
+                f"60 * sum by (event) (rate(claw_gateway_events_total{{{GATEWAY}}}[$__rate_interval]))",
+                "{{event}}",
+            )
+        ],
+        unit="cpm",
+        description="Events a minute that the gateway pushed. No tick for a minute: the connection is dead.",
+        no_value="No event received",
+        stacked=True,
+    )
+
+
+def gaps_and_drops() -> dashboard.Panel:
+    """What got lost on the way; it is fetched again."""
+    return panels.timeseries(
+        41,
+        "Gaps, dropped frames, failed connects",
+        [
+            series(f"60 * sum(rate(claw_gateway_event_gaps_total{{{GATEWAY}}}[$__rate_interval]))", "gaps"),
+            series(
+                f"60 * sum by (reason) (rate(claw_gateway_frames_dropped_total{{{GATEWAY}}}[$__rate_interval]))",
+                "dropped: {{reason}}",
+            ),
+            series(
+                f"60 * sum by (reason) (rate(claw_gateway_connect_failures_total{{{GATEWAY}}}[$__rate_interval]))",
+                "connect: {{reason}}",
+            ),
+        ],
+        unit="cpm",
+        description="Gaps in the sequence of events (everything is then fetched again), frames that could not be "
+        "read, and connects that failed, by reason, a minute.",
+        no_value="No gap and no failure ever",
+        bars=True,
+        stacked=True,
+    )
+
+
+def board() -> Board:
+    """The gateway as a service."""
+    return Board(
+        ref=config.GATEWAY,
+        description="Does the gateway answer, how fast, since when, and are people still reached?",
+        rows=[
+            Row(100, "", [up(), uptime(), version(), restarts(), approvals(), reconnects()]),
+            Row(101, "Connection", [connection(), rpc_latency()]),
+            Row(102, "Process", [memory(), cpu(), event_loop()]),
+            Row(103, "Channels and errors", [channels(), rpc_errors()]),
+            Row(104, "Events", [events(), gaps_and_drops()]),
+        ],
+    )

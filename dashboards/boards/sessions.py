@@ -1,0 +1,255 @@
+"""Sessions: who is talking, how full, how dear, and which tools fail."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from grafana_foundation_sdk.models import dashboard
+
+from dashboards import config, panels
+from dashboards.board import Board, Row
+from dashboards.queries import GATEWAY, now, series, sql_rows
+
+KIND_WORDS: Final = {
+    "main": ("main", "blue"),
+    "direct": ("direct", "green"),
+    "group": ("group", "dark-green"),
+    "channel": ("channel", "light-green"),
+    "cron": ("cron", "purple"),
+    "subagent": ("sub-agent", "orange"),
+    "hook": ("webhook", "yellow"),
+    "dashboard": ("dashboard", "light-blue"),
+    "acp": ("acp", "dark-blue"),
+    "other": ("other", config.MUTED),
+    "unknown": ("unknown", config.MUTED),
+}
+STATUS_WORDS: Final = {
+    "running": ("running", config.NEUTRAL),
+    "done": ("done", config.OK),
+    "ok": ("ok", config.OK),
+    "failed": ("failed", config.BAD),
+    "error": ("error", config.BAD),
+    "killed": ("killed", config.WARN),
+    "timeout": ("timeout", config.BAD),
+    "unknown": ("unknown", config.MUTED),
+}
+FULL: Final = ((None, config.OK), (0.8, config.WARN), (0.95, config.BAD))
+
+
+def by_state() -> dashboard.Panel:
+    """Now."""
+    return panels.stat(
+        1,
+        "Sessions by state",
+        [now(f"sum by (state) (claw_sessions{{{GATEWAY}}}) > 0", "{{state}}")],
+        unit="none",
+        decimals=0,
+        description="Sessions that the gateway knows, by state (claw_sessions).",
+        no_value="Gateway not read yet",
+        overrides=[panels.override(name, color=panels.fixed(colour)) for name, (_, colour) in STATUS_WORDS.items()],
+        width=10,
+    )
+
+
+def running() -> dashboard.Panel:
+    """Runs and sub-agents in progress."""
+    return panels.stat(
+        2,
+        "In progress",
+        [
+            now(f"sum(claw_active_runs{{{GATEWAY}}})", "runs"),
+            now(f"sum(claw_subagents_running{{{GATEWAY}}})", "sub-agents"),
+        ],
+        unit="none",
+        decimals=0,
+        description="Agent runs and sub-agents in progress.",
+        no_value="Gateway not read yet",
+        width=5,
+    )
+
+
+def fullest() -> dashboard.Panel:
+    """Context."""
+    return panels.stat(
+        3,
+        "Fullest context",
+        [now(f"max(claw_session_context_ratio_max{{{GATEWAY}}})", "fullest")],
+        unit="percentunit",
+        decimals=0,
+        min_val=0,
+        max_val=1,
+        description="The fullest context of all sessions. Near 100 % it is compacted, which costs a call and detail.",
+        no_value="Not reported",
+        steps=FULL,
+        width=4,
+    )
+
+
+def compactions() -> dashboard.Panel:
+    """Over the range."""
+    return panels.stat(
+        4,
+        "Compactions",
+        [
+            now(
+                f"round(sum(increase(claw_compactions_total{{{GATEWAY}}}[$__range]))) "
+                f"or 0 * count(claw_model_calls_total{{{GATEWAY}}})",
+                "compactions",
+            )
+        ],
+        unit="none",
+        decimals=0,
+        description="Compactions of transcripts in the time range shown. The call that writes a summary is in no "
+        "transcript, so its cost is in no total.",
+        no_value="No data",
+        width=5,
+    )
+
+
+def sessions() -> dashboard.Panel:
+    """The list."""
+    return panels.table(
+        10,
+        "Sessions",
+        [
+            sql_rows(
+                """
+SELECT coalesce(label, session_key, session_id) AS "Session", kind AS "Kind", coalesce(status, 'unknown') AS "Status",
+       agent AS "Agent", model AS "Model", context_ratio AS "Context", cost_usd::float8 AS "Cost", calls AS "Calls",
+       errors AS "Failed", input_tokens + output_tokens + cache_read_tokens + cache_write_tokens AS "Tokens",
+       updated_at AS "Last active", channel AS "Channel", archived AS "Archived", gateway AS "Gateway"
+FROM sessions
+WHERE $__timeFilter(updated_at) AND :gateways
+ORDER BY updated_at DESC
+LIMIT 500
+"""
+            )
+        ],
+        description="The 500 sessions last active in the time range: kind, state, how full the context is, what they "
+        "cost and when they last did something (view sessions).",
+        no_value="No session was active in this time range",
+        overrides=[
+            panels.badge("Kind", KIND_WORDS, width=100),
+            panels.badge("Status", STATUS_WORDS, width=90),
+            panels.ratio_gauge("Context", FULL, width=120),
+            panels.override("Cost", unit="currencyUSD", decimals=4, custom__width=90),
+            panels.override("Calls", custom__width=65),
+            panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=70),
+            panels.override("Tokens", unit="short", custom__width=90),
+            panels.override("Last active", unit="dateTimeFromNow", custom__width=130),
+        ],
+        width=24,
+        height=12,
+    )
+
+
+def subagents() -> dashboard.Panel:
+    """Runs of sub-agents."""
+    return panels.table(
+        20,
+        "Sub-agents",
+        [
+            sql_rows(
+                """
+SELECT coalesce(label, child_session_key) AS "Sub-agent", status AS "Status", parent_session_key AS "Parent",
+       started_at AS "Started", duration_ms AS "Duration", cost_usd::float8 AS "Cost", calls AS "Calls",
+       gateway AS "Gateway"
+FROM subagent_runs
+WHERE $__timeFilter(started_at) AND :gateways
+ORDER BY started_at DESC
+LIMIT 200
+"""
+            )
+        ],
+        description="Runs of sub-agents started in the time range, with their parent and their own cost "
+        "(view subagent_runs).",
+        no_value="No sub-agent ran in this time range",
+        overrides=[
+            panels.badge("Status", STATUS_WORDS, width=90),
+            panels.override("Started", unit="dateTimeFromNow"),
+            panels.override("Duration", unit="ms"),
+            panels.override("Cost", unit="currencyUSD", decimals=4),
+        ],
+    )
+
+
+def tools() -> dashboard.Panel:
+    """By name, the most used first."""
+    return panels.table(
+        21,
+        "Tools",
+        [
+            sql_rows(
+                """
+SELECT tool AS "Tool", count(*) AS "Calls",
+       count(*) FILTER (WHERE outcome = 'error') AS "Errors",
+       count(*) FILTER (WHERE outcome = 'nonzero_exit') AS "Exit not 0",
+       count(*) FILTER (WHERE outcome IS NULL) AS "Unfinished",
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms) AS "p50",
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_ms) AS "p95",
+       max(ts) AS "Last"
+FROM tool_calls
+WHERE $__timeFilter(ts) AND :gateways
+GROUP BY 1
+ORDER BY 2 DESC
+LIMIT 100
+"""
+            )
+        ],
+        description="Tools by their calls in the time range, with failures and times (view tool_calls). Exit not 0: "
+        "the tool worked and the command it ran did not.",
+        no_value="No tool was called in this time range",
+        overrides=[
+            panels.count_badge("Errors", panels.ZERO_IS_GOOD, width=80),
+            panels.count_badge("Exit not 0", panels.ZERO_IS_GOOD_WARN, width=90),
+            panels.override("p50", unit="ms"),
+            panels.override("p95", unit="ms"),
+            panels.override("Last", unit="dateTimeFromNow"),
+        ],
+    )
+
+
+def model_latency() -> dashboard.Panel:
+    """p50 and p95."""
+    bucket = f"sum by (le, model) (rate(claw_model_call_duration_seconds_bucket{{{GATEWAY}}}[$__rate_interval]))"
+    return panels.timeseries(
+        30,
+        "Model latency",
+        [
+            series(f"histogram_quantile(0.5, {bucket})", "p50 {{model}}"),
+            series(f"histogram_quantile(0.95, {bucket})", "p95 {{model}}"),
+        ],
+        unit="s",
+        description="Time of model calls, median and 95th percentile, where the transcript tells it.",
+        no_value="No transcript told a duration in this time range",
+    )
+
+
+def tool_latency() -> dashboard.Panel:
+    """p50 and p95."""
+    bucket = f"sum by (le, tool) (rate(claw_tool_call_duration_seconds_bucket{{{GATEWAY}}}[$__rate_interval]))"
+    return panels.timeseries(
+        31,
+        "Tool latency",
+        [
+            series(f"histogram_quantile(0.5, {bucket})", "p50 {{tool}}"),
+            series(f"histogram_quantile(0.95, {bucket})", "p95 {{tool}}"),
+        ],
+        unit="s",
+        description="Time of tool calls, median and 95th percentile, where the transcript tells it.",
+        no_value="No tool finished in this time range",
+    )
+
+
+def board() -> Board:
+    """Conversations."""
+    return Board(
+        ref=config.SESSIONS,
+        description="Who is talking, how full their contexts are, what they cost, and which tools fail.",
+        rows=[
+            Row(100, "", [by_state(), running(), fullest(), compactions()]),
+            Row(101, "", [sessions()]),
+            Row(102, "", [subagents(), tools()]),
+            Row(103, "Latency", [model_latency(), tool_latency()]),
+        ],
+    )

@@ -1,0 +1,250 @@
+"""The committed boards against the rules of the house; no server is needed but promtool."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from datetime import timedelta
+
+import pytest
+import sqlglot
+import yaml
+
+from dashboards import config
+from dashboards.__main__ import DIRECTORY, rendered
+from dashboards.board import LayoutError, Row, _panels
+from dashboards.boards import all_boards
+from dashboards.panels import stat
+from dashboards.queries import now
+from lobservatory.catalogue import CATALOGUE
+from tests.dashboards.grafana_macros import (
+    TimeRange,
+    boards,
+    expand_promql,
+    expand_sql,
+    panel_queries,
+    panels,
+)
+from tests.tools import debian_tool
+
+BOARDS = boards()
+QUERIES = panel_queries()
+PANELS = [(uid, panel) for uid, board in BOARDS.items() for panel in panels(board)]
+SPAN = TimeRange.last(timedelta(hours=24))
+VARIABLES = {"gateway": ["default", "o'neil.1"], "agent": ["main"], "model": ["m"], "by": ["model"]}
+PROMETHEUS_OWN = {"up", "ALERTS"}
+
+# Titles of uids: a change here breaks bookmarks and links of people, so it is made on purpose or not at all.
+UIDS = {
+    "lobs-overview": "Overview",
+    "lobs-cost": "Cost and tokens",
+    "lobs-sessions": "Sessions",
+    "lobs-cron": "Cron",
+    "lobs-gateway": "Gateway and channels",
+    "lobs-host": "Host",
+    "lobs-quality": "Data quality",
+}
+
+
+def of(pairs):
+    return pytest.mark.parametrize(("uid", "panel"), pairs, ids=[f"{uid}/{panel['title']}" for uid, panel in pairs])
+
+
+def metric_names(expression):
+    """Names of families in PromQL: what is left without labels, strings, functions and keywords."""
+    bare = re.sub(r'"[^"]*"', "", expression)
+    bare = re.sub(r"\{[^}]*\}", "", bare)
+    bare = re.sub(r"\b(by|on|without|ignoring|group_left|group_right)\s*\([^)]*\)", "", bare)
+    bare = re.sub(r"\[[^\]]*\]", "", bare)
+    return {
+        name
+        for name in re.findall(r"\b[a-zA-Z_:][a-zA-Z0-9_:]*\b(?!\s*\()", bare)
+        if name not in {"and", "or", "unless", "by", "on", "bool", "offset", "inf", "nan"}
+    }
+
+
+def test_the_committed_json_is_what_the_code_builds():
+    on_disk = {path.name: path.read_text(encoding="utf-8") for path in DIRECTORY.glob("*.json")}
+    assert on_disk == rendered(), "run `make dashboards`"
+
+
+def test_uids_are_unique_and_stable():
+    assert {uid: board["title"] for uid, board in BOARDS.items()} == UIDS
+    assert len({board.ref.uid for board in all_boards()}) == len(all_boards())
+
+
+def test_building_twice_gives_the_same_bytes():
+    assert rendered() == rendered()
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_panel_ids_are_explicit_and_unique(uid):
+    ids = [panel["id"] for panel in BOARDS[uid]["panels"]] + [
+        inner["id"] for row in BOARDS[uid]["panels"] if row["type"] == "row" for inner in row["panels"]
+    ]
+    assert all(isinstance(number, int) and number > 0 for number in ids)
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_no_two_panels_overlap_and_none_leaves_the_grid(uid):
+    taken = set()
+    for panel in BOARDS[uid]["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+def test_panels_of_a_line_must_be_of_one_height():
+    def panel(height, width=12):
+        return stat(1, "T", [now("up")], unit="none", description="d", no_value="n", height=height, width=width)
+
+    with pytest.raises(LayoutError, match="5 lines high beside 4"):
+        _panels([Row(100, "", [panel(4), panel(5)])])
+    with pytest.raises(LayoutError, match="wider than 24"):
+        _panels([Row(100, "", [panel(4, 25)])])
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_at_most_twenty_panels_are_open(uid):
+    assert sum(panel["type"] != "row" for panel in BOARDS[uid]["panels"]) <= config.MAX_OPEN_PANELS
+
+
+@of(PANELS)
+def test_every_panel_says_what_it_shows_in_which_unit_and_what_nothing_looks_like(uid, panel):
+    defaults = panel["fieldConfig"]["defaults"]
+    assert len(panel["description"]) > 20
+    assert defaults["unit"]
+    assert defaults["noValue"] not in {"", "0"}
+    assert not panel["title"][0].islower()
+
+
+@of(PANELS)
+def test_every_target_has_a_ref_id_and_a_data_source_variable(uid, panel):
+    refs = [target["refId"] for target in panel["targets"]]
+    assert refs == sorted(set(refs))
+    allowed = {"${prometheus_datasource}", "${postgres_datasource}"}
+    assert {target["datasource"]["uid"] for target in panel["targets"]} <= allowed
+    for target in panel["targets"]:
+        wanted = "grafana-postgresql-datasource" if "rawSql" in target else "prometheus"
+        assert target["datasource"]["type"] == wanted
+
+
+@of(PANELS)
+def test_colours_are_names_of_the_palette_so_that_every_theme_works(uid, panel):
+    assert not re.findall(r'"(#[0-9a-fA-F]{3,8}|rgba?\([^"]*)"', str(panel["fieldConfig"]).replace("'", '"'))
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_every_board_has_the_shared_variables_annotations_and_links(uid):
+    board = BOARDS[uid]
+    names = [variable["name"] for variable in board["templating"]["list"]]
+    assert names[:3] == ["prometheus_datasource", "postgres_datasource", "gateway"]
+    gateway = board["templating"]["list"][2]
+    assert gateway["multi"]
+    assert gateway["includeAll"]
+    assert "allValue" not in gateway, "Grafana would put .* into SQL"
+    assert {annotation["name"] for annotation in board["annotations"]["list"]} == {
+        "Alerts",
+        "Gateway starts",
+        "Gateway versions",
+    }
+    assert board["links"][0]["tags"] == [config.TAG]
+    assert config.TAG in board["tags"]
+
+
+def links(board):
+    for panel in panels(board):
+        yield from panel["fieldConfig"]["defaults"].get("links", [])
+        yield from panel.get("links", [])
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_every_linked_board_exists_and_keeps_the_time_and_the_gateway(uid):
+    targets = [link["url"] for link in links(BOARDS[uid])]
+    for url in targets:
+        match = re.fullmatch(r"/d/([a-z-]+)\?\$\{__url_time_range\}&(.*)", url)
+        assert match, url
+        assert match[1] in BOARDS
+        assert "gateway" in match[2]
+
+
+def expressions():
+    found = [(query.name, query.text) for query in QUERIES if not query.is_sql]
+    for uid, board in BOARDS.items():
+        found += [(f"{uid}/annotation/{item['name']}", item["expr"]) for item in board["annotations"]["list"]]
+    return found
+
+
+@pytest.mark.parametrize(("name", "expression"), expressions(), ids=[name for name, _ in expressions()])
+def test_every_metric_is_in_the_catalogue(name, expression):
+    for metric in metric_names(expression):
+        family = re.sub(r"_(bucket|sum|count)$", "", metric)
+        known = metric in CATALOGUE or metric in PROMETHEUS_OWN
+        assert known or (family in CATALOGUE and CATALOGUE[family].type == "histogram"), metric
+
+
+def test_the_search_for_metric_names_finds_them():
+    found = metric_names('sum by (a) (rate(claw_x_total{b="c"}[5m])) / on (gateway) claw_y offset 5m or 0 * count(up)')
+    assert found == {"claw_x_total", "claw_y", "up"}
+
+
+@pytest.mark.parametrize(("name", "expression"), expressions(), ids=[name for name, _ in expressions()])
+def test_labels_that_are_asked_for_are_labels_of_the_metric(name, expression):
+    for metric, matchers in re.findall(r"\b((?:claw|lobservatory)_\w+)\{([^}]*)\}", expression):
+        family = metric if metric in CATALOGUE else re.sub(r"_(bucket|sum|count)$", "", metric)
+        labels = set(CATALOGUE[family].labels) | ({"le"} if family != metric else set())
+        assert set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers)) <= labels, metric
+
+
+@pytest.mark.parametrize(("name", "expression"), expressions(), ids=[name for name, _ in expressions()])
+def test_rates_use_the_rate_interval_and_nothing_is_a_rate_of_a_gauge(name, expression):
+    for function, metric, window in re.findall(r"\b(rate|irate|increase)\((\w+)(?:\{[^}]*\})?\[([^\]]+)\]", expression):
+        family = metric if metric in CATALOGUE else re.sub(r"_(bucket|sum|count)$", "", metric)
+        assert CATALOGUE[family].type in {"counter", "histogram"}
+        # A fixed window only where the description gives it as the meaning of the panel.
+        assert window in {"$__rate_interval", "$__range", "1h", "5m"}, f"{function} over {window}"
+
+
+def test_every_promql_parses(tmp_path):
+    rules = [
+        {"record": f"query:{number}", "expr": expand_promql(expression, SPAN, VARIABLES)}
+        for number, (_, expression) in enumerate(expressions())
+    ]
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "boards", "rules": rules}]}))
+    done = subprocess.run(
+        [debian_tool("promtool"), "check", "rules", "--lint=none", path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+SQL = [query for query in QUERIES if query.is_sql]
+
+
+@pytest.mark.parametrize("query", SQL, ids=[query.name for query in SQL])
+def test_every_sql_is_one_bounded_select_over_views_for_the_chosen_gateways(query):
+    statements = sqlglot.parse(expand_sql(query.text, SPAN, VARIABLES), dialect="postgres")
+    assert len(statements) == 1
+    select = statements[0]
+    assert isinstance(select, sqlglot.exp.Query)
+    tables = {table.sql("postgres") for table in select.find_all(sqlglot.exp.Table)}
+    assert not any(name.startswith("lobs.") for name in tables)
+    assert query.text.count("gateway = ANY (ARRAY[${gateway:sqlstring}]::text[])") >= 1
+    bounded = "$__timeFilter(" in query.text or "LIMIT" in query.text or tables == {"cron_jobs"}
+    assert bounded, "an unbounded query: give it $__timeFilter or LIMIT"
+
+
+def test_expansion_is_as_grafana_does_it():
+    span = TimeRange.last(timedelta(hours=1))
+    assert expand_promql('x{g=~"$gateway"}[$__rate_interval]', span, {"gateway": ["a.b"]}) == 'x{g=~"a\\\\.b"}[60s]'
+    assert expand_promql('x{g=~"$gateway"}', span, {"gateway": ["a", "b"]}) == 'x{g=~"(a|b)"}'
+    assert "ARRAY['a','o''neil']" in expand_sql("ARRAY[${gateway:sqlstring}]", span, {"gateway": ["a", "o'neil"]})
+    assert expand_sql("$__timeFilter(ts)", span, {}).startswith("ts BETWEEN '20")
+    assert 'floor(extract(epoch from ts)/300)*300 AS "time"' in expand_sql("$__timeGroupAlias(ts,5m)", span, {})
