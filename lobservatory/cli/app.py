@@ -59,19 +59,43 @@ def secrets() -> None:
     typer.echo(f"secrets: {folder}")
 
 
+@app.command(hidden=True)
+def prepare(
+    *,
+    database_port: Annotated[int, typer.Option(help="Port of the database on 127.0.0.1.")],
+) -> None:
+    """Write the secrets and configurations that docker-compose.yml relies on."""
+    from lobservatory.runner import compose  # noqa: PLC0415
+
+    settings = settings_module.load()
+    compose.prepare(settings, database_port)
+    typer.echo(f"secrets: {settings.data_dir / 'secrets'}")
+
+
 @app.command()
-def migrate() -> None:
+def migrate(
+    *,
+    create_roles_on_port: Annotated[
+        int | None,
+        typer.Option(help="First create roles and database on 127.0.0.1, with the generated secrets (for compose)."),
+    ] = None,
+) -> None:
     """Bring the database's schema up to date (`up` does it by itself for the embedded one)."""
     settings = settings_module.load()
-    url = settings.migrate_url.get_secret_value() or settings.database_url.get_secret_value()
-    if not url:
-        raise UserError(
-            "migrate: no database is configured. Set LOBS_MIGRATE_URL (as the database's owner); "
-            "the embedded database of `lobservatory up` is migrated by `up` itself"
-        )
-    from store.migrate import migrate as run  # noqa: PLC0415
+    if create_roles_on_port is not None:
+        from lobservatory.runner import compose  # noqa: PLC0415
 
-    run(url)
+        compose.migrate_with_roles(settings, create_roles_on_port)
+    else:
+        from store.migrate import migrate as run  # noqa: PLC0415
+
+        url = settings.migrate_url.get_secret_value() or settings.database_url.get_secret_value()
+        if not url:
+            raise UserError(
+                "migrate: no database is configured. Set LOBS_MIGRATE_URL (as the database's owner); "
+                "the embedded database of `lobservatory up` is migrated by `up` itself"
+            )
+        run(url)
     typer.echo("migrate: the schema is up to date")
 
 

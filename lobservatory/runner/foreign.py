@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from lobservatory.runner import parts, postgres, secrets
+from lobservatory.runner import monitoring, parts, postgres, secrets
 from lobservatory.runner.supervision import Program
 from lobservatory.settings import Listen, Settings
 
@@ -49,10 +49,36 @@ def programs(
 ) -> list[Program]:
     """Those of the three that were found, in the order of their start."""
     made = []
+    for name, make in (("prometheus", _prometheus), ("alertmanager", _alertmanager)):
+        binary = found[name]
+        if binary is not None:
+            made.append(make(binary, settings, data, addresses))
     grafana = found["grafana"]
     if grafana is not None:
         made.append(_grafana(grafana, data, addresses, database(settings, cluster)))
     return made
+
+
+def configuration(data: Path, name: str) -> Path:
+    """The folder that one of the three starts from; written anew at each start, removed at the stop."""
+    return data / "run" / name
+
+
+def _prometheus(binary: Path, settings: Settings, data: Path, addresses: Mapping[str, Listen]) -> Program:
+    token = settings.gateway_token.get_secret_value()
+    folder = configuration(data, "prometheus")
+    config = monitoring.prepare_prometheus(folder, settings, addresses, token)
+    store = secrets.private_directory(data / "prometheus")
+    arguments = monitoring.prometheus_arguments(config, store, addresses["prometheus"])
+    return Program("prometheus", [str(binary), *arguments], clean=True, environment=_clean(data), directory=folder)
+
+
+def _alertmanager(binary: Path, settings: Settings, data: Path, addresses: Mapping[str, Listen]) -> Program:
+    folder = configuration(data, "alertmanager")
+    config = monitoring.prepare_alertmanager(folder, settings, addresses)
+    store = secrets.private_directory(data / "alertmanager")
+    arguments = monitoring.alertmanager_arguments(config, store, addresses["alertmanager"], settings)
+    return Program("alertmanager", [str(binary), *arguments], clean=True, environment=_clean(data), directory=folder)
 
 
 def _clean(data: Path, **more: str) -> dict[str, str]:

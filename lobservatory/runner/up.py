@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import sys
 import time
@@ -40,7 +41,7 @@ _DATABASE_URL = "database_url"
 # Where each part says that it works.
 PROBES = {
     "exporter": "/healthz",
-    "api": "/api/health",
+    "api": "/readyz",
     "prometheus": "/-/ready",
     "alertmanager": "/-/ready",
     "grafana": "/api/health",
@@ -282,6 +283,8 @@ class _Run:
         self.supervision.shutdown()
         for path in (self.place.run / _STATE, self.place.run / _DATABASE_URL):
             path.unlink(missing_ok=True)
+        for name in parts.FOREIGN:
+            shutil.rmtree(foreign.configuration(self.place.data, name), ignore_errors=True)
 
     def watch(self) -> NoReturn:
         """Say when a part crashed and was started again; try anew what supervisord has given up."""
