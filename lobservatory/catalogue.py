@@ -46,6 +46,7 @@ COLLECTORS = (
     "process",
     "storage",
     "windows",
+    "thresholds",
 )
 
 ALL_SERIES = 2_000  # bound of a family whose labels come from outside
@@ -195,6 +196,14 @@ METRICS: tuple[Metric, ...] = (
         "Median billed cost of the same hour of the last 7 days.",
         "usd",
         ("gateway", "agent"),
+    ),
+    Metric(
+        "claw_alert_threshold",
+        "gauge",
+        "Effective threshold of an alert, in the unit of what it compares.",
+        "",
+        ("gateway", "alert", "severity"),
+        200,
     ),
     Metric(
         "claw_daily_cost_limit_usd",
