@@ -12,7 +12,7 @@ import msgspec
 from store.rows import Position
 
 Store = Literal["jsonl", "sqlite", "archive"]
-RejectReason = Literal["bad_json", "not_object", "too_long", "undecodable"]
+RejectReason = Literal["bad_json", "not_object", "too_long"]
 
 
 class Part(msgspec.Struct, gc=False):
@@ -81,6 +81,7 @@ class Entry(msgspec.Struct, gc=False):
     tokensAfter: Any = None  # noqa: N815 - as above
     parentSession: Any = None  # noqa: N815 - as above
     size: int = 0  # bytes of the line or row; set by the reader
+    written_ms: int = 0  # epoch ms at which a row was written; 0 for lines, whose file has one time
     digest: str = ""  # hash of the bytes, only of an entry without an id; set by the reader
 
 

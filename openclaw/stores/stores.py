@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from openclaw.stores.contract import Chunk, Discovery, SessionInfo, Source
+from openclaw.stores import files
+from openclaw.stores.contract import Chunk, Discovery, Entry, SessionInfo, Source, Store, StoreError
+from openclaw.stores.database import AgentDatabase, Contents
+from openclaw.stores.discovery import Found, Headers, Walker
+from openclaw.stores.index import MAX_INDEX, index_sessions, parse_index, trajectory_key
+from openclaw.stores.keys import session_kind, thread_parent
 from store.rows import Position
 
 MAX_CHUNK = 8 * 1024 * 1024
@@ -14,22 +21,246 @@ MAX_CHUNK = 8 * 1024 * 1024
 class Stores:
     """Reads one state directory. Not thread-safe: one thread at a time."""
 
-    def __init__(self, state_dir: Path, *, gateway: str = "default", max_bytes: int = MAX_CHUNK) -> None: ...
+    def __init__(self, state_dir: Path, *, gateway: str = "default", max_bytes: int = MAX_CHUNK) -> None:
+        self._gateway = gateway
+        self._max_bytes = max_bytes
+        self._walker = Walker(state_dir)
+        self._headers = Headers()
+        self._databases: dict[str, AgentDatabase] = {}
+        self._found = Found()
+        self._indexes: dict[Path, tuple[tuple[int, ...], tuple[SessionInfo, ...]]] = {}
+        self._trajectory_keys: dict[tuple[str, str], str | None] = {}
+        self._archive: tuple[str, int, files.ArchiveStream] | None = None  # key, offset and the open stream
+        self._cold_sessions: dict[str, str] = {}
+
+    # --- what is there ------------------------------------------------------------------------------------
 
     def discover(self) -> Discovery:
         """All sources, in reading order. What cannot be listed is a problem of the answer, not an error."""
+        found = self._walker.walk()
+        self._found = found
+        problems = list(found.problems)
+        rows: list[Source] = []
+        archives = [source for source in found.files if source.store == "archive"]
+        names = {source.path.name for source in archives}
+        for agent, key, path in found.databases:
+            database = self._database(agent, key, path)
+            contents = database.contents()
+            if contents.problem is not None:
+                problems.append(contents.problem)
+            rows += _session_sources(database, contents)
+            archives += [
+                source for source, name in _stored_archives(database, contents) if name not in names
+            ]  # one that was also written to a file is read there
+        self._drop_databases({key for _, key, _ in found.databases})
+        live = [source for source in found.files if source.store == "jsonl"]
+        self._headers.forget({source.fingerprint for source in live})
+        live.sort(key=self._headers.order)
+        archives.sort(key=lambda source: source.key)
+        counts: dict[Store, int] = {
+            "jsonl": len(live),
+            "sqlite": len(found.databases),
+            "archive": len(archives),
+        }
+        return Discovery(sources=(*rows, *live, *archives), problems=tuple(problems), files=counts)
+
+    def _database(self, agent: str, key: str, path: Path) -> AgentDatabase:
+        database = self._databases.get(key)
+        if database is None or database.path != path:
+            if database is not None:
+                database.close()
+            database = self._databases[key] = AgentDatabase(path, key, agent)
+        return database
+
+    def _drop_databases(self, living: set[str]) -> None:
+        for key in self._databases.keys() - living:
+            self._databases.pop(key).close()
+
+    # --- who is who ---------------------------------------------------------------------------------------
 
     def sessions(self) -> Mapping[tuple[str, str], SessionInfo]:
-        """What the indexes know of sessions, by (agent, session id). Read again only when an index has changed."""
+        """What the indexes know of sessions, by (agent, session id), as of the last `discover`.
 
-    def changed(self, source: Source, position: Position | None) -> bool:
+        Read again only when an index has changed. A session that no index knows may be named by its trajectory.
+        """
+        known: dict[tuple[str, str], SessionInfo] = {}
+        for agent, path in self._found.indexes:
+            known.update({(agent, info.session_id): info for info in self._index(agent, path)})
+        for database in self._databases.values():
+            try:
+                known.update({(database.agent, name): info for name, info in database.sessions().items()})
+            except StoreError:
+                continue  # discovery has reported the database already
+        for source in self._found.files:
+            identity = (source.agent, source.session_id)
+            if identity not in known and (key := self._trajectory_key(identity)) is not None:
+                known[identity] = SessionInfo(
+                    agent=source.agent,
+                    session_id=source.session_id,
+                    session_key=key,
+                    kind=session_kind(key),
+                    parent_session_key=thread_parent(key),
+                )
+        return known
+
+    def _index(self, agent: str, path: Path) -> tuple[SessionInfo, ...]:
+        try:
+            status = path.stat()
+            state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            cached = self._indexes.get(path)
+            if cached is not None and cached[0] == state:
+                return cached[1]
+            if status.st_size > MAX_INDEX:
+                return ()
+            infos = tuple(index_sessions(agent, parse_index(path.read_bytes())))
+        except (OSError, ValueError, RecursionError):
+            # Being replaced just now, or broken: the kinds that were known stay, the sessions themselves still count.
+            cached = self._indexes.get(path)
+            return cached[1] if cached is not None else ()
+        self._indexes[path] = (state, infos)
+        return infos
+
+    def _trajectory_key(self, identity: tuple[str, str]) -> str | None:
+        path = self._found.trajectories.get(identity)
+        if path is None:
+            return None
+        if self._trajectory_keys.get(identity) is None:
+            self._trajectory_keys[identity] = trajectory_key(path)
+        return self._trajectory_keys[identity]
+
+    # --- positions ----------------------------------------------------------------------------------------
+
+    @staticmethod
+    def changed(source: Source, position: Position | None) -> bool:
         """Whether a read could give anything, judged by what discovery saw: cheap, no I/O."""
+        if position is None:
+            return True
+        if source.store == "sqlite":
+            return position.fingerprint != source.fingerprint or position.offset != source.size - 1
+        return not files.unchanged(source, position)
 
-    def followed(self, discovery: Discovery, positions: Mapping[str, Position]) -> dict[str, Position]:
-        """`positions`, with those of renamed files under their new keys too."""
+    @staticmethod
+    def followed(discovery: Discovery, positions: Mapping[str, Position]) -> dict[str, Position]:
+        """`positions`, with those of renamed files under their new keys too.
+
+        A file whose name is new and whose device and inode are those of a position is the same file, or another one
+        that was given the inode: the hash in the position tells when it is read.
+        """
+        known = dict(positions)
+        now = {source.key: source.fingerprint for source in discovery.sources}
+        moved = {}
+        for key, position in positions.items():
+            inode = ":".join(position.fingerprint.split(":")[:2])
+            if "#" not in key and now.get(key) != inode:
+                moved[inode] = position
+        for source in discovery.sources:
+            if source.store != "sqlite" and source.key not in known and source.fingerprint in moved:
+                known[source.key] = replace(moved[source.fingerprint], source_key=source.key)
+        return known
+
+    # --- reading ------------------------------------------------------------------------------------------
 
     def read(self, source: Source, position: Position | None, *, max_bytes: int | None = None) -> Chunk:
         """The next entries after `position` (None: from the beginning). Raises StoreError when it cannot be read."""
+        limit = max_bytes or self._max_bytes
+        if source.store == "sqlite":
+            database = self._databases[_database_key(source)]
+            return database.read(source, position, gateway=self._gateway, max_bytes=limit)
+        if source.store == "archive":
+            return self._read_archive(source, position, limit)
+        return files.read_file(source, position, gateway=self._gateway, max_bytes=limit)
+
+    def _read_archive(self, source: Source, position: Position | None, limit: int) -> Chunk:
+        restarted = position is not None and not position.fingerprint.startswith(source.fingerprint + ":")
+        if position is not None and restarted:
+            position = replace(position, offset=0, generation=position.generation + 1)
+        archive = self._compressed(source, 0 if position is None else position.offset)
+        if archive is None:
+            chunk = files.read_file(source, position, gateway=self._gateway, max_bytes=limit)
+        else:
+            chunk = files.read_archive(source, position, archive, gateway=self._gateway, max_bytes=limit)
+            self._keep_archive(source, chunk, archive)
+        if source.session_id:
+            return chunk
+        return replace(chunk, session_id=self._cold_session(source, chunk))
+
+    def _compressed(self, source: Source, offset: int) -> files.ArchiveStream | None:
+        """The open stream of a compressed archive at or before an offset; None for a plain file."""
+        if self._archive is not None:
+            key, at, archive = self._archive
+            self._archive = None
+            if (key, at) == (source.key, offset):
+                return archive
+            archive.close()
+        if source.archive_of is not None:
+            return files.ArchiveStream(io.BytesIO(self._stored(source)))
+        return files.open_compressed(source)
+
+    def _stored(self, source: Source) -> bytes:
+        return self._databases[_database_key(source)].archive(source)
+
+    def _keep_archive(self, source: Source, chunk: Chunk, archive: files.ArchiveStream) -> None:
+        if chunk.done:
+            archive.close()
+        else:
+            self._archive = (source.key, chunk.position.offset, archive)
+
+    def _cold_session(self, source: Source, chunk: Chunk) -> str:
+        """The session that a cold archive's header names; its own name is only a hash."""
+        identity = f"{source.key}:{source.fingerprint}"
+        if identity not in self._cold_sessions:
+            first = chunk.entries[0] if chunk.entries else None
+            if chunk.position.offset != chunk.bytes_read:  # not the beginning: look there
+                beginning = self.read(replace(source, session_id="-"), None, max_bytes=1)
+                first = beginning.entries[0] if beginning.entries else None
+            named = isinstance(first, Entry) and first.type == "session" and isinstance(first.id, str)
+            name = source.path.name.partition(".")[0]
+            self._cold_sessions[identity] = str(first.id) if named and first is not None else name
+        return self._cold_sessions[identity]
 
     def close(self) -> None:
-        """Close databases."""
+        """Close databases and open archives."""
+        if self._archive is not None:
+            self._archive[2].close()
+            self._archive = None
+        self._drop_databases(set())
+
+
+def _database_key(source: Source) -> str:
+    return source.key.partition("#")[0]
+
+
+def _session_sources(database: AgentDatabase, contents: Contents) -> list[Source]:
+    return [
+        Source(
+            key=f"{database.key}#{session.session_id}",
+            store="sqlite",
+            agent=database.agent,
+            session_id=session.session_id,
+            path=database.path,
+            size=session.last_seq + 1,
+            mtime_ns=0,
+            fingerprint=f"{contents.identity}:{session.generation}",
+        )
+        for session in contents.sessions
+    ]
+
+
+def _stored_archives(database: AgentDatabase, contents: Contents) -> list[tuple[Source, str]]:
+    return [
+        (
+            Source(
+                key=f"{database.key}#{archive.table}:{archive.session_id}:{archive.generation}",
+                store="archive",
+                agent=database.agent,
+                session_id=archive.session_id,
+                path=database.path,
+                size=0,
+                mtime_ns=0,
+                fingerprint=f"{contents.identity}:{archive.generation}",
+                archive_of=(archive.session_id, archive.generation),
+            ),
+            archive.name,
+        )
+        for archive in contents.archives
+    ]

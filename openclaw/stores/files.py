@@ -1,0 +1,340 @@
+"""Transcript files: lines whose newline is there, from a byte offset, in bounded memory.
+
+A file is known by device, inode and a hash of what was read last; truncated, replaced or changed at the same size it
+is read again from its beginning. Archives (`.reset.`, `.deleted.`, cold, `.zst`) do not grow: their last line counts
+without a newline too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+import zstandard
+
+from openclaw.stores.contract import Chunk, Entry, LineReject, RejectReason, Source, StoreError
+from openclaw.stores.entries import MAX_ENTRY, decode
+from store.rows import Position
+
+BLOCK = 1024 * 1024
+_HEAD = 512
+_TAIL = 256
+_MAX_WINDOW = 128 * 1024 * 1024  # of a zstd frame: the largest that `zstd` makes without --ultra
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_BOM = b"\xef\xbb\xbf"
+
+
+class Bytes(Protocol):
+    """Bytes at an offset, as of one moment."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether the content ended before its end."""
+
+    def at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; fewer only at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What was between an offset and the last complete line."""
+
+    entries: list[Entry]
+    rejects: list[LineReject]
+    offset: int
+    done: bool
+
+
+def read_lines(content: Bytes, key: str, offset: int, *, final: bool, max_bytes: int) -> Lines:
+    """Complete lines from `offset` on, about `max_bytes` of them (at least one line when there is one).
+
+    `final`: nothing will be appended any more, so that the last line counts without its newline.
+    """
+    entries: list[Entry] = []
+    rejects: list[LineReject] = []
+    end = offset + max_bytes
+    while offset < end:
+        block = content.at(offset, BLOCK)
+        if not block:
+            return Lines(entries, rejects, offset, done=True)
+        size = _decode_block(block, key, offset, entries, rejects)
+        if size:
+            offset += size
+            continue
+        line, length, ended = _long_line(content, offset, block)
+        if not ended and (content.broken or not final):
+            return Lines(entries, rejects, offset, done=True)
+        _keep("too_long" if line is None else _decoded(line), key, offset, entries, rejects)
+        offset += length
+    return Lines(entries, rejects, offset, done=False)
+
+
+def _decode_block(block: bytes, key: str, offset: int, entries: list[Entry], rejects: list[LineReject]) -> int:
+    """Decode the complete lines of a block; how many bytes they are."""
+    view = memoryview(block)
+    start = 0
+    while (newline := block.find(b"\n", start)) >= 0:
+        if newline - start > MAX_ENTRY:
+            _keep("too_long", key, offset + start, entries, rejects)
+        else:
+            _keep(_decoded(view[start:newline]), key, offset + start, entries, rejects)
+        start = newline + 1
+    return start
+
+
+def _decoded(line: bytes | memoryview) -> Entry | RejectReason | None:
+    found = decode(line)
+    if isinstance(found, str):
+        text = bytes(line).removeprefix(_BOM).strip()
+        if not text:
+            return None
+        if len(text) != len(line):  # a byte order mark, or blanks that JSON does not know
+            return decode(text)
+    return found
+
+
+def _keep(
+    found: Entry | RejectReason | None, key: str, offset: int, entries: list[Entry], rejects: list[LineReject]
+) -> None:
+    if isinstance(found, Entry):
+        entries.append(found)
+    elif found is not None:
+        rejects.append(LineReject(found, f"{key}@{offset}"))
+
+
+def _long_line(content: Bytes, offset: int, block: bytes) -> tuple[bytes | None, int, bool]:
+    """The line at `offset` that is longer than `block`: its bytes (None: too many), its length with the newline, and
+    whether the newline is there."""
+    kept: list[bytes] | None = [block]
+    length = len(block)
+    while piece := content.at(offset + length, BLOCK):
+        newline = piece.find(b"\n")
+        taken = piece if newline < 0 else piece[:newline]
+        length += len(taken)
+        if length > MAX_ENTRY:
+            kept = None
+        elif kept is not None:
+            kept.append(taken)
+        if newline >= 0:
+            return (None if kept is None else b"".join(kept)), length + 1, True
+    return (None if kept is None else b"".join(kept)), length, False
+
+
+@dataclass(frozen=True, slots=True)
+class _Descriptor:
+    """A file up to the size that it had when it was opened."""
+
+    number: int
+    size: int
+
+    @property
+    def broken(self) -> bool:
+        return False
+
+    def at(self, offset: int, size: int) -> bytes:
+        size = min(size, self.size - offset)
+        return os.pread(self.number, size, offset) if size > 0 else b""
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[tuple[int, os.stat_result]]:
+    try:
+        # O_NONBLOCK: a named pipe with a transcript's name must not stop us.
+        number = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise StoreError(_unreadable(source.path, error)) from error
+    try:
+        status = os.fstat(number)
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreError(f"{source.path}: not a regular file, not read")
+        yield number, status
+    except OSError as error:
+        raise StoreError(_unreadable(source.path, error)) from error
+    finally:
+        os.close(number)
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    hint = "; run as the user of the gateway, or give this user read permission" if error.errno in {1, 13} else ""
+    return f"{path}: cannot be read: {error.strerror}{hint}"
+
+
+def _identity(status: os.stat_result) -> str:
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def _content_hash(content: Bytes, offset: int) -> str:
+    """Of the first and the last bytes before `offset`: tells another content at the same inode."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(content.at(0, min(offset, _HEAD)))
+    digest.update(content.at(max(0, offset - _TAIL), min(offset, _TAIL)))
+    return digest.hexdigest()
+
+
+def fingerprint(content: Bytes, status: os.stat_result, offset: int, *, done: bool) -> str:
+    """`device:inode:hash:end|more`."""
+    return f"{_identity(status)}:{_content_hash(content, offset)}:{'end' if done else 'more'}"
+
+
+def unchanged(source: Source, position: Position) -> bool:
+    """Whether the file is as it was when its last complete line was read."""
+    return (
+        position.fingerprint.startswith(source.fingerprint + ":")
+        and position.fingerprint.endswith(":end")
+        and position.size == source.size
+        and position.mtime_ns == source.mtime_ns
+    )
+
+
+def _continues(content: Bytes, status: os.stat_result, position: Position) -> bool:
+    """Whether what was read before is still there, so that reading goes on at the offset."""
+    if status.st_size < position.offset:
+        return False
+    if status.st_size == position.size and status.st_mtime_ns != position.mtime_ns:
+        return False  # changed at the same size
+    wanted = f"{_identity(status)}:{_content_hash(content, position.offset)}"
+    return position.fingerprint.rpartition(":")[0] == wanted
+
+
+def read_file(source: Source, position: Position | None, *, gateway: str, max_bytes: int) -> Chunk:
+    """The next lines of a plain file. Raises StoreError."""
+    with _opened(source) as (number, status):
+        content = _Descriptor(number, status.st_size)
+        restarted = position is not None and not _continues(content, status, position)
+        start = position.offset if position is not None and not restarted else 0
+        lines = read_lines(content, source.key, start, final=source.store == "archive", max_bytes=max_bytes)
+        done = lines.done or lines.offset >= status.st_size
+        return _chunk(
+            source,
+            lines,
+            Position(
+                gateway=gateway,
+                source_key=source.key,
+                offset=lines.offset,
+                generation=_generation(position, restarted=restarted),
+                fingerprint=fingerprint(content, status, lines.offset, done=done),
+                size=status.st_size,
+                mtime_ns=status.st_mtime_ns,
+            ),
+            bytes_read=lines.offset - start,
+            lag=status.st_size - lines.offset,
+            done=done,
+            restarted=restarted,
+        )
+
+
+def _generation(position: Position | None, *, restarted: bool) -> int:
+    return 0 if position is None else position.generation + restarted
+
+
+def _chunk(
+    source: Source, lines: Lines, position: Position, *, bytes_read: int, lag: int, done: bool, restarted: bool
+) -> Chunk:
+    return Chunk(
+        source=source,
+        session_id=source.session_id,
+        entries=lines.entries,
+        rejects=lines.rejects,
+        position=position,
+        bytes_read=bytes_read,
+        written_ms=position.mtime_ns // 1_000_000,
+        done=done,
+        lag=lag,
+        restarted=restarted,
+    )
+
+
+class Reader(Protocol):
+    """A stream of bytes."""
+
+    def read(self, size: int = -1, /) -> bytes | None:
+        """Up to `size` bytes; nothing at the end."""
+
+    def close(self) -> None:
+        """Close what is beneath."""
+
+
+class ArchiveStream:
+    """An archive, compressed or plain, read forward once: offsets do not go back behind what was asked for last."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        compressed = raw.read(len(_ZSTD_MAGIC)) == _ZSTD_MAGIC
+        raw.seek(0)
+        self._stream: Reader = raw
+        if compressed:
+            decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+            self._stream = decompressor.stream_reader(raw, read_across_frames=True, closefd=True)
+        self._start = 0  # offset of the first byte of _kept
+        self._kept = b""
+        self._broken = False
+
+    @property
+    def broken(self) -> bool:
+        """Whether compressed data could not be decompressed to its end."""
+        return self._broken
+
+    def at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; fewer only at the end, or where the compressed data is broken."""
+        if offset < self._start:
+            raise StoreError("an archive was read backwards")
+        while self._start + len(self._kept) < offset + size:
+            dropped = min(offset - self._start, len(self._kept))
+            self._kept = self._kept[dropped:]
+            self._start += dropped
+            try:
+                piece = self._stream.read(BLOCK)
+            except zstandard.ZstdError:
+                self._broken = True
+                piece = b""
+            if not piece:
+                break
+            self._kept += piece
+        return self._kept[offset - self._start : offset - self._start + size]
+
+    def close(self) -> None:
+        """Close the file beneath."""
+        self._stream.close()
+
+
+def read_archive(
+    source: Source, position: Position | None, archive: ArchiveStream, *, gateway: str, max_bytes: int
+) -> Chunk:
+    """The next lines of an archive that is open at (or before) the position's offset. Raises StoreError.
+
+    Broken compressed data is one `bad_json` reject behind the last line that could be had.
+    """
+    start = position.offset if position is not None else 0
+    lines = read_lines(archive, source.key, start, final=True, max_bytes=max_bytes)
+    if archive.broken and lines.done:
+        lines.rejects.append(LineReject("bad_json", f"{source.key}@end"))
+    return _chunk(
+        source,
+        lines,
+        Position(
+            gateway=gateway,
+            source_key=source.key,
+            offset=lines.offset,
+            generation=_generation(position, restarted=False),
+            fingerprint=f"{source.fingerprint}::{'end' if lines.done else 'more'}",
+            size=source.size,
+            mtime_ns=source.mtime_ns,
+        ),
+        bytes_read=lines.offset - start,
+        lag=0 if lines.done else 1,
+        done=lines.done,
+        restarted=False,
+    )
+
+
+def open_compressed(source: Source) -> ArchiveStream | None:
+    """The stream of a compressed archive file, whatever its name says; None when it is plain. Raises StoreError."""
+    with _opened(source) as (number, _status):
+        if os.pread(number, len(_ZSTD_MAGIC), 0) != _ZSTD_MAGIC:
+            return None
+        return ArchiveStream(os.fdopen(os.dup(number), "rb"))
