@@ -1,0 +1,105 @@
+"""Agents: what is known of each, with its figures; and the figures that agents report themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from store.pool import Connection
+
+Row = dict[str, Any]
+
+# One definition of an agent's figures. `%(gateways)s` NULL: all gateways.
+_AGENTS = """
+SELECT a.gateway, a.agent, a.name, a.model, a.is_default, a.configured, a.state, a.activity, a.state_at,
+       a.first_call_at, a.last_activity_at,
+       coalesce(s.sessions, 0) AS sessions, coalesce(s.calls, 0) AS calls, coalesce(s.errors, 0) AS errors,
+       coalesce(s.input_tokens, 0) AS input_tokens, coalesce(s.output_tokens, 0) AS output_tokens,
+       coalesce(s.cache_read_tokens, 0) AS cache_read_tokens,
+       coalesce(s.cache_write_tokens, 0) AS cache_write_tokens,
+       coalesce(s.reasoning_tokens, 0) AS reasoning_tokens,
+       coalesce(s.cost_usd, 0) AS cost_usd, coalesce(s.equivalent_cost_usd, 0) AS equivalent_cost_usd,
+       coalesce(s.unpriced_calls, 0) AS unpriced_calls,
+       coalesce(m.tasks_completed, 0) AS tasks_completed, coalesce(m.runtime_ms, 0) AS runtime_ms
+FROM public.agents AS a
+LEFT JOIN LATERAL (
+    SELECT count(*) AS sessions, sum(calls)::bigint AS calls, sum(errors)::bigint AS errors,
+           sum(input_tokens)::bigint AS input_tokens, sum(output_tokens)::bigint AS output_tokens,
+           sum(cache_read_tokens)::bigint AS cache_read_tokens,
+           sum(cache_write_tokens)::bigint AS cache_write_tokens,
+           sum(reasoning_tokens)::bigint AS reasoning_tokens, sum(cost_usd) AS cost_usd,
+           sum(equivalent_cost_usd) AS equivalent_cost_usd, sum(unpriced_calls)::bigint AS unpriced_calls
+    FROM lobs.sessions WHERE gateway = a.gateway AND agent = a.agent
+) AS s ON true
+LEFT JOIN LATERAL (
+    SELECT sum(tasks_completed)::bigint AS tasks_completed, sum(runtime_ms)::bigint AS runtime_ms
+    FROM lobs.agent_metrics WHERE agent_id = a.agent AND coalesce(gateway, a.gateway) = a.gateway
+) AS m ON true
+WHERE (%(gateways)s::text[] IS NULL OR a.gateway = ANY(%(gateways)s))
+"""
+
+
+async def agents(
+    connection: Connection, *, gateways: Sequence[str] | None = None, agent: str | None = None
+) -> list[Row]:
+    """Every agent (or those of that id), with the sums of its sessions."""
+    cursor = await connection.execute(
+        _AGENTS + " AND (%(agent)s::text IS NULL OR a.agent = %(agent)s) ORDER BY a.gateway, a.agent",
+        {"gateways": None if gateways is None else list(gateways), "agent": agent},
+    )
+    return await cursor.fetchall()
+
+
+async def status(connection: Connection) -> list[Row]:
+    """What each agent does now."""
+    cursor = await connection.execute(
+        "SELECT gateway, agent, name, state, activity, state_at, last_activity_at"
+        " FROM public.agents ORDER BY gateway, agent"
+    )
+    return await cursor.fetchall()
+
+
+async def history(connection: Connection, agent: str, *, gateways: Sequence[str] | None, limit: int) -> list[Row]:
+    """What an agent did last, newest first."""
+    cursor = await connection.execute(
+        "SELECT gateway, ts, event, activity, tool, session_key, run_id FROM public.agent_events"
+        " WHERE agent = %s AND (%s::text[] IS NULL OR gateway = ANY(%s)) ORDER BY ts DESC, id DESC LIMIT %s",
+        [agent, gateways, gateways, limit],
+    )
+    return await cursor.fetchall()
+
+
+async def insert_metrics(
+    connection: Connection,
+    *,
+    agent: str,
+    gateway: str | None,
+    session_id: str | None,
+    tokens: int,
+    cost_usd: Decimal,
+    runtime_ms: int,
+    tasks_completed: int,
+) -> None:
+    """Keep what an agent reports of itself. It is shown apart and never added to what is measured."""
+    await connection.execute(
+        "INSERT INTO lobs.agent_metrics (agent_id, gateway, session_id, tokens, cost_usd, runtime_ms, tasks_completed)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+        [agent, gateway, session_id, tokens, cost_usd, runtime_ms, tasks_completed],
+    )
+
+
+async def active_subagents(connection: Connection, *, gateways: Sequence[str] | None = None) -> int:
+    """Sub-agents at work: runs that the gateway tells of, and sessions that clients put under tasks."""
+    cursor = await connection.execute(
+        "SELECT (SELECT count(*) FROM public.subagent_runs"
+        "        WHERE ended_at IS NULL AND status IN ('running', 'active', 'started', 'pending')"
+        "          AND (%s::text[] IS NULL OR gateway = ANY(%s)))"
+        "     + (SELECT count(*) FROM public.task_sessions AS t"
+        "        WHERE t.session_type = 'subagent' AND t.status = 'active' AND NOT EXISTS"
+        "              (SELECT 1 FROM public.subagent_runs AS r WHERE r.child_session_key = t.openclaw_session_id))"
+        " AS number",
+        [gateways, gateways],
+    )
+    row = await cursor.fetchone()
+    return int(row["number"]) if row else 0

@@ -1,0 +1,97 @@
+"""The activity feed: who did what to what, newest first. Rows are never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from store import outbox
+from store.pool import Connection
+from store.rows import OutboxEvent
+
+
+@dataclass(frozen=True, slots=True)
+class FeedRow:
+    """One row. Ids rise with time, which makes them a cursor that inserts do not move."""
+
+    id: int
+    at: datetime
+    type: str
+    actor: str
+    action: str
+    target_type: str
+    target_id: str
+    metadata: dict[str, Any]
+
+    def payload(self) -> dict[str, Any]:
+        """As live clients get it."""
+        return {
+            "id": str(self.id),
+            "type": self.type,
+            "actor": self.actor,
+            "action": self.action,
+            "targetType": self.target_type,
+            "targetId": self.target_id,
+            "metadata": self.metadata,
+            "timestamp": self.at.isoformat().replace("+00:00", "Z"),
+        }
+
+
+async def add(
+    connection: Connection,
+    *,
+    type: str,  # noqa: A002 - the column's name
+    actor: str,
+    action: str,
+    target_type: str,
+    target_id: str,
+    metadata: Mapping[str, Any] | None = None,
+) -> FeedRow:
+    """Append a row and tell live clients. Last in a transaction: publishing makes other publishers wait."""
+    async with connection.cursor(row_factory=class_row(FeedRow)) as cursor:
+        await cursor.execute(
+            "INSERT INTO lobs.activity_feed (type, actor, action, target_type, target_id, metadata)"
+            " VALUES (%s, %s, %s, %s, %s, %s)"
+            " RETURNING id, at, type, actor, action, target_type, target_id, metadata",
+            [type, actor, action, target_type, target_id, Jsonb(dict(metadata or {}))],
+        )
+        row = await cursor.fetchone()
+    if row is None:
+        raise AssertionError("INSERT … RETURNING gave no row")
+    await outbox.publish(connection, [OutboxEvent("feed", "activity", row.payload())])
+    return row
+
+
+async def page(connection: Connection, *, before: int | None, limit: int) -> list[FeedRow]:
+    """Rows with a lower id than `before` (None: from the newest), newest first."""
+    async with connection.cursor(row_factory=class_row(FeedRow)) as cursor:
+        await cursor.execute(
+            "SELECT id, at, type, actor, action, target_type, target_id, metadata FROM lobs.activity_feed"
+            " WHERE %s::bigint IS NULL OR id < %s ORDER BY id DESC LIMIT %s",
+            [before, before, limit],
+        )
+        return await cursor.fetchall()
+
+
+async def statistics(connection: Connection) -> dict[str, Any]:
+    """Rows in all and of the last 24 hours; and those of the last 30 days by type, action and actor."""
+    cursor = await connection.execute(
+        "WITH recent AS (SELECT type, action, actor, at FROM lobs.activity_feed WHERE at > now() - interval '30 days'),"
+        " counted AS (SELECT grouping(type) AS g1, grouping(action) AS g2, type, action, actor, count(*) AS number"
+        "             FROM recent GROUP BY GROUPING SETS ((type), (action), (actor)))"
+        " SELECT (SELECT count(*) FROM lobs.activity_feed) AS total,"
+        "        (SELECT count(*) FROM recent WHERE at > now() - interval '24 hours') AS last24h,"
+        "        coalesce(jsonb_object_agg(type, number) FILTER (WHERE g1 = 0), '{}') AS by_type,"
+        "        coalesce(jsonb_object_agg(action, number) FILTER (WHERE g2 = 0), '{}') AS by_action,"
+        "        coalesce(jsonb_object_agg(actor, number) FILTER (WHERE g1 = 1 AND g2 = 1), '{}') AS by_actor"
+        " FROM counted"
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise AssertionError("an aggregate gave no row")
+    return row
