@@ -63,6 +63,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         _create(server, template, None)
         try:
             migrate(server.dsn(template))
+            _seal(server, template)
             yield server
         finally:
             _drop(server, template)
@@ -113,14 +114,21 @@ def postgres_reader_dsn(postgres_server: PostgresServer, postgres_database: str)
     return postgres_server.dsn(postgres_database, postgres.READER)
 
 
-def _create(server: PostgresServer, name: str, owner: str | None, template: str = "template1") -> None:
+def _create(server: PostgresServer, name: str, owner: str | None, template: str = "template0") -> None:
     statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
     if owner:
         statement += sql.SQL(" OWNER {}").format(sql.Identifier(owner))
-    elif template != "template1" and server.cluster:
+    elif template != "template0" and server.cluster:
         statement += sql.SQL(" OWNER {}").format(sql.Identifier(postgres.OWNER))
     with psycopg.connect(server.admin, autocommit=True) as connection:
         connection.execute(statement)
+
+
+def _seal(server: PostgresServer, name: str) -> None:
+    """Keep everyone out: TimescaleDB's scheduler connects to each database, and one in use is no template."""
+    with psycopg.connect(server.admin, autocommit=True) as connection:
+        connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
+        connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (name,))
 
 
 def _drop(server: PostgresServer, name: str) -> None:
