@@ -1,0 +1,150 @@
+"""The application, built in a function: `create_app(settings, password)`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import structlog
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
+
+from api import errors, openapi
+from api.context import Context, of_app
+from api.counts import Counts
+from api.live.hub import Hub
+from api.live.source import OutboxSource
+from api.live.status import broadcast_agent_status
+from api.middleware import Authentication, BodyLimit, Envelope, OriginCheck
+from api.routes import ROUTERS
+from api.security import scopes
+from api.security.limits import Limits, RateLimiter
+from api.security.password import PasswordFile
+from api.services.agents import AgentService
+from api.services.auth import AuthService
+from lobservatory.settings import Settings
+from store import pool as database
+from store.migrate import MigrateError, check_schema
+
+log = structlog.get_logger(__name__)
+
+_HOUSEKEEPING_SECONDS = 30.0
+
+
+class StartError(Exception):
+    """The service cannot start. One line that says what to do."""
+
+
+def check_start(settings: Settings) -> None:
+    """Refuse to start without a database or with a schema that is not ours. Raises StartError."""
+    dsn = settings.database_url.get_secret_value()
+    if not dsn:
+        raise StartError(
+            "LOBS_DATABASE_URL is not set: the API needs a database; `lobservatory up` starts one and sets it"
+        )
+    try:
+        check_schema(dsn)
+    except MigrateError as error:
+        raise StartError(f"LOBS_DATABASE_URL: {error}") from None
+
+
+def create_app(settings: Settings, password: PasswordFile | None, *, limits: Limits | None = None) -> FastAPI:
+    """The service. `password` None: only for its OpenAPI document; it cannot be started."""
+    limits = limits or Limits()
+    counts = Counts()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if password is None:
+            raise StartError("a password is needed to start")
+        await asyncio.to_thread(check_start, settings)
+        async with contextlib.AsyncExitStack() as stack:
+            dsn = settings.database_url.get_secret_value()
+            pool = await stack.enter_async_context(database.open_pool(dsn, name="lobservatory api"))
+            source = OutboxSource(pool, dsn)
+            hub = Hub(source, counts, queue_size=limits.client_queue, most_clients=limits.websockets)
+            auth = AuthService(pool, password, settings.data_dir, counts)
+            await auth.adopt_service_token()
+            context = app.state.context = Context(
+                settings=settings,
+                limits=limits,
+                counts=counts,
+                pool=pool,
+                hub=hub,
+                auth=auth,
+                agents=AgentService(pool),
+                limiters={
+                    scopes.Scope.READ: RateLimiter(limits.read),
+                    scopes.Scope.WRITE: RateLimiter(limits.write),
+                    scopes.Scope.COMMAND: RateLimiter(limits.command),
+                    scopes.Scope.ADMIN: RateLimiter(limits.write),
+                },
+                login_limiter=RateLimiter(limits.anonymous),
+            )
+            async with asyncio.TaskGroup() as tasks:
+                background = [
+                    tasks.create_task(hub.run(), name="follow the outbox"),
+                    tasks.create_task(_housekeeping(hub, auth), name="housekeeping"),
+                    tasks.create_task(broadcast_agent_status(hub, context.agents), name="agent status"),
+                ]
+                try:
+                    yield
+                finally:
+                    hub.close()
+                    for task in background:
+                        task.cancel()
+
+    app = FastAPI(
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        generate_unique_id_function=_operation_id,
+        separate_input_output_schemas=False,
+    )
+    openapi.install(app)
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, limits=limits)
+    app.add_middleware(
+        Authentication,
+        service=lambda: of_app(app).auth,  # there is none before the start
+        allow_query_token=settings.allow_query_token,
+        limits=limits,
+    )
+    app.add_middleware(OriginCheck, origins=settings.cors_origins)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "If-Match", "Idempotency-Key", "Last-Event-ID"],
+            expose_headers=["ETag", "Retry-After"],
+            max_age=600,
+        )
+    app.add_middleware(Envelope, counts=counts)
+    return app
+
+
+async def _housekeeping(hub: Hub, auth: AuthService) -> None:
+    """Every half minute: end the streams of revoked tokens, forget what has expired."""
+    while True:
+        await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+        try:
+            await hub.check_actors(auth.still_valid)
+            await auth.forget_expired()
+        except errors.DATABASE_AWAY as error:
+            log.warning("housekeeping failed", error=type(error).__name__)
+
+
+def _operation_id(route: APIRoute) -> str:
+    """`POST /api/tasks/{task_id}/comment` → `post_tasks_task_id_comment`: stable, and unique as paths are."""
+    words = route.path_format.replace("{", "").replace("}", "").replace("-", "_").strip("/").split("/")
+    if words[0] == "api" and len(words) > 1 and words[1] != "health":
+        words = words[1:]
+    return "_".join([min(route.methods or {"get"}).lower(), *words])

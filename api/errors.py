@@ -1,0 +1,335 @@
+"""Every error a client can cause, one class each, and how they look on the wire (RFC 9457 problem documents).
+
+Handlers raise and never catch; `install` turns what was raised into an answer at one boundary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+import psycopg
+import psycopg_pool
+import structlog
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+# What psycopg raises when the database cannot be reached now.
+DATABASE_AWAY = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg_pool.PoolTimeout,
+    psycopg_pool.PoolClosed,
+    psycopg_pool.TooManyRequests,
+)
+
+
+class FieldProblem(BaseModel):
+    """One wrong field of a request."""
+
+    field: str = Field(description="Where it is: `body.steps.0.id`, `query.since`.")
+    code: str = Field(description="What is wrong, for programs: `missing`, `string_too_long`.")
+    message: str = Field(description="What is wrong, for people. Never repeats the value.")
+
+
+class Problem(BaseModel):
+    """An error. `code` is stable and meant for programs; `detail` is meant for people."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Not Found",
+                    "status": 404,
+                    "code": "not_found",
+                    "detail": "There is no operation op_1.",
+                    "field": "operation_id",
+                    "errors": [],
+                }
+            ]
+        }
+    )
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    field: str | None = None
+    errors: list[FieldProblem] = []
+
+
+class ApiError(Exception):
+    """Base of what a client can cause. Subclasses fix the status and the code."""
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.BAD_REQUEST
+    code: ClassVar[str] = "bad_request"
+
+    def __init__(self, detail: str, *, field: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+        self.headers = dict(headers or {})
+
+    def problem(self) -> Problem:
+        """The document that the client gets."""
+        return Problem(
+            title=self.status.phrase, status=self.status, code=self.code, detail=self.detail, field=self.field
+        )
+
+
+class UnauthenticatedError(ApiError):
+    """No token, or one that is unknown, expired or revoked. The answer does not say which."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    code = "unauthenticated"
+
+    def __init__(self, detail: str = "A valid bearer token is needed.") -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="lobservatory"'})
+
+
+class WrongPasswordError(ApiError):
+    """Log-in with a wrong password."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    code = "wrong_password"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The password is wrong.",
+            field="body.password",
+            headers={"WWW-Authenticate": 'Bearer realm="lobservatory"'},
+        )
+
+
+class MissingScopeError(ApiError):
+    """The token is valid and may not do this."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "missing_scope"
+
+    def __init__(self, needed: str) -> None:
+        super().__init__(f"The token lacks the scope {needed}.")
+
+
+class WrongGatewayError(ApiError):
+    """The token is limited to other gateways."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "wrong_gateway"
+
+
+class CrossSiteError(ApiError):
+    """A browser sent this from a page of another origin."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "cross_site"
+
+    def __init__(self) -> None:
+        super().__init__("Requests from other origins are refused; LOBS_CORS_ORIGINS lists those that may.")
+
+
+class CommandsDisabledError(ApiError):
+    """Commands are off."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "commands_disabled"
+
+    def __init__(self) -> None:
+        super().__init__("Commands are off. LOBS_COMMANDS=1 turns them on.")
+
+
+class NotFoundError(ApiError):
+    """There is no such thing, or the token may not see it."""
+
+    status = HTTPStatus.NOT_FOUND
+    code = "not_found"
+
+
+class IllegalTransitionError(ApiError):
+    """A status that cannot follow the present one."""
+
+    status = HTTPStatus.CONFLICT
+    code = "illegal_transition"
+
+
+class ConflictError(ApiError):
+    """The request does not fit the present state."""
+
+    status = HTTPStatus.CONFLICT
+    code = "conflict"
+
+
+class StaleVersionError(ApiError):
+    """`If-Match` names a version that is no longer the present one."""
+
+    status = HTTPStatus.PRECONDITION_FAILED
+    code = "stale_version"
+
+    def __init__(self) -> None:
+        super().__init__("It has been changed since; read it again and repeat the change.", field="header.If-Match")
+
+
+class PayloadTooLargeError(ApiError):
+    """The body is over the limit."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    code = "payload_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The body is larger than {limit} bytes.", headers={"Connection": "close"})
+
+
+class SlowBodyError(ApiError):
+    """The body did not arrive in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    code = "slow_body"
+
+    def __init__(self) -> None:
+        super().__init__("The body did not arrive in time.", headers={"Connection": "close"})
+
+
+class InvalidFieldError(ApiError):
+    """A field that is well-formed and still wrong."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    code = "invalid_field"
+
+
+class RateLimitedError(ApiError):
+    """Too many requests, or too many wrong passwords."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "rate_limited"
+
+    def __init__(self, retry_after: float, detail: str = "Too many requests.") -> None:
+        seconds = max(1, math.ceil(retry_after))
+        super().__init__(f"{detail} Try again in {seconds} s.", headers={"Retry-After": str(seconds)})
+
+
+class LockedOutError(RateLimitedError):
+    """Too many wrong passwords."""
+
+    code = "locked_out"
+
+
+class DatabaseUnavailableError(ApiError):
+    """The database does not answer now."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "database_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The database does not answer now.", headers={"Retry-After": "5"})
+
+
+class GatewayUnavailableError(ApiError):
+    """The gateway does not answer now."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "gateway_unavailable"
+
+
+class GatewayRefusedError(ApiError):
+    """The gateway answered with an error."""
+
+    status = HTTPStatus.BAD_GATEWAY
+    code = "gateway_refused"
+
+
+class ServerError(ApiError):
+    """A fault of ours. The log has the rest."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    code = "internal"
+
+    def __init__(self) -> None:
+        super().__init__("Something went wrong here; the log of the API says what.")
+
+
+def response(error: ApiError) -> JSONResponse:
+    """The answer for an error."""
+    return JSONResponse(
+        error.problem().model_dump(), status_code=error.status, media_type=MEDIA_TYPE, headers=error.headers
+    )
+
+
+def _validation(error: RequestValidationError) -> JSONResponse:
+    fields = [
+        FieldProblem(
+            field=".".join(str(part) for part in problem["loc"]),
+            code=str(problem["type"]),
+            message=str(problem["msg"]).removeprefix("Value error, "),
+        )
+        for problem in error.errors()
+    ]
+    first = fields[0] if fields else None
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    problem = Problem(
+        title=status.phrase,
+        status=status,
+        code="invalid_field",
+        detail=f"{first.field}: {first.message}" if first else "The request is not valid.",
+        field=first.field if first else None,
+        errors=fields,
+    )
+    return JSONResponse(problem.model_dump(), status_code=status, media_type=MEDIA_TYPE)
+
+
+_CODES = {
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.BAD_REQUEST: "bad_request",
+}
+
+
+def _http(error: HTTPException) -> JSONResponse:
+    status = HTTPStatus(error.status_code)
+    problem = Problem(
+        title=status.phrase, status=status, code=_CODES.get(status, "http_error"), detail=f"{error.detail}"
+    )
+    return JSONResponse(
+        problem.model_dump(), status_code=status, media_type=MEDIA_TYPE, headers=dict(error.headers or {})
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Register the one boundary where exceptions become answers."""
+
+    async def on_api_error(connection: HTTPConnection, error: Any) -> JSONResponse:
+        answer = response(error)
+        if isinstance(connection, WebSocket):  # before its upgrade: Starlette gives the answer to nobody
+            await connection.send_denial_response(answer)
+        return answer
+
+    async def on_validation(_: Request, error: Any) -> JSONResponse:
+        return _validation(error)
+
+    async def on_http(_: Request, error: Any) -> JSONResponse:
+        return _http(error)
+
+    async def on_database(request: Request, error: Any) -> JSONResponse:
+        log.warning("database away", path=request.scope["path"], error=type(error).__name__)
+        return response(DatabaseUnavailableError())
+
+    async def on_anything(request: Request, error: Any) -> JSONResponse:
+        log.error("unhandled error", path=request.scope["path"], exc_info=error)
+        return response(ServerError())
+
+    app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(HTTPException, on_http)
+    for away in DATABASE_AWAY:
+        app.add_exception_handler(away, on_database)
+    app.add_exception_handler(Exception, on_anything)

@@ -1,0 +1,1 @@
+"""Fan-out of the outbox to WebSocket and SSE clients."""

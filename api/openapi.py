@@ -1,0 +1,106 @@
+"""The OpenAPI document: complete, with every answer that can come, and printable without a database."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api.errors import MEDIA_TYPE, Problem
+
+DESCRIPTION = """\
+Tasks, operations and live updates of OpenClaw gateways, and the figures that the boards show.
+
+**Who asks.** Everything but the health checks and the log-in needs `Authorization: Bearer <token>`. Scopes: `read` <
+`write` < `command` < `admin`; each includes those before it. `POST /api/auth/login` gives a token for 24 hours,
+`POST /api/auth/tokens` makes others, which can be limited to some gateways.
+
+**Errors** are `application/problem+json`: `code` for programs, `field` for the place, `detail` for people.
+
+**Times** are ISO 8601 with a zone (`2026-01-29T10:00:00Z`); durations are milliseconds; money is US dollars.
+
+**Live.** `WS /ws/operations` sends operation objects, `WS /ws/agents` what agents do, `WS /ws` the channels that a
+client subscribes to (`{"type":"subscribe","channels":["tasks","agents","feed","operations","alerts"]}`),
+`GET /api/events/stream` is the same as server-sent events. Every message has a `seq`, which rises in the order of
+commits and is the same at every process: connect with `?after=<seq>` (event streams: `Last-Event-ID`) and nothing is
+missed for 24 hours; beyond that a message of type `reset` says: read anew. A client that reads too slowly is closed
+with 1013. A WebSocket is authenticated before its upgrade: by the header, by the subprotocols `lobservatory,
+bearer.<token>`, or by `?ticket=` with a single-use ticket of `POST /api/auth/ticket`.
+
+**Polling** instead: `GET /api/operations?since=<ISO>` gives every operation that was created or changed at or after
+that instant, so it gives what a WebSocket client missed.
+"""
+
+_TEXTS = {
+    400: "The body is not JSON.",
+    401: "No valid token.",
+    403: "The token may not do this, or a page of another origin sent it.",
+    404: "There is no such thing.",
+    405: "Not with this method.",
+    408: "The body did not arrive in time.",
+    409: "It does not fit the present state.",
+    412: "It has been changed since.",
+    413: "The body is too large.",
+    422: "A field is wrong.",
+    429: "Too many requests; Retry-After says when.",
+    502: "The gateway refused.",
+    503: "A dependency is away.",
+}
+_BODY = (400, 408, 413, 422)
+
+
+def problems(*statuses: int, body: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Answers of a route besides its success: those every protected route has, and `statuses`."""
+    every = {401, 403, 422, 429, 503, *statuses, *(_BODY if body else ())}
+    return {
+        status: {
+            "description": _TEXTS[status],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in sorted(every)
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Make `app.openapi()` give our document."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _build(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents
+
+
+def _build(app: FastAPI) -> dict[str, Any]:
+    found = get_openapi(
+        title="Lobservatory",
+        version=metadata.version("lobservatory"),
+        summary="Observability for OpenClaw gateways",
+        description=DESCRIPTION,
+        routes=app.routes,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    schemas = found.setdefault("components", {}).setdefault("schemas", {})
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(problem.pop("$defs", {}))
+    schemas["Problem"] = problem
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    for methods in found["paths"].values():
+        for operation in methods.values():
+            operation.setdefault("security", [])
+            answer = operation["responses"].get("422")
+            if answer and MEDIA_TYPE not in answer.get("content", {}):
+                del operation["responses"]["422"]
+    return found
+
+
+def document() -> dict[str, Any]:
+    """The document, without a database or a running service."""
+    from api.app import create_app  # noqa: PLC0415 - app imports the routes, and they import this module
+    from lobservatory.settings import Settings  # noqa: PLC0415 - as above
+
+    return create_app(Settings.model_construct(), None).openapi()

@@ -1,0 +1,7 @@
+"""Thin routes: parse, call a service, answer. A new group of routes is one file and one line here."""
+
+from __future__ import annotations
+
+from api.routes import auth, live, pages
+
+ROUTERS = (pages.router, auth.router, live.router)

@@ -1,0 +1,99 @@
+"""Our web pages and the health checks: what needs no token, and says nothing that does."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, Field
+
+from api import errors, web
+from api.context import Context, ContextDep, Reader
+from api.openapi import problems
+
+router = APIRouter()
+_READY_SECONDS = 3.0
+
+
+class Health(BaseModel):
+    """The process lives."""
+
+    ok: bool = True
+    status: str = "live"
+
+
+class Readiness(BaseModel):
+    """Whether requests can be answered, and what is missing when not."""
+
+    ok: bool
+    checks: dict[str, bool] = Field(description="One per dependency; `false`: missing.", examples=[{"database": True}])
+
+
+@router.get("/health", tags=["health"], summary="Liveness")
+@router.get("/healthz", tags=["health"], summary="Liveness")
+@router.get("/api/health", tags=["health"], summary="Liveness")
+async def health() -> Health:
+    """The process lives; says nothing of what it depends on."""
+    return Health()
+
+
+@router.get("/readyz", tags=["health"], summary="Readiness", responses={503: {"model": Readiness}})
+async def ready(context: ContextDep, response: Response) -> Readiness:
+    """Whether requests can be answered; names the dependency that is missing, and nothing else."""
+    checks = {"database": await _database(context)}
+    if not all(checks.values()):
+        response.status_code = 503
+    return Readiness(ok=all(checks.values()), checks=checks)
+
+
+async def _database(context: Context) -> bool:
+    try:
+        async with asyncio.timeout(_READY_SECONDS), context.pool.connection(_READY_SECONDS) as connection:
+            await connection.execute("SELECT 1")
+    except (TimeoutError, *errors.DATABASE_AWAY):
+        return False
+    return True
+
+
+@router.get("/", include_in_schema=False)
+async def landing(context: ContextDep) -> Response:
+    """The landing page."""
+    page = web.landing(context.settings)
+    return Response(page.content, media_type=page.media_type)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    """The interactive reference; it loads nothing from anywhere else."""
+    page = web.docs()
+    return Response(page.content, media_type=page.media_type)
+
+
+@router.get("/favicon.ico", include_in_schema=False)
+@router.get("/static/{name}", include_in_schema=False)
+async def static(name: str = "icon.svg") -> Response:
+    """A file of our pages."""
+    page = web.static_files().get(name)
+    if page is None:
+        raise errors.NotFoundError(f"There is no file {name}.")
+    return Response(page.content, media_type=page.media_type, headers={"Cache-Control": "max-age=300"})
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def openapi(request: Request) -> dict[str, object]:
+    """The OpenAPI document."""
+    document: dict[str, object] = request.app.openapi()
+    return document
+
+
+@router.get(
+    "/metrics",
+    tags=["health"],
+    summary="Metrics of this service",
+    response_class=PlainTextResponse,
+    responses=problems(),
+)
+async def metrics(context: ContextDep, _: Reader) -> PlainTextResponse:
+    """Requests, latency, live clients, evictions: Prometheus text, for a scrape with a bearer token."""
+    return PlainTextResponse(context.counts.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,1 @@
+"""What routes ask for: rules between HTTP and the store."""

@@ -1,0 +1,126 @@
+"""What is known of agents, their sessions and jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from api import errors
+from api.models.agents import Agent, AgentDetail, AgentEvent, AgentFigures, AgentMetricsIn, TokenClasses
+from api.security.scopes import Actor
+from store import agents as rows
+from store import feed
+from store.pool import Pool
+
+_HISTORY = 100
+
+
+class AgentService:
+    """Agents."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def agents(self, actor: Actor) -> list[Agent]:
+        """Every agent that the actor may see."""
+        async with self._pool.connection() as connection:
+            found = await rows.agents(connection, gateways=gateways_of(actor))
+        return [Agent.model_validate(_shape(row)) for row in found]
+
+    async def agent(self, actor: Actor, agent: str, gateway: str | None) -> AgentDetail:
+        """One agent with its history. Raises NotFoundError; ConflictError when several gateways have one so named."""
+        async with self._pool.connection() as connection:
+            found = await rows.agents(connection, gateways=gateways_of(actor), agent=agent)
+            if gateway is not None:
+                found = [row for row in found if row["gateway"] == gateway]
+            if not found:
+                raise errors.NotFoundError("There is no such agent.", field="path.agent_id")
+            if len(found) > 1:
+                raise errors.ConflictError("Several gateways have an agent of this id.", field="query.gateway")
+            only = [found[0]["gateway"]]
+            history = await rows.history(connection, agent, gateways=only, limit=_HISTORY)
+            active = await rows.active_subagents(connection, gateways=only)
+        return AgentDetail(
+            **_shape(found[0]),
+            history=[AgentEvent.model_validate(row) for row in history],
+            active_subagents=active,
+        )
+
+    async def status(self) -> list[dict[str, Any]]:
+        """What each agent does now, as `agent:status` carries it."""
+        async with self._pool.connection() as connection:
+            found = await rows.status(connection)
+        return [
+            {
+                "id": row["agent"],
+                "gateway": row["gateway"],
+                "name": row["name"],
+                "status": row["state"] or "unknown",
+                "activity": row["activity"],
+                "statusAt": row["state_at"],
+                "lastActivityAt": row["last_activity_at"],
+            }
+            for row in found
+        ]
+
+    async def report(self, actor: Actor, agent: str, figures: AgentMetricsIn) -> None:
+        """Keep what an agent reports of itself."""
+        if not actor.sees(figures.gateway):
+            raise errors.WrongGatewayError("This token is limited to other gateways.", field="body.gateway")
+        async with self._pool.connection() as connection:
+            await rows.insert_metrics(
+                connection,
+                agent=agent,
+                gateway=figures.gateway,
+                session_id=figures.session_id,
+                tokens=figures.tokens,
+                cost_usd=figures.cost,
+                runtime_ms=figures.runtime,
+                tasks_completed=figures.tasks_completed,
+            )
+            await feed.add(
+                connection, type="agent", actor=actor.name, action="metrics", target_type="agent", target_id=agent
+            )
+
+
+def gateways_of(actor: Actor) -> Sequence[str] | None:
+    """The gateways whose rows an actor may see, as the store wants them: None is all."""
+    return None if actor.gateways is None else sorted(actor.gateways)
+
+
+def tokens_of(row: dict[str, Any]) -> TokenClasses:
+    """The token classes of a row."""
+    return TokenClasses(
+        input=row["input_tokens"],
+        output=row["output_tokens"],
+        cache_read=row["cache_read_tokens"],
+        cache_write=row["cache_write_tokens"],
+        reasoning=row["reasoning_tokens"],
+    )
+
+
+def _shape(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": row["agent"],
+        "gateway": row["gateway"],
+        "name": row["name"],
+        "model": row["model"],
+        "is_default": row["is_default"],
+        "configured": row["configured"],
+        "status": row["state"] or "unknown",
+        "activity": row["activity"],
+        "status_at": row["state_at"],
+        "first_call_at": row["first_call_at"],
+        "last_activity_at": row["last_activity_at"],
+        "metrics": AgentFigures(
+            sessions=row["sessions"],
+            calls=row["calls"],
+            errors=row["errors"],
+            tokens=tokens_of(row),
+            cost=row["cost_usd"],
+            equivalent_cost=row["equivalent_cost_usd"],
+            unpriced_calls=row["unpriced_calls"],
+            tasks_completed=row["tasks_completed"],
+            runtime=row["runtime_ms"],
+        ),
+    }

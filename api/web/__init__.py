@@ -1,0 +1,57 @@
+"""Our few web pages: files of this folder, read once, served from memory. They load nothing from anywhere else."""
+
+from __future__ import annotations
+
+import html
+from importlib import metadata, resources
+from typing import NamedTuple
+
+from lobservatory.settings import Listen, Settings
+
+_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+class Page(NamedTuple):
+    """A file and its content type."""
+
+    content: bytes
+    media_type: str
+
+
+def _read(name: str) -> Page:
+    return Page(resources.files(__name__).joinpath(name).read_bytes(), _TYPES[name.rpartition(".")[2]])
+
+
+def static_files() -> dict[str, Page]:
+    """What `/static/` serves, by name."""
+    return {name: _read(name) for name in ("style.css", "index.js", "docs.js", "icon.svg")}
+
+
+def docs() -> Page:
+    """The interactive reference."""
+    return _read("docs.html")
+
+
+def landing(settings: Settings) -> Page:
+    """The page at `/`, with links to the parts that are configured."""
+    page = _read("index.html")
+    text = page.content.decode()
+    for name, value in {
+        "version": metadata.version("lobservatory"),
+        "grafana": _url(settings.grafana_listen),
+        "metrics": _url(settings.metrics_listen) + "metrics",
+        "prometheus": _url(settings.prometheus_listen),
+        "alertmanager": _url(settings.alertmanager_listen),
+    }.items():
+        text = text.replace("{" + name + "}", html.escape(value))
+    return Page(text.encode(), page.media_type)
+
+
+def _url(listen: Listen) -> str:
+    wildcard = listen.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+    return f"http://{Listen(host='127.0.0.1', port=listen.port) if wildcard else listen}/"
