@@ -92,5 +92,13 @@ def test_every_row_that_a_test_names_exists():
     assert "of 111 rows have a test" in done.stdout
 
 
+def test_every_dependency_is_explained():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    cells = set(re.findall(r"[a-zA-Z][\w-]+", "\n".join(re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE))))
+    assert [name for text in wanted if (name := re.split(r"[^\w-]", text)[0]) not in cells] == []
+
+
 def test_scripts_are_executable():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
