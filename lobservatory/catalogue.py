@@ -31,6 +31,7 @@ KINDS = (
 )
 SESSION_STATES = ("running", "done", "failed", "killed", "timeout", "unknown")
 CONNECTION_STATES = ("disconnected", "connecting", "authenticating", "connected", "reconnecting")
+AGENT_STATES = ("idle", "thinking", "tool", "waiting", "error", "offline")
 CRON_STATUSES = ("ok", "error", "skipped", "running", "never")
 WINDOWS = ("1h", "today", "7d", "30d", "month", "month_projected")
 SOURCES = ("jsonl", "sqlite", "archive")
@@ -419,6 +420,13 @@ METRICS: tuple[Metric, ...] = (
         "Last activity of an agent.",
         "seconds",
         ("gateway", "agent"),
+    ),
+    Metric(
+        "claw_agent_state",
+        "gauge",
+        "What an agent does, 1 for the present state.",
+        "",
+        ("gateway", "agent", "state"),
     ),
     Metric("claw_agent_events_total", "counter", "Agent events by kind.", "", ("gateway", "agent", "event")),
     Metric(

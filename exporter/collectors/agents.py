@@ -1,0 +1,135 @@
+"""Configured agents, what each does now, and the runs of sub-agents."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from exporter.exposition import Sample
+from lobservatory.catalogue import AGENT_STATES
+from openclaw.client import GatewayClient
+from openclaw.fields import instant, items, mapping, number, text
+from openclaw.state_records import NoRecordsError, StateRecords
+from store.rows import Agent, AgentState, SubagentRun
+
+SaveAgents = Callable[[Sequence[Agent]], Awaitable[None]]
+SaveSubagents = Callable[[Sequence[SubagentRun]], Awaitable[None]]
+States = Callable[[], Mapping[str, AgentState]]
+
+
+def to_agents(gateway: str, answer: Any) -> list[Agent]:
+    """The rows of `agents.list`."""
+    default = text(mapping(answer).get("defaultId"))
+    return [
+        Agent(
+            gateway=gateway,
+            agent=agent_id,
+            name=text(agent.get("name"), 200),
+            model=text(mapping(agent, "model").get("primary")) or text(agent.get("model")),
+            workspace=text(agent.get("workspace")),
+            is_default=agent_id == default,
+        )
+        for agent in items(answer, "agents")
+        if (agent_id := text(agent.get("id")))
+    ]
+
+
+def last_activity(health: Any) -> dict[str, datetime]:
+    """The newest change of a session of each agent, from `health`."""
+    newest: dict[str, datetime] = {}
+    for agent in items(health, "agents"):
+        times = [instant(session.get("updatedAt")) for session in items(agent, "sessions", "recent")]
+        known = [at for at in times if at is not None]
+        agent_id = text(agent.get("agentId"))
+        if agent_id and known:
+            newest[agent_id] = max(known)
+    return newest
+
+
+def to_subagent_run(gateway: str, run: Mapping[str, Any]) -> SubagentRun | None:
+    """The row of a recorded run: 2026.9 nests its course in `execution`, before it lay at the top."""
+    run_id, child = text(run.get("runId")), text(run.get("childSessionKey"))
+    if run_id is None or child is None:
+        return None
+    course = mapping(run, "execution") or run
+    started, ended = instant(course.get("startedAt")), instant(course.get("endedAt"))
+    outcome = mapping(course, "outcome")
+    elapsed = number(outcome.get("elapsedMs"))
+    if ended is None and started is not None and elapsed is not None:
+        ended = started + timedelta(milliseconds=elapsed)
+    return SubagentRun(
+        gateway=gateway,
+        run_id=run_id,
+        child_session_key=child,
+        parent_session_key=text(run.get("requesterSessionKey")),
+        status=text(outcome.get("status"), 32) or ("running" if ended is None else "unknown"),
+        label=text(run.get("label"), 200),
+        started_at=started or instant(run.get("createdAt")),
+        ended_at=ended,
+    )
+
+
+class AgentsCollector:
+    """Polls `agents.list` and `health`; the present state of each agent comes from pushed events (`states`)."""
+
+    name = "agents"
+
+    def __init__(
+        self,
+        gateway: str,
+        client: GatewayClient,
+        *,
+        interval: float = 15.0,
+        records: StateRecords | None = None,
+        states: States = dict,
+        save: SaveAgents | None = None,
+        save_subagents: SaveSubagents | None = None,
+    ) -> None:
+        self.interval = interval
+        self.deadline = 30.0
+        self._gateway = gateway
+        self._client = client
+        self._records = records
+        self._states = states
+        self._save = save
+        self._save_subagents = save_subagents
+        self._agents: list[Agent] = []
+        self._activity: dict[str, datetime] = {}
+        self._known = False
+
+    async def refresh(self) -> None:
+        """Raises GatewayError, StateRecordsError."""
+        self._known = False
+        if self._records is not None and self._save_subagents is not None:
+            await self._subagents(self._records, self._save_subagents)
+        self._agents = to_agents(self._gateway, await self._client.call("agents.list"))
+        self._activity = last_activity(await self._client.call("health"))
+        self._known = True
+        if self._save is not None:
+            await self._save(self._agents)
+
+    async def _subagents(self, records: StateRecords, save: SaveSubagents) -> None:
+        """Before the gateway is asked, so that they are kept while it is away."""
+        try:
+            runs = await asyncio.to_thread(records.subagent_runs)
+        except NoRecordsError:
+            return
+        await save([row for row in (to_subagent_run(self._gateway, run) for run in runs) if row is not None])
+
+    def render(self) -> Iterable[Sample]:
+        """How many there are, when each was last active and what it does; `offline` while the gateway is away."""
+        states = self._states()
+        connected = self._client.state == "connected"
+        if self._known:
+            yield Sample("claw_agents", (self._gateway,), len(self._agents))
+        for agent in self._agents:
+            state = states.get(agent.agent)
+            times = [at for at in (self._activity.get(agent.agent), state.at if state else None) if at is not None]
+            if times:
+                metric = "claw_agent_last_activity_timestamp_seconds"
+                yield Sample(metric, (self._gateway, agent.agent), max(times).timestamp())
+            present = (state.state if state else "idle") if connected else "offline"
+            for name in AGENT_STATES:
+                yield Sample("claw_agent_state", (self._gateway, agent.agent, name), float(name == present))

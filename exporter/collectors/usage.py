@@ -1,0 +1,146 @@
+"""Our totals against the gateway's own account, by token class.
+
+`usage.cost` is a cache that answers at once with what it has and refreshes behind: only `fresh` counts, and even that
+may be 30 s old, so our side is summed up to the gateway's `updatedAt`. Without `agentScope: "all"` it counts the
+default agent only; versions before 2026.9 ignore the parameter, so there only the default agent is compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from exporter.exposition import Sample
+from lobservatory.catalogue import TOKEN_TYPES
+from openclaw.client import GatewayClient
+from openclaw.fields import instant, items, mapping, text, whole
+from store.rows import CostSnapshot
+
+DAYS = 30
+_FIELDS = {"input": "input", "output": "output", "cache_read": "cacheRead", "cache_write": "cacheWrite"}
+
+
+class NotFreshError(Exception):
+    """The gateway was still counting when our deadline came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens by class and US dollars of some time."""
+
+    tokens: Mapping[str, int]
+    cost_usd: Decimal = Decimal(0)
+
+
+# Our own account from an instant to another, of one agent or of all (None).
+OurUsage = Callable[[datetime, datetime, str | None], Awaitable[Usage]]
+SaveSnapshots = Callable[[list[CostSnapshot]], Awaitable[None]]
+
+
+def drift(ours: Usage, theirs: Usage) -> dict[str, float]:
+    """Ours over theirs minus 1, by token class: 0 agrees, 0.1 means that we count 10 % more."""
+    ratios = {}
+    for token_type in TOKEN_TYPES:
+        mine, other = ours.tokens.get(token_type, 0), theirs.tokens.get(token_type, 0)
+        ratios[token_type] = (mine - other) / max(other, 1) if mine != other else 0.0
+    return ratios
+
+
+def to_usage(answer: Any) -> Usage:
+    """The totals of a `usage.cost` answer."""
+    totals = mapping(answer, "totals")
+    try:
+        cost = Decimal(str(totals.get("totalCost", 0)))
+    except InvalidOperation:
+        cost = Decimal(0)
+    tokens = {name: whole(totals.get(field)) or 0 for name, field in _FIELDS.items()}
+    return Usage(tokens, cost if cost.is_finite() and cost >= 0 else Decimal(0))
+
+
+class UsageCollector:
+    """Asks `usage.cost` and compares. Needs our rows, so it exists only with a database."""
+
+    name = "usage"
+
+    def __init__(
+        self,
+        gateway: str,
+        client: GatewayClient,
+        our_usage: OurUsage,
+        *,
+        interval: float = 300.0,
+        zone: ZoneInfo | None = None,
+        pause: float = 2.0,
+        save: SaveSnapshots | None = None,
+    ) -> None:
+        self.interval = interval
+        self.deadline = 60.0
+        self._gateway = gateway
+        self._client = client
+        self._our_usage = our_usage
+        self._zone = zone or ZoneInfo("UTC")
+        self._pause = pause
+        self._save = save
+        self._drift: dict[str, float] = {}
+
+    async def refresh(self) -> None:
+        """Raises GatewayError, NotFreshError, and whatever our own account raises."""
+        self._drift = {}
+        answer = await self._fresh()
+        scoped = "cacheStatus" in answer  # 2026.9: all agents
+        agent = None if scoped else await self._default_agent()
+        counted_at = instant(answer.get("updatedAt")) or datetime.now(UTC)
+        ours = await self._our_usage(self._since(answer, counted_at), counted_at, agent)
+        theirs = to_usage(answer)
+        self._drift = drift(ours, theirs)
+        if self._save is not None:
+            await self._save([self._snapshot(theirs, counted_at, "gateway"), self._ours(ours, counted_at)])
+
+    async def _fresh(self) -> Mapping[str, Any]:
+        try:
+            async with asyncio.timeout(self.deadline - 10):
+                while True:
+                    answer = mapping(await self._client.call("usage.cost", {"days": DAYS, "agentScope": "all"}))
+                    status = mapping(answer, "cacheStatus").get("status", "fresh")
+                    if status == "fresh":
+                        return answer
+                    await asyncio.sleep(self._pause)
+        except TimeoutError:
+            raise NotFreshError("usage.cost: the gateway still refreshes its own account; tried again later") from None
+
+    async def _default_agent(self) -> str | None:
+        return text(mapping(await self._client.call("agents.list")).get("defaultId"))
+
+    def _since(self, answer: Mapping[str, Any], counted_at: datetime) -> datetime:
+        """The beginning of the first day of the answer; a version that lists only days with usage: of that day."""
+        days = [text(day.get("date")) for day in items(answer, "daily")]
+        try:
+            first = min(date.fromisoformat(day) for day in days if day)
+        except ValueError:
+            first = counted_at.astimezone(self._zone).date()
+        return datetime(first.year, first.month, first.day, tzinfo=self._zone).astimezone(UTC)
+
+    def _snapshot(self, usage: Usage, at: datetime, source: Any) -> CostSnapshot:
+        return CostSnapshot(
+            gateway=self._gateway,
+            ts=at,
+            source=source,
+            input_tokens=usage.tokens.get("input", 0),
+            output_tokens=usage.tokens.get("output", 0),
+            cache_read_tokens=usage.tokens.get("cache_read", 0),
+            cache_write_tokens=usage.tokens.get("cache_write", 0),
+            cost_usd=usage.cost_usd,
+        )
+
+    def _ours(self, usage: Usage, at: datetime) -> CostSnapshot:
+        return self._snapshot(usage, at, "lobservatory")
+
+    def render(self) -> Iterable[Sample]:
+        """The drift of the last good comparison; nothing while it failed."""
+        for token_type, ratio in self._drift.items():
+            yield Sample("claw_reconcile_drift_ratio", (self._gateway, token_type), ratio)

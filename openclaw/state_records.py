@@ -1,0 +1,184 @@
+"""What OpenClaw keeps about jobs, sub-agents and approvals, read without the gateway.
+
+2026.8 and later: `state/openclaw.sqlite`, of which only the tables named here are read (others hold secrets). Before:
+`cron/jobs.json` with `cron/jobs-state.json`, `cron/runs/<job>.jsonl` and `subagents/runs.json`; those versions store
+no approvals. Everything is read-only and in short reads; call it from a thread, it blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from openclaw.fields import items, mapping, text, whole
+
+KNOWN_SCHEMA = 18
+BUSY_TIMEOUT = 5.0  # seconds
+MAX_FILE = 64 << 20
+MAX_ROWS = 5_000
+
+
+class StateRecordsError(Exception):
+    """The records cannot be read now. The text is one line: what, why."""
+
+
+class NoRecordsError(StateRecordsError):
+    """This version of OpenClaw keeps no such records."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRecord:
+    """A row of `operator_approvals`, without the command. Times are epoch milliseconds."""
+
+    approval_id: str
+    status: str
+    agent: str | None
+    session_key: str | None
+    created_ms: int
+    expires_ms: int
+    resolved_ms: int | None
+    resolved_by: str | None
+    terminal_reason: str | None
+
+
+class StateRecords:
+    """The records of one state directory. It keeps nothing open between calls."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._dir = state_dir
+        self._database = state_dir / "state" / "openclaw.sqlite"
+
+    @property
+    def has_database(self) -> bool:
+        """Whether this is the state directory of 2026.8 or later."""
+        return self._database.is_file()
+
+    def schema_version(self) -> int | None:
+        """`PRAGMA user_version` of the database; None without one. Higher than `KNOWN_SCHEMA`: not known to us."""
+        if not self.has_database:
+            return None
+        with self._open() as connection:
+            return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+    def approvals(self) -> list[ApprovalRecord]:
+        """Pending approvals and the newest settled ones. Raises NoRecordsError before 2026.8, StateRecordsError."""
+        rows = self._rows(
+            "SELECT approval_id, status, source_agent_id, source_session_key, created_at_ms, expires_at_ms,"
+            " resolved_at_ms, resolver_id, terminal_reason FROM operator_approvals"
+            " WHERE kind = 'exec' ORDER BY status = 'pending' DESC, created_at_ms DESC LIMIT ?",
+            "approvals",
+        )
+        return [ApprovalRecord(*row) for row in rows]
+
+    def cron_jobs(self) -> list[dict[str, Any]]:
+        """The jobs in the shape of `cron.list`."""
+        if self.has_database:
+            rows = self._rows("SELECT job_json, state_json FROM cron_jobs ORDER BY sort_order LIMIT ?", "cron jobs")
+            return [_job(_object(job), _object(state)) for job, state in rows]
+        jobs = self._file("cron/jobs.json")
+        states = mapping(self._file("cron/jobs-state.json", optional=True), "jobs")
+        return [_job(job, mapping(states.get(str(job.get("id"))), "state")) for job in items(jobs, "jobs")]
+
+    def cron_runs(self, limit: int = 200) -> list[dict[str, Any]]:
+        """The newest finished runs in the shape of an entry of `cron.runs`."""
+        if self.has_database:
+            rows = self._rows(
+                "SELECT job_id, status, started_at_ms, finished_at_ms, error_text FROM cron_run_receipts"
+                " ORDER BY started_at_ms DESC LIMIT ?",
+                "cron runs",
+                min(limit, MAX_ROWS),
+            )
+            return [
+                {
+                    "jobId": job_id,
+                    "status": status,
+                    "runAtMs": started,
+                    "durationMs": None if finished is None else finished - started,
+                    "error": error,
+                }
+                for job_id, status, started, finished, error in rows
+            ]
+        runs: list[dict[str, Any]] = []
+        for path in sorted((self._dir / "cron" / "runs").glob("*.jsonl"))[:MAX_ROWS]:
+            runs.extend(_object(line) for line in self._read(path).splitlines()[-limit:] if line.strip())
+        return sorted(runs, key=lambda run: whole(run.get("runAtMs")) or 0, reverse=True)[:limit]
+
+    def subagent_runs(self) -> list[dict[str, Any]]:
+        """The runs of sub-agents as OpenClaw writes them (`runId`, `childSessionKey`, `outcome`, …)."""
+        if self.has_database:
+            rows = self._rows(
+                "SELECT payload_json, run_id, child_session_key, requester_session_key, created_at FROM subagent_runs"
+                " ORDER BY created_at DESC LIMIT ?",
+                "sub-agent runs",
+            )
+            return [
+                {
+                    "createdAt": created,
+                    **_object(payload),
+                    "runId": run_id,
+                    "childSessionKey": child,
+                    "requesterSessionKey": parent,
+                }
+                for payload, run_id, child, parent, created in rows
+            ]
+        runs = mapping(self._file("subagents/runs.json", optional=True), "runs")
+        return [run for run in runs.values() if isinstance(run, dict)][:MAX_ROWS]
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """With `immutable` only when no `-wal` is there: while a gateway lives it would show an old database, and
+        without it a closed database cannot be opened by a user who may not write."""
+        mode = "mode=ro" if self._database.with_name(f"{self._database.name}-wal").exists() else "immutable=1"
+        try:
+            connection = sqlite3.connect(f"file:{quote(str(self._database))}?{mode}", uri=True, timeout=BUSY_TIMEOUT)
+        except sqlite3.Error as error:
+            raise StateRecordsError(f"{self._database}: {error}") from error
+        try:
+            connection.execute("PRAGMA query_only = 1")
+            yield connection
+        except sqlite3.Error as error:
+            raise StateRecordsError(f"{self._database}: {error}") from error
+        finally:
+            connection.close()
+
+    def _rows(self, query: str, what: str, limit: int = MAX_ROWS) -> list[tuple[Any, ...]]:
+        if not self.has_database:
+            raise NoRecordsError(f"{self._dir}: this version of OpenClaw keeps no {what} that can be read")
+        with self._open() as connection:
+            return connection.execute(query, [limit]).fetchall()
+
+    def _file(self, name: str, *, optional: bool = False) -> Any:
+        path = self._dir / name
+        if optional and not path.exists():
+            return {}
+        return _object(self._read(path))
+
+    def _read(self, path: Path) -> str:
+        try:
+            if path.stat().st_size > MAX_FILE:
+                raise StateRecordsError(f"{path}: larger than {MAX_FILE >> 20} MiB, not read")
+            return path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            raise NoRecordsError(f"{path}: not there") from None
+        except OSError as error:
+            raise StateRecordsError(f"{path}: {error.strerror}") from error
+
+
+def _object(raw: Any) -> dict[str, Any]:
+    try:
+        value = json.loads(raw) if isinstance(raw, str | bytes) else raw
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _job(job: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    return {**job, "id": text(job.get("id")) or "", "state": {**mapping(job, "state"), **state}}
