@@ -18,7 +18,11 @@ Increments = Mapping[tuple[str, tuple[str, ...]], Decimal | int]
 
 
 class LedgerUnavailableError(Exception):
-    """The books cannot be reached now; nothing of the transaction was kept. Try again later."""
+    """The books cannot be reached now. Try again later.
+
+    Nothing of the transaction was kept, with one exception: when the connection was lost during the commit itself,
+    nobody can know. So after this error read `positions()` and `totals()` again and go on from what they say.
+    """
 
 
 class LedgerHeldError(Exception):

@@ -22,7 +22,7 @@ CREATE TABLE lobs.operations (
     disposition jsonb,
     metadata jsonb NOT NULL DEFAULT '{}',
     tags text[] NOT NULL DEFAULT '{}',
-    derived boolean NOT NULL DEFAULT false,
+    source text NOT NULL DEFAULT 'posted',
     run_id text,
     session_key text,
     session_id text,
@@ -30,6 +30,7 @@ CREATE TABLE lobs.operations (
     updated_at timestamptz NOT NULL DEFAULT now(),
     version bigint NOT NULL DEFAULT 1
 );
+COMMENT ON COLUMN lobs.operations.source IS 'posted, or what it was derived from: run, cron, webhook';
 CREATE INDEX operations_created ON lobs.operations (created_at DESC, id DESC);
 CREATE INDEX operations_updated ON lobs.operations (updated_at DESC);
 CREATE INDEX operations_run ON lobs.operations (gateway, run_id) WHERE run_id IS NOT NULL;

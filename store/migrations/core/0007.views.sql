@@ -126,7 +126,7 @@ FROM lobs.cost_snapshots;
 CREATE VIEW public.operations AS
 SELECT o.id, o.gateway, o.type, o.name, o.description, o.status, o.skill_name, o.agent_id, o.user_id, o.channel,
        o.created_at, o.started_at, o.completed_at, o.duration_ms, o.current_step, o.current_step_index, o.activity,
-       o.disposition, o.metadata, o.tags, o.derived, o.run_id, o.session_key, o.cron_job_id, o.updated_at,
+       o.disposition, o.metadata, o.tags, o.source, o.run_id, o.session_key, o.cron_job_id, o.updated_at,
        s.steps_completed, s.steps_total,
        CASE WHEN s.steps_total > 0 THEN s.steps_completed * 100 / s.steps_total
             WHEN o.status = 'completed' THEN 100 ELSE 0 END AS progress,

@@ -1,0 +1,555 @@
+"""Operations: posted by clients or derived from what agents do; every change is published with the change itself.
+
+Functions give *documents*: plain JSON in the names that outside clients speak (camelCase, instants as ISO 8601 in
+UTC, durations in milliseconds, cost as a number or null where it is not known). The message in the outbox (topic
+`operations`, kinds `operation_created`, `operation_updated`) carries the same document, whole.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from psycopg import AsyncConnection
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from store import outbox
+from store.errors import ConflictError, InvalidValueError, NotFoundError
+from store.rows import OutboxEvent
+
+Document = dict[str, Any]
+Row = dict[str, Any]
+Figures = tuple[int, int, int, Decimal | None, str | None]  # prompt, completion, total, cost, model
+
+TOPIC: Final = "operations"
+CREATED: Final = "operation_created"
+UPDATED: Final = "operation_updated"
+MOST_LISTED: Final = 1_000
+
+_NEXT: Final[Mapping[str, frozenset[str]]] = {
+    "pending": frozenset({"in_progress", "completed", "failed", "cancelled"}),
+    "in_progress": frozenset({"completed", "failed", "cancelled"}),
+    "completed": frozenset(),
+    "failed": frozenset(),
+    "cancelled": frozenset(),
+}
+_NEXT_STEP: Final[Mapping[str, frozenset[str]]] = {
+    "pending": frozenset({"running", "completed", "failed", "skipped"}),
+    "running": frozenset({"completed", "failed", "skipped"}),
+    "completed": frozenset(),
+    "failed": frozenset(),
+    "skipped": frozenset(),
+}
+TERMINAL: Final = frozenset(status for status, following in _NEXT.items() if not following)
+_PATCHABLE: Final = frozenset(
+    {
+        "status",
+        "current_step",
+        "current_step_index",
+        "activity",
+        "started_at",
+        "completed_at",
+        "duration_ms",
+        "disposition",
+    }
+)
+_STEP_PATCHABLE: Final = frozenset({"status", "started_at", "completed_at", "duration_ms", "error"})
+
+_SELECT: Final = """
+SELECT o.*, m.prompt_tokens, m.completion_tokens, m.total_tokens, m.cost_usd, m.model
+FROM lobs.operations AS o
+LEFT JOIN lobs.operation_metrics AS m ON m.operation_id = o.id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedStep:
+    """A step that was seen (a tool call of a run). `id` must be the same whenever it is seen again."""
+
+    id: str
+    name: str
+    status: str = "running"  # running, completed, failed, skipped
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    duration_ms: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedOperation:
+    """What is known of an operation that was derived. `id` must be the same whenever it is seen again, for example
+    `run:<gateway>:<run id>`. None means "not known here" and never overwrites what was known."""
+
+    id: str
+    gateway: str
+    type: str  # agent_task, scheduled, webhook, skill, tool_call
+    name: str
+    status: str
+    source: str  # run, cron, webhook
+    description: str | None = None
+    agent_id: str | None = None
+    channel: str | None = None
+    run_id: str | None = None
+    session_key: str | None = None
+    session_id: str | None = None
+    cron_job_id: str | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    current_step: str | None = None
+    activity: str | None = None
+    disposition: Mapping[str, Any] | None = None
+    steps: Sequence[DerivedStep] = ()  # those that are new or changed; others stay
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    tags: Sequence[str] = ()
+
+
+async def create(
+    connection: AsyncConnection[Any],
+    *,
+    type: str,  # noqa: A002 - the name that the shape gives it
+    name: str,
+    description: str | None = None,
+    skill_name: str | None = None,
+    agent_id: str | None = None,
+    user_id: str | None = None,
+    channel: str | None = None,
+    gateway: str | None = None,
+    steps: Sequence[Mapping[str, Any]] = (),
+    metadata: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
+    operation_id: str | None = None,
+    source: str = "posted",
+    run_id: str | None = None,
+    session_key: str | None = None,
+) -> Document:
+    """A new operation, `pending`. `steps`: `{"id", "name", "description"?}` each. Raises ConflictError for a taken id,
+    InvalidValueError for two steps with one id."""
+    identifier = operation_id or f"op_{secrets.token_hex(12)}"
+    if len({step["id"] for step in steps}) != len(steps):
+        raise InvalidValueError("each step needs an id of its own", "steps")
+    inserted = await connection.execute(
+        "INSERT INTO lobs.operations (id, gateway, type, name, description, skill_name, agent_id, user_id, channel,"
+        " metadata, tags, source, run_id, session_key)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING",
+        [
+            identifier, gateway, type, name, description, skill_name, agent_id, user_id, channel,
+            Jsonb(dict(metadata or {})), list(tags), source, run_id, session_key,
+        ],
+    )  # fmt: skip
+    if inserted.rowcount == 0:
+        raise ConflictError(f"there is an operation {identifier} already", "id")
+    async with connection.cursor() as cursor:
+        if steps:
+            await cursor.executemany(
+                "INSERT INTO lobs.operation_steps (operation_id, id, position, name, description)"
+                " VALUES (%s, %s, %s, %s, %s)",
+                [
+                    (identifier, step["id"], position, step["name"], step.get("description"))
+                    for position, step in enumerate(steps)
+                ],
+            )
+    document = await get(connection, identifier)
+    await _publish(connection, CREATED, document)
+    return document
+
+
+async def get(connection: AsyncConnection[Any], operation_id: str) -> Document:
+    """One operation. Raises NotFoundError."""
+    found = await _documents(connection, "WHERE o.id = %s", [operation_id])
+    if not found:
+        raise NotFoundError(f"there is no operation {operation_id}", "id")
+    return found[0]
+
+
+async def list_operations(
+    connection: AsyncConnection[Any],
+    *,
+    status: str | None = None,
+    type: str | None = None,  # noqa: A002 - the name that the shape gives it
+    since: datetime | None = None,
+    limit: int = 100,
+    gateways: Sequence[str] | None = None,
+) -> list[Document]:
+    """Operations, newest first, at most 1,000. `since`: those created *or changed* at that time or later, so that it
+    gives what a client missed. `gateways` None: all; else these and those of no gateway."""
+    return await _documents(
+        connection,
+        "WHERE (%(status)s::text IS NULL OR o.status = %(status)s) AND (%(type)s::text IS NULL OR o.type = %(type)s)"
+        " AND (%(since)s::timestamptz IS NULL OR o.updated_at >= %(since)s)"
+        " AND (%(gateways)s::text[] IS NULL OR o.gateway IS NULL OR o.gateway = ANY(%(gateways)s))"
+        " ORDER BY o.created_at DESC, o.id DESC LIMIT %(limit)s",
+        {
+            "status": status,
+            "type": type,
+            "since": since,
+            "gateways": None if gateways is None else list(gateways),
+            "limit": max(1, min(limit, MOST_LISTED)),
+        },
+    )
+
+
+async def patch(connection: AsyncConnection[Any], operation_id: str, changes: Mapping[str, Any]) -> Document:
+    """Change what is in `changes`: status, current_step, current_step_index, activity, started_at, completed_at,
+    duration_ms, disposition. What a new status implies (instants, duration, disposition) is filled in where it is not
+    given. Raises NotFoundError; ConflictError for an illegal transition."""
+    if unknown := set(changes) - _PATCHABLE:
+        raise InvalidValueError(f"cannot be changed: {', '.join(sorted(unknown))}", min(unknown))
+    row = await _locked(connection, operation_id)
+    values = dict(changes)
+    status = values.get("status", row["status"])
+    if status != row["status"] and status not in _NEXT.get(row["status"], frozenset()):
+        raise ConflictError(f"an operation that is {row['status']} cannot become {status}", "status")
+    now = datetime.now(UTC)
+    started = values.get("started_at", row["started_at"])
+    if status != "pending" and started is None:
+        started = values["started_at"] = min(now, values.get("completed_at") or now)
+    if status in TERMINAL:
+        completed = values.get("completed_at") or row["completed_at"] or now
+        values["completed_at"] = completed
+        if values.get("duration_ms") is None and ("duration_ms" not in row or row["duration_ms"] is None):
+            values["duration_ms"] = _milliseconds(started, completed)
+        if values.get("disposition", row["disposition"]) is None:
+            values["disposition"] = {"success": status == "completed"}
+    await _update(connection, operation_id, values)
+    document = await get(connection, operation_id)
+    await _publish(connection, UPDATED, document)
+    return document
+
+
+async def patch_step(
+    connection: AsyncConnection[Any], operation_id: str, step_id: str, changes: Mapping[str, Any]
+) -> Document:
+    """Change a step: status, started_at, completed_at, duration_ms, error. Instants that a status implies are filled
+    in; the duration is their difference. Raises NotFoundError; ConflictError for an illegal transition."""
+    if unknown := set(changes) - _STEP_PATCHABLE:
+        raise InvalidValueError(f"cannot be changed: {', '.join(sorted(unknown))}", min(unknown))
+    await _locked(connection, operation_id)
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(
+            "SELECT * FROM lobs.operation_steps WHERE operation_id = %s AND id = %s", [operation_id, step_id]
+        )
+        row = await cursor.fetchone()
+    if row is None:
+        raise NotFoundError(f"the operation {operation_id} has no step {step_id}", "stepId")
+    values = {name: value for name, value in changes.items() if value is not None}
+    status = values.get("status", row["status"])
+    if status != row["status"] and status not in _NEXT_STEP.get(row["status"], frozenset()):
+        raise ConflictError(f"a step that is {row['status']} cannot become {status}", "status")
+    now = datetime.now(UTC)
+    started = values.get("started_at", row["started_at"])
+    if status not in {"pending", "skipped"} and started is None:
+        started = values["started_at"] = min(now, values.get("completed_at") or now)
+    if not _NEXT_STEP.get(status, frozenset()):
+        completed = values.get("completed_at") or row["completed_at"] or now
+        values["completed_at"] = completed
+        if "duration_ms" not in values and started is not None:
+            values["duration_ms"] = _milliseconds(started, completed)
+    await connection.execute(
+        "UPDATE lobs.operation_steps SET status = %s, started_at = %s, completed_at = %s, duration_ms = %s, error = %s"
+        " WHERE operation_id = %s AND id = %s",
+        [
+            status, started, values.get("completed_at", row["completed_at"]),
+            values.get("duration_ms", row["duration_ms"]), values.get("error", row["error"]), operation_id, step_id,
+        ],
+    )  # fmt: skip
+    here = {"current_step": row["name"], "current_step_index": row["position"]} if status == "running" else {}
+    await _update(connection, operation_id, here)
+    document = await get(connection, operation_id)
+    await _publish(connection, UPDATED, document)
+    return document
+
+
+async def patch_metrics(
+    connection: AsyncConnection[Any],
+    operation_id: str,
+    *,
+    prompt: int,
+    completion: int,
+    total: int | None = None,
+    cost: Decimal | None = None,
+    model: str | None = None,
+) -> Document:
+    """Replace the token figures. `total` None: the sum; `cost` None: not known. Raises NotFoundError."""
+    await _locked(connection, operation_id)
+    figures = (prompt, completion, prompt + completion if total is None else total, cost, model)
+    await _save_metrics(connection, operation_id, figures)
+    await _update(connection, operation_id, {})
+    document = await get(connection, operation_id)
+    await _publish(connection, UPDATED, document)
+    return document
+
+
+async def upsert_derived(connection: AsyncConnection[Any], found: Iterable[DerivedOperation]) -> list[Document]:
+    """Merge what was seen of operations; gives (and publishes) those that were new or changed. Seeing the same again
+    changes nothing, and what has ended never begins again. Tokens and cost come from the model calls of `run_id`."""
+    events: list[OutboxEvent] = []
+    # In the order of their ids: two writers that see the same ones then never deadlock.
+    for one in sorted(found, key=lambda operation: operation.id):
+        before = await _documents(connection, "WHERE o.id = %s FOR UPDATE OF o", [one.id])
+        await _merge(connection, one, before[0] if before else None)
+        if one.run_id is not None:
+            await _measure(connection, one.gateway, one.id, one.run_id)
+        after = await get(connection, one.id)
+        if before and before[0] == after:
+            continue
+        await _update(connection, one.id, {})
+        after = await get(connection, one.id)
+        events.append(OutboxEvent(TOPIC, UPDATED if before else CREATED, after, one.gateway))
+    await outbox.publish(connection, events)
+    return [dict(event.payload) for event in events]
+
+
+async def refresh_runs(connection: AsyncConnection[Any], gateway: str, run_ids: Collection[str]) -> list[OutboxEvent]:
+    """Bring tokens and cost of the operations of these runs up to their model calls; gives the messages to publish.
+    For the ledger, in the transaction that inserts the calls."""
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(
+            "SELECT id, run_id FROM lobs.operations WHERE gateway = %s AND run_id = ANY(%s) ORDER BY id FOR UPDATE",
+            [gateway, list(run_ids)],
+        )
+        known = await cursor.fetchall()
+    events = []
+    for row in known:
+        if await _measure(connection, gateway, row["id"], row["run_id"]):
+            await _update(connection, row["id"], {})
+            events.append(OutboxEvent(TOPIC, UPDATED, await get(connection, row["id"]), gateway))
+    return events
+
+
+async def _merge(connection: AsyncConnection[Any], one: DerivedOperation, before: Document | None) -> None:
+    status = one.status
+    if before is not None and status not in _NEXT[before["status"]]:
+        status = before["status"]
+    completed = one.completed_at if status in TERMINAL else None
+    disposition = one.disposition
+    if disposition is None and status in TERMINAL:
+        disposition = {"success": status == "completed"}
+    duration = _milliseconds(one.started_at, completed) if one.started_at and completed else None
+    await connection.execute(
+        """
+        INSERT INTO lobs.operations AS o (id, gateway, type, name, description, status, agent_id, channel, created_at,
+            started_at, completed_at, duration_ms, current_step, activity, disposition, metadata, tags, source, run_id,
+            session_key, session_id, cron_job_id)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, coalesce(%s, now()), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        ON CONFLICT (id) DO UPDATE SET
+            type = excluded.type,
+            name = excluded.name,
+            description = coalesce(excluded.description, o.description),
+            status = excluded.status,
+            agent_id = coalesce(excluded.agent_id, o.agent_id),
+            channel = coalesce(excluded.channel, o.channel),
+            started_at = least(o.started_at, excluded.started_at),
+            completed_at = coalesce(o.completed_at, excluded.completed_at),
+            duration_ms = coalesce(o.duration_ms, excluded.duration_ms,
+                (extract(epoch FROM excluded.completed_at - o.started_at) * 1000)::bigint),
+            current_step = coalesce(excluded.current_step, o.current_step),
+            activity = coalesce(excluded.activity, o.activity),
+            disposition = coalesce(o.disposition, excluded.disposition),
+            metadata = o.metadata || excluded.metadata,
+            tags = CASE WHEN excluded.tags = '{}' THEN o.tags ELSE excluded.tags END,
+            run_id = coalesce(excluded.run_id, o.run_id),
+            session_key = coalesce(excluded.session_key, o.session_key),
+            session_id = coalesce(excluded.session_id, o.session_id),
+            cron_job_id = coalesce(excluded.cron_job_id, o.cron_job_id)
+        """,
+        [
+            one.id, one.gateway, one.type, one.name, one.description, status, one.agent_id, one.channel,
+            one.started_at, one.started_at, completed, duration, one.current_step, one.activity,
+            None if disposition is None else Jsonb(dict(disposition)), Jsonb(dict(one.metadata)), list(one.tags),
+            one.source, one.run_id, one.session_key, one.session_id, one.cron_job_id,
+        ],
+    )  # fmt: skip
+    if not one.steps:
+        return
+    async with connection.cursor() as cursor:
+        await cursor.executemany(
+            """
+            INSERT INTO lobs.operation_steps AS s (operation_id, id, position, name, status, started_at, completed_at,
+                duration_ms, error)
+            VALUES (%s, %s, (SELECT count(*) FROM lobs.operation_steps WHERE operation_id = %s), %s, %s, %s, %s, %s, %s)
+            ON CONFLICT (operation_id, id) DO UPDATE SET
+                status = CASE WHEN s.status IN ('completed', 'failed', 'skipped') THEN s.status
+                    ELSE excluded.status END,
+                started_at = coalesce(s.started_at, excluded.started_at),
+                completed_at = coalesce(s.completed_at, excluded.completed_at),
+                duration_ms = coalesce(s.duration_ms, excluded.duration_ms,
+                    (extract(epoch FROM excluded.completed_at - s.started_at) * 1000)::bigint),
+                error = coalesce(s.error, excluded.error)
+            """,
+            [
+                (
+                    one.id, step.id, one.id, step.name, step.status, step.started_at, step.completed_at,
+                    step.duration_ms
+                    if step.duration_ms is not None or step.started_at is None or step.completed_at is None
+                    else _milliseconds(step.started_at, step.completed_at),
+                    step.error,
+                )
+                for step in one.steps
+            ],
+        )  # fmt: skip
+
+
+async def _measure(connection: AsyncConnection[Any], gateway: str, operation_id: str, run_id: str) -> bool:
+    """Sum the model calls of a run into an operation; whether anything changed. Equivalent money is not billed money:
+    a run that only a subscription pays for has no cost here."""
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(
+            "SELECT count(*) AS calls,"
+            " coalesce(sum(input_tokens + cache_read_tokens + cache_write_tokens), 0)::bigint AS prompt,"
+            " coalesce(sum(output_tokens), 0)::bigint AS completion,"
+            " sum(cost_usd) FILTER (WHERE billing = 'billed') AS cost,"
+            " (array_agg(model ORDER BY ts DESC))[1] AS model"
+            " FROM lobs.model_calls WHERE gateway = %s AND run_id = %s",
+            [gateway, run_id],
+        )
+        row = await cursor.fetchone()
+    if row is None or row["calls"] == 0:
+        return False
+    prompt, completion = row["prompt"], row["completion"]
+    figures = (prompt, completion, prompt + completion, row["cost"], row["model"])
+    return await _save_metrics(connection, operation_id, figures)
+
+
+async def _save_metrics(connection: AsyncConnection[Any], operation_id: str, figures: Figures) -> bool:
+    saved = await connection.execute(
+        """
+        INSERT INTO lobs.operation_metrics AS m
+            (operation_id, prompt_tokens, completion_tokens, total_tokens, cost_usd, model)
+        VALUES (%s, %s, %s, %s, %s, %s)
+        ON CONFLICT (operation_id) DO UPDATE SET
+            prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
+            total_tokens = excluded.total_tokens, cost_usd = excluded.cost_usd, model = excluded.model,
+            updated_at = now()
+        WHERE (m.prompt_tokens, m.completion_tokens, m.total_tokens, m.cost_usd, m.model) IS DISTINCT FROM
+            (excluded.prompt_tokens, excluded.completion_tokens, excluded.total_tokens, excluded.cost_usd,
+             excluded.model)
+        """,
+        [operation_id, *figures],
+    )
+    return saved.rowcount > 0
+
+
+async def _locked(connection: AsyncConnection[Any], operation_id: str) -> Row:
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute("SELECT * FROM lobs.operations WHERE id = %s FOR UPDATE", [operation_id])
+        row = await cursor.fetchone()
+    if row is None:
+        raise NotFoundError(f"there is no operation {operation_id}", "id")
+    return row
+
+
+async def _update(connection: AsyncConnection[Any], operation_id: str, values: Mapping[str, Any]) -> None:
+    columns = {
+        name: Jsonb(value) if name == "disposition" and value is not None else value for name, value in values.items()
+    }
+    # The names are those of _PATCHABLE, never of a client.
+    assignments = "".join(f"{name} = %({name})s, " for name in columns)
+    statement = (
+        f"UPDATE lobs.operations SET {assignments}updated_at = clock_timestamp(), version = version + 1"  # noqa: S608
+        " WHERE id = %(operation_id)s"
+    )
+    await connection.execute(statement.encode(), {**columns, "operation_id": operation_id})
+
+
+async def _publish(connection: AsyncConnection[Any], kind: str, document: Document) -> None:
+    await outbox.publish(connection, [OutboxEvent(TOPIC, kind, document, document["gateway"])])
+
+
+async def _documents(
+    connection: AsyncConnection[Any], where: str, parameters: Mapping[str, Any] | Sequence[Any]
+) -> list[Document]:
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute((_SELECT + where).encode(), parameters)
+        rows = await cursor.fetchall()
+        if not rows:
+            return []
+        await cursor.execute(
+            "SELECT * FROM lobs.operation_steps WHERE operation_id = ANY(%s) ORDER BY operation_id, position, id",
+            [[row["id"] for row in rows]],
+        )
+        steps: dict[str, list[Row]] = {}
+        for step in await cursor.fetchall():
+            steps.setdefault(step["operation_id"], []).append(step)
+    return [_document(row, steps.get(row["id"], [])) for row in rows]
+
+
+def progress(status: str, completed: int, total: int) -> int:
+    """Per cent of the steps that are done, rounded down; without steps it is all or nothing."""
+    if total == 0:
+        return 100 if status == "completed" else 0
+    return completed * 100 // total
+
+
+def _document(row: Row, steps: Sequence[Row]) -> Document:
+    completed = sum(step["status"] == "completed" for step in steps)
+    cost = row["cost_usd"]
+    return {
+        "id": row["id"],
+        "type": row["type"],
+        "name": row["name"],
+        "description": row["description"],
+        "status": row["status"],
+        "skillName": row["skill_name"],
+        "agentId": row["agent_id"],
+        "userId": row["user_id"],
+        "channel": row["channel"],
+        "gateway": row["gateway"],
+        "source": row["source"],
+        "runId": row["run_id"],
+        "sessionKey": row["session_key"],
+        "createdAt": _iso(row["created_at"]),
+        "updatedAt": _iso(row["updated_at"]),
+        "startedAt": _iso(row["started_at"]),
+        "completedAt": _iso(row["completed_at"]),
+        "duration": row["duration_ms"],
+        "currentStep": row["current_step"],
+        "currentStepIndex": row["current_step_index"],
+        "activity": row["activity"],
+        "steps": [
+            {
+                "id": step["id"],
+                "name": step["name"],
+                "description": step["description"],
+                "status": step["status"],
+                "startedAt": _iso(step["started_at"]),
+                "completedAt": _iso(step["completed_at"]),
+                "duration": step["duration_ms"],
+                "error": step["error"],
+            }
+            for step in steps
+        ],
+        "metrics": {
+            "tokens": {
+                "prompt": row["prompt_tokens"] or 0,
+                "completion": row["completion_tokens"] or 0,
+                "total": row["total_tokens"] or 0,
+                "cost": None if cost is None else float(cost),
+                "model": row["model"],
+            },
+            "duration": row["duration_ms"],
+            "stepsCompleted": completed,
+            "stepsTotal": len(steps),
+            "progress": progress(row["status"], completed, len(steps)),
+        },
+        "disposition": row["disposition"],
+        "metadata": row["metadata"],
+        "tags": row["tags"],
+    }
+
+
+def _iso(instant: datetime | None) -> str | None:
+    if instant is None:
+        return None
+    precision = "microseconds" if instant.microsecond else "seconds"
+    return instant.astimezone(UTC).isoformat(timespec=precision).replace("+00:00", "Z")
+
+
+def _milliseconds(started: datetime | None, completed: datetime) -> int:
+    if started is None:
+        return 0
+    return max(0, round((completed - started).total_seconds() * 1000))

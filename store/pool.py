@@ -1,0 +1,70 @@
+"""Connections for services: a bounded pool whose statements end.
+
+The functions of this room take a connection of it:
+
+    async with pool.connection() as connection:  # one transaction, committed at the end of the block
+        task = await tasks.create(connection, ...)
+        await auth.audit(connection, ...)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+Connection: TypeAlias = AsyncConnection[DictRow]
+Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[DictRow]]
+
+STATEMENT_MILLISECONDS = 15_000
+# A peer that vanished (cable, suspended machine) is noticed within about half a minute.
+KEEPALIVE: dict[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+
+@contextlib.asynccontextmanager
+async def open_pool(
+    dsn: str, *, name: str = "lobservatory", min_size: int = 1, max_size: int = 8, wait_seconds: float = 10.0
+) -> AsyncIterator[Pool]:
+    """A pool for the length of the block; opening it does not wait for the database.
+
+    `wait_seconds`: how long to wait for a free connection, then `psycopg_pool.PoolTimeout`, which is a
+    `psycopg.OperationalError`. It keeps trying to connect while the database is away. Rows are dicts.
+    """
+    pool: Pool = AsyncConnectionPool(
+        dsn,
+        kwargs={
+            **KEEPALIVE,
+            "row_factory": dict_row,
+            "application_name": name,
+            "options": session_options(dsn),
+        },
+        min_size=min_size,
+        max_size=max_size,
+        timeout=wait_seconds,
+        max_waiting=200,
+        check=AsyncConnectionPool.check_connection,
+        open=False,
+        name=name,
+    )
+    await pool.open()
+    try:
+        yield pool
+    finally:
+        await pool.close(timeout=5)
+
+
+def session_options(dsn: str, statement_milliseconds: int = STATEMENT_MILLISECONDS) -> str:
+    """Our session settings behind those of the DSN (a keyword argument would replace them)."""
+    given = conninfo_to_dict(dsn).get("options") or ""
+    return f"{given} -c statement_timeout={statement_milliseconds} -c timezone=UTC".strip()
