@@ -269,54 +269,6 @@ class CostSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class OperationStep:
-    """One step of a derived operation: a tool call. `status`: pending, running, completed, failed, skipped."""
-
-    id: str
-    position: int
-    name: str
-    status: str
-    started_at: datetime | None = None
-    completed_at: datetime | None = None
-    duration_ms: int | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """A run of an agent as an operation, derived without the agent's co-operation. Identity: `id`.
-
-    Written as a whole each time it changes (an upsert that never takes a final status back). None means "not known"
-    and never overwrites. Tokens and cost are not here: they come from the model calls with the same `run_id`, or with
-    the same session between `started_at` and `completed_at` where entries carry no run (before 2026.9).
-    """
-
-    id: str
-    gateway: str
-    type: str  # agent_task, scheduled, webhook, skill
-    name: str
-    status: str  # in_progress, completed, failed, cancelled
-    run_id: str
-    created_at: datetime
-    started_at: datetime | None = None
-    completed_at: datetime | None = None
-    duration_ms: int | None = None
-    skill_name: str | None = None
-    agent_id: str | None = None
-    channel: str | None = None
-    session_key: str | None = None
-    session_id: str | None = None
-    cron_job_id: str | None = None
-    current_step: str | None = None
-    current_step_index: int | None = None
-    activity: str | None = None
-    disposition: Mapping[str, Any] | None = None  # {success, result} or {success, error, errorCode}
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    tags: tuple[str, ...] = ()
-    steps: tuple[OperationStep, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class HostSample:
     """The host at one instant; ratios are 0 to 1."""
 
