@@ -1,0 +1,395 @@
+"""Entries to rows: which count, who they belong to, what they cost. Pure: no I/O, and the clock is injected.
+
+What was seen before is not decided here: whoever keeps the books answers which rows are new (`Ledger.insert_*`, or the
+sets of a scan), and `increments` makes counters of those only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Context, Decimal
+from hashlib import blake2b
+from typing import Any, Literal
+
+from exporter.accounting import instants
+from exporter.accounting.billing import BillingPolicy
+from exporter.accounting.prices import PriceBook
+from exporter.accounting.usage import Usage, read_usage, written
+from openclaw.stores import Chunk, Details, Entry, Message, SessionInfo, Store
+from store.rows import CostBasis, ModelCall, Outcome, Reject, Session, SessionEvent, ToolCall, ToolResult
+
+# What a delivery to a channel leaves in a transcript, under the name of a provider or a model: no model was called.
+MIRRORS = frozenset({"delivery-mirror", "gateway-injected"})
+NESTED_TOOL = "openclaw.nested-tool.v1"
+RUN_FAILED = "run-failed-before-reply"
+_LONGEST_CALL_MS = 3_600_000
+_MAX_EXIT_CODE = 2**31
+_MAX_DURATION_MS = 2**31
+# Sums of money are exact: the default context would round at 28 digits.
+EXACT = Context(prec=200)
+
+Increments = dict[tuple[str, tuple[str, ...]], Decimal | int]
+
+
+@dataclass(slots=True)
+class Facts:
+    """The rows of one chunk. Lists are in the order of the entries; `source` is the store they came from."""
+
+    gateway: str
+    agent: str
+    session_id: str
+    source: Store
+    entries: int = 0
+    bytes: int = 0
+    calls: list[ModelCall] = field(default_factory=list)
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    tool_results: list[ToolResult] = field(default_factory=list)
+    events: list[SessionEvent] = field(default_factory=list)
+    sessions: list[Session] = field(default_factory=list)
+    line_rejects: list[Reject] = field(default_factory=list)
+    call_rejects: list[tuple[int, Reject]] = field(default_factory=list)  # index of the call, refused field
+
+    def rejects(self, new_calls: Sequence[bool]) -> list[Reject]:
+        """Refused lines, and refused fields of calls that are new: a copy's fields were counted with the original."""
+        return [*self.line_rejects, *(reject for index, reject in self.call_rejects if new_calls[index])]
+
+
+class Accountant:
+    """Turns chunks into rows for one gateway. `now`: the clock, epoch seconds."""
+
+    def __init__(
+        self,
+        gateway: str,
+        prices: PriceBook,
+        billing: BillingPolicy,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.gateway = gateway
+        self.prices = prices
+        self.billing = billing
+        self._now = now
+
+    def facts(self, chunk: Chunk, sessions: Mapping[tuple[str, str], SessionInfo]) -> Facts:
+        """The rows of a chunk. `sessions`: what the indexes know (`Stores.sessions`)."""
+        source = chunk.source
+        info = sessions.get((source.agent, chunk.session_id))
+        facts = Facts(
+            gateway=self.gateway,
+            agent=source.agent,
+            session_id=chunk.session_id,
+            source=source.store,
+            entries=len(chunk.entries),
+            bytes=chunk.bytes_read,
+            line_rejects=[
+                Reject(self.gateway, source.agent, source.store, reject.reason, reject.location)
+                for reject in chunk.rejects
+            ],
+        )
+        work = _Work(self, facts, info, chunk.written_ms, int(self._now() * 1000))
+        for entry in chunk.entries:
+            work.entry(entry)
+        if chunk.entries or info is not None:
+            facts.sessions.append(work.session(archive=source.store == "archive"))
+        return facts
+
+
+class _Work:
+    """One chunk in the making."""
+
+    def __init__(
+        self, accountant: Accountant, facts: Facts, info: SessionInfo | None, written_ms: int, now_ms: int
+    ) -> None:
+        self._accountant = accountant
+        self._facts = facts
+        self._info = info
+        self._kind = info.kind if info is not None else "unknown"
+        self._written_ms = written_ms
+        self._now_ms = now_ms
+        self._started_ms: int | None = None
+
+    def entry(self, entry: Entry) -> None:
+        """Add the rows of one entry. What is none of these is nothing that counts."""
+        if entry.type == "message":
+            if entry.message is not None:
+                self._message(entry, entry.message)
+        elif entry.type == "session":
+            started = instants.parse(entry.timestamp)
+            self._started_ms = started if started is not None and started > 0 else None
+        else:
+            self._other(entry)
+
+    def _message(self, entry: Entry, message: Message) -> None:
+        if message.role == "assistant":
+            self._assistant(entry, message)
+        elif message.role == "toolResult":
+            self._tool_result(entry, message)
+        elif message.customType == NESTED_TOOL:
+            self._nested_tool(entry, message.details)
+
+    def _other(self, entry: Entry) -> None:
+        if entry.type == "custom" and entry.customType == NESTED_TOOL:
+            self._nested_tool(entry, entry.data or entry.details)
+        elif entry.type == "custom_message" and entry.customType == RUN_FAILED:
+            self._event(entry, "run_failed", run_id=_text(entry.details.runId) if entry.details else None)
+        elif entry.type == "compaction":
+            self._event(
+                entry, "compaction", tokens_before=_count(entry.tokensBefore), tokens_after=_count(entry.tokensAfter)
+            )
+        elif entry.type == "reset":
+            self._event(entry, "reset", reason=_text(entry.reason))
+        elif entry.type == "model_change":
+            self._event(entry, "model_change", provider=_text(entry.provider), model=_text(entry.modelId))
+
+    # --- calls --------------------------------------------------------------------------------------------
+
+    def _assistant(self, entry: Entry, message: Message) -> None:
+        facts = self._facts
+        usage = message.usage if isinstance(message.usage, dict) else None
+        model = _text(message.model) or "unknown"
+        time_written = instants.raw(entry.timestamp, message.timestamp)
+        print_of_entry = _fingerprint(time_written, model, written(usage) if usage is not None else "")
+        entry_id = _entry_id(entry)
+        instant = self._instant(entry, message.timestamp)
+        run_id = _text(message.openclaw.runId) if message.openclaw is not None else None
+        if isinstance(message.content, list):
+            parts = [part for part in message.content if part.type == "toolCall"]
+            for position, part in enumerate(parts):
+                facts.tool_calls.append(
+                    ToolCall(
+                        gateway=facts.gateway,
+                        agent=facts.agent,
+                        session_id=facts.session_id,
+                        entry_id=entry_id,
+                        fingerprint=print_of_entry,
+                        position=position,
+                        call_id=_text(part.id) or "",
+                        tool=_text(part.name) or "unknown",
+                        ts=instants.to_datetime(instant.ms),
+                        kind=self._kind,
+                        run_id=run_id,
+                    )
+                )
+        provider = _text(message.provider) or "unknown"
+        if usage is None or model in MIRRORS or provider in MIRRORS:
+            return
+        checked = read_usage(usage)
+        cost, basis, version = self._cost(provider, model, checked)
+        info = self._info
+        facts.calls.append(
+            ModelCall(
+                gateway=facts.gateway,
+                agent=facts.agent,
+                session_id=facts.session_id,
+                entry_id=entry_id,
+                fingerprint=print_of_entry,
+                ts=instants.to_datetime(instant.ms),
+                provider=provider,
+                model=model,
+                kind=self._kind,
+                outcome=_outcome(message.stopReason),
+                input_tokens=checked.input,
+                output_tokens=checked.output,
+                cache_read_tokens=checked.cache_read,
+                cache_write_tokens=checked.cache_write,
+                reasoning_tokens=checked.reasoning,
+                cost_usd=cost,
+                cost_basis=basis,
+                billing=self._accountant.billing.mode(provider),
+                session_key=info.session_key if info is not None else None,
+                parent_session_key=info.parent_session_key if info is not None else None,
+                channel=info.channel if info is not None else None,
+                run_id=run_id,
+                duration_ms=_duration(message.timestamp, instant),
+                error_code=_error_code(message),
+                price_version=version,
+                ts_flag=instant.flag,
+            )
+        )
+        refused = [("bad_number", name) for name in checked.rejected] + [("bad_time", "timestamp")] * instant.bad
+        for reason, name in refused:
+            # By identity, not by place: the same field of a copy is the same reject.
+            location = f"{entry_id}:{print_of_entry.hex()[:16]}:{name}"
+            reject = Reject(facts.gateway, facts.agent, facts.source, reason, location)
+            facts.call_rejects.append((len(facts.calls) - 1, reject))
+
+    def _cost(self, provider: str, model: str, usage: Usage) -> tuple[Decimal | None, CostBasis, str | None]:
+        if usage.cost is not None:
+            return usage.cost, "reported", None
+        if not usage.tokens:
+            return Decimal(0), "priced", None  # nothing used costs nothing, at any price
+        if not usage.cost_refused:
+            price = self._accountant.prices.price(provider, model)
+            cost = price.cost(usage) if price is not None else None
+            if price is not None and cost is not None:
+                return cost, "priced", price.version
+        return None, "unpriced", None
+
+    def _instant(self, entry: Entry, message_time: Any) -> instants.Instant:
+        return instants.choose(
+            entry.timestamp, message_time, written_ms=entry.written_ms or self._written_ms, now_ms=self._now_ms
+        )
+
+    # --- tools and events ---------------------------------------------------------------------------------
+
+    def _tool_result(self, entry: Entry, message: Message) -> None:
+        facts = self._facts
+        details = message.details
+        failed = bool(message.isError)
+        exit_code = _exit_code(details.exitCode) if details is not None else None
+        call_id = _text(message.toolCallId) or ""
+        outcome: Literal["ok", "error", "nonzero_exit"] = "ok"
+        if failed:
+            outcome = "error"
+        elif exit_code:
+            outcome = "nonzero_exit"
+        time_written = instants.raw(entry.timestamp, message.timestamp)
+        facts.tool_results.append(
+            ToolResult(
+                gateway=facts.gateway,
+                agent=facts.agent,
+                session_id=facts.session_id,
+                entry_id=_entry_id(entry),
+                fingerprint=_fingerprint(time_written, call_id, str(message.toolName), outcome),
+                call_id=call_id,
+                tool=_text(message.toolName) or "unknown",
+                ts=instants.to_datetime(self._instant(entry, message.timestamp).ms),
+                outcome=outcome,
+                exit_code=exit_code,
+                duration_ms=_milliseconds(details.durationMs) if details is not None else None,
+                output_bytes=entry.size,
+            )
+        )
+
+    def _nested_tool(self, entry: Entry, details: Details | None) -> None:
+        details = details if details is not None else Details()
+        self._event(
+            entry,
+            "nested_tool",
+            tool=_text(details.toolName) or "unknown",
+            is_error=bool(details.isError),
+            call_id=_text(details.toolCallId),
+            parent_call_id=_text(details.parentToolCallId),
+            child_session_key=_text(details.childSessionKey),
+            run_id=_text(details.runId),
+        )
+
+    def _event(self, entry: Entry, event: str, **detail: Any) -> None:
+        facts = self._facts
+        message_time = entry.message.timestamp if entry.message is not None else None
+        facts.events.append(
+            SessionEvent(
+                gateway=facts.gateway,
+                agent=facts.agent,
+                session_id=facts.session_id,
+                entry_id=_entry_id(entry),
+                fingerprint=_fingerprint(instants.raw(entry.timestamp, message_time), event),
+                ts=instants.to_datetime(self._instant(entry, message_time).ms),
+                event=event,
+                detail={name: value for name, value in detail.items() if value is not None},
+            )
+        )
+
+    def session(self, *, archive: bool) -> Session:
+        """What this chunk and the index know of the session."""
+        row = (
+            session_row(self._accountant.gateway, self._info)
+            if self._info is not None
+            else Session(
+                gateway=self._facts.gateway,
+                agent=self._facts.agent,
+                session_id=self._facts.session_id,
+                archived=True if archive else None,
+            )
+        )
+        if row.started_at is not None or self._started_ms is None:
+            return row
+        return _with_start(row, self._started_ms)
+
+
+def _with_start(row: Session, started_ms: int) -> Session:
+    values = {name: getattr(row, name) for name in Session.__slots__}
+    return Session(**{**values, "started_at": instants.to_datetime(started_ms)})
+
+
+def session_row(gateway: str, info: SessionInfo) -> Session:
+    """What an index says of a session, as a row; an unknown kind is None, which overwrites nothing."""
+
+    def instant(ms: int | None) -> Any:
+        return instants.to_datetime(ms) if ms is not None and ms < 10**14 else None
+
+    return Session(
+        gateway=gateway,
+        agent=info.agent,
+        session_id=info.session_id,
+        session_key=info.session_key,
+        kind=info.kind if info.kind != "unknown" else None,
+        channel=info.channel,
+        parent_session_key=info.parent_session_key,
+        label=info.label,
+        status=info.status,
+        provider=info.provider,
+        model=info.model,
+        context_tokens=info.context_tokens,
+        context_limit=info.context_limit,
+        started_at=instant(info.started_ms),
+        updated_at=instant(info.updated_ms),
+        ended_at=instant(info.ended_ms),
+        archived=info.archived,
+    )
+
+
+def _fingerprint(*parts: str) -> bytes:
+    return blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _entry_id(entry: Entry) -> str:
+    """Its id; without one the hash of its bytes, so that reading it again is no second call."""
+    return _text(entry.id) or f"hash:{entry.digest}"
+
+
+def _text(value: Any) -> str | None:
+    """Names and ids as text that every sink can hold; None for nothing."""
+    if value is None or isinstance(value, dict | list) or value == "":
+        return None
+    text = value if isinstance(value, str) else str(value)
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()  # JavaScript can write half a character
+    return text.replace("\x00", "")
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < 2**53 else None
+
+
+def _outcome(stop_reason: Any) -> Outcome:
+    if stop_reason == "error":
+        return "error"
+    return "aborted" if stop_reason == "aborted" else "ok"
+
+
+def _error_code(message: Message) -> str | None:
+    if message.stopReason not in {"error", "aborted"}:
+        return None
+    code = _text(message.errorCode) or _text(message.errorType)
+    return code[:64] if code is not None else None
+
+
+def _exit_code(value: Any) -> int | None:
+    return value if type(value) is int and abs(value) < _MAX_EXIT_CODE else None
+
+
+def _milliseconds(value: Any) -> int | None:
+    if isinstance(value, Decimal) and value.is_finite() and 0 <= value < _MAX_DURATION_MS:
+        return int(value)
+    return value if type(value) is int and 0 <= value < _MAX_DURATION_MS else None
+
+
+def _duration(message_time: Any, instant: instants.Instant) -> int | None:
+    """A message carries the time at which its call began, its entry the time at which it was stored."""
+    began = instants.parse(message_time)
+    if began is None or instant.flag is not None or not 0 <= instant.ms - began <= _LONGEST_CALL_MS:
+        return None
+    return instant.ms - began

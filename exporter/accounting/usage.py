@@ -1,0 +1,131 @@
+"""The usage object of an assistant entry: token classes and the reported cost, checked field by field. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+LARGEST = 10**12  # beyond this a count or a cost is no measurement
+_SMALLEST = -30  # decimal places of a cost; JavaScript writes at most 25, databases end somewhere
+_CLASSES = (
+    ("input", ("input",)),
+    ("output", ("output",)),
+    ("cache_read", ("cacheRead",)),
+    ("cache_write", ("cacheWrite",)),
+    ("reasoning", ("reasoningTokens", "reasoning")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and cost of one call. `input` excludes cached tokens, `reasoning` is a part of `output`."""
+
+    input: int
+    output: int
+    cache_read: int
+    cache_write: int
+    reasoning: int
+    cache_write_1h: int  # the parts of cache_write whose lifetime the entry tells
+    cache_write_5m: int
+    cost: Decimal | None  # as reported; None: not reported, or refused
+    rejected: tuple[str, ...]  # names of the refused fields
+
+    @property
+    def tokens(self) -> int:
+        """The four classes together."""
+        return self.input + self.output + self.cache_read + self.cache_write
+
+    @property
+    def cost_refused(self) -> bool:
+        """A cost was given that is none: it is neither believed nor replaced by another."""
+        return "cost" in self.rejected
+
+
+def read_usage(usage: dict[str, Any]) -> Usage:
+    """Check every field on its own: a refused one counts as 0 and is named in `rejected`."""
+    rejected: list[str] = []
+    values = {}
+    for name, keys in _CLASSES:
+        key = next((key for key in keys if usage.get(key) is not None), keys[0])
+        values[name] = _count(usage.get(key), key, rejected)
+    if values["cache_read"] and values["input"] >= values["cache_read"]:
+        # Some providers report input with its cached part: their own total proves it.
+        total = usage.get("totalTokens")
+        if not isinstance(total, bool) and total == values["input"] + values["output"]:
+            values["input"] -= values["cache_read"]
+    one_hour, five_minutes = _lifetimes(usage, values["cache_write"], rejected)
+    return Usage(
+        **values,
+        cache_write_1h=one_hour,
+        cache_write_5m=five_minutes,
+        cost=_cost(usage.get("cost"), rejected),
+        rejected=tuple(rejected),
+    )
+
+
+def _count(value: Any, name: str, rejected: list[str]) -> int:
+    if value is None:
+        return 0
+    if type(value) is int:
+        number = value
+    elif isinstance(value, Decimal) and value.is_finite() and abs(value) <= LARGEST and value == int(value):
+        number = int(value)
+    else:
+        number = -1
+    if 0 <= number <= LARGEST:
+        return number
+    rejected.append(name)
+    return 0
+
+
+def _cost(value: Any, rejected: list[str]) -> Decimal | None:
+    if isinstance(value, dict):
+        value = value.get("total")
+    if value is None:
+        return None
+    if type(value) is int or isinstance(value, Decimal):
+        cost = Decimal(value)
+        if cost.is_finite() and 0 <= cost <= LARGEST:
+            return cost if cost.as_tuple().exponent >= _SMALLEST else round(cost, -_SMALLEST)  # type: ignore[operator] # finite
+    rejected.append("cost")
+    return None
+
+
+def _lifetimes(usage: dict[str, Any], cache_write: int, rejected: list[str]) -> tuple[int, int]:
+    """Cache writes for one hour and for five minutes, as far as the entry tells; never more than the class holds."""
+    detail: dict[str, Any] = next(
+        (usage[key] for key in ("cache_creation", "cacheCreation") if isinstance(usage.get(key), dict)), {}
+    )
+    one_hour = _first(usage, ("cacheWrite1h",)) or _first(
+        detail, ("ephemeral_1h_input_tokens", "ephemeral1hInputTokens")
+    )
+    five_minutes = _first(usage, ("cacheWrite5m",)) or _first(
+        detail, ("ephemeral_5m_input_tokens", "ephemeral5mInputTokens")
+    )
+    hours = min(_count(one_hour, "cacheWrite1h", rejected), cache_write)
+    minutes = min(_count(five_minutes, "cacheWrite5m", rejected), cache_write - hours)
+    return hours, minutes
+
+
+def _first(document: dict[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((document[key] for key in keys if document.get(key) is not None), None)
+
+
+def written(usage: dict[str, Any]) -> str:
+    """The whole usage tuple as it was written, in one form: 3, 3.0 and 3e0 are one number. Part of the identity."""
+    cost = usage.get("cost")
+    if isinstance(cost, dict):
+        cost = cost.get("total")
+    return "|".join(_number(usage.get(key)) for key in _IDENTITY) + "|" + _number(cost)
+
+
+_IDENTITY = ("input", "output", "cacheRead", "cacheWrite", "reasoningTokens", "totalTokens")
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, Decimal):
+        if value.is_finite() and abs(value) < LARGEST and value == int(value):
+            return str(int(value))
+        return str(value.normalize())
+    return "" if value is None else str(value)
