@@ -165,6 +165,9 @@ class Settings(BaseModel):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: readable on a terminal, JSON lines elsewhere."
     )
+    prices_file: Path | None = Field(
+        None, description="Prices of your own (TOML, rows as in `exporter/accounting/prices.toml`); they win over all."
+    )
     billing: Billing = Field(Billing(equivalent=(), billed=()), description="Table `[billing]` (file only).")
     thresholds: dict[str, dict[str, float]] = Field(
         {},
@@ -232,7 +235,7 @@ class Settings(BaseModel):
     def _origins(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("state_dir", "data_dir", mode="before")
+    @field_validator("state_dir", "data_dir", "prices_file", mode="before")
     @classmethod
     def _expand(cls, value: object) -> object:
         if isinstance(value, str):
@@ -274,7 +277,8 @@ class Settings(BaseModel):
 SECRETS = tuple(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
 
 
-def _config_file() -> Path | None:
+def config_file() -> Path | None:
+    """The configuration file that is used. Raises SettingsError when the named one is not there."""
     named = os.environ.get("LOBS_CONFIG_FILE")
     if named:
         path = Path(named).expanduser()
@@ -289,7 +293,7 @@ def _config_file() -> Path | None:
 
 
 def _from_file() -> dict[str, Any]:
-    path = _config_file()
+    path = config_file()
     if path is None:
         return {}
     try:

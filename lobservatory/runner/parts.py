@@ -127,17 +127,19 @@ def _listener(port: int) -> str:
     return ""
 
 
+def reachable(listen: Listen) -> str:
+    """The host under which a program of this machine reaches an address, also that of a wildcard."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 - compared, not bound
+
+
 def url(listen: Listen, path: str = "") -> str:
     """An address as a person opens it."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(listen.host, listen.host)  # noqa: S104 - compared, not bound
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"http://{host}:{listen.port}{path}"
+    return f"http://{Listen(host=reachable(listen), port=listen.port)}{path}"
 
 
 def answers(listen: Listen, path: str) -> bool:
     """Whether an HTTP GET gets a 2xx. Never raises."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 - compared, not bound
-    connection = http.client.HTTPConnection(host, listen.port, timeout=_PROBE_SECONDS)
+    connection = http.client.HTTPConnection(reachable(listen), listen.port, timeout=_PROBE_SECONDS)
     try:
         connection.request("GET", path)
         return 200 <= connection.getresponse().status < 300  # noqa: PLR2004 - a success of any kind
@@ -147,15 +149,17 @@ def answers(listen: Listen, path: str) -> bool:
         connection.close()
 
 
-def listens(settings: Settings) -> dict[str, tuple[str, Listen]]:
-    """Part → (variable, address), all ports concrete."""
+def configured(settings: Settings) -> dict[str, tuple[str, Listen]]:
+    """Part → (variable, address), as the settings say."""
     return {
-        part: (variable, concrete(listen))
-        for part, variable, listen in (
-            ("exporter", "LOBS_METRICS_LISTEN", settings.metrics_listen),
-            ("api", "LOBS_API_LISTEN", settings.api_listen),
-            ("prometheus", "LOBS_PROMETHEUS_LISTEN", settings.prometheus_listen),
-            ("alertmanager", "LOBS_ALERTMANAGER_LISTEN", settings.alertmanager_listen),
-            ("grafana", "LOBS_GRAFANA_LISTEN", settings.grafana_listen),
-        )
+        "exporter": ("LOBS_METRICS_LISTEN", settings.metrics_listen),
+        "api": ("LOBS_API_LISTEN", settings.api_listen),
+        "prometheus": ("LOBS_PROMETHEUS_LISTEN", settings.prometheus_listen),
+        "alertmanager": ("LOBS_ALERTMANAGER_LISTEN", settings.alertmanager_listen),
+        "grafana": ("LOBS_GRAFANA_LISTEN", settings.grafana_listen),
     }
+
+
+def listens(settings: Settings) -> dict[str, tuple[str, Listen]]:
+    """As `configured`, every port concrete."""
+    return {part: (variable, concrete(listen)) for part, (variable, listen) in configured(settings).items()}

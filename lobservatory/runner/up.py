@@ -225,6 +225,18 @@ def _already(place: Place, console: Console) -> int:
     return 0
 
 
+def addresses(settings: Settings) -> dict[str, Listen]:
+    """Part → address of the run that is going on in this data directory, else as the settings say."""
+    known = {name: listen for name, (_, listen) in parts.configured(settings).items()}
+    try:
+        running: dict[str, str] = json.loads((settings.data_dir / "run" / _STATE).read_text(encoding="utf-8"))[
+            "addresses"
+        ]
+    except (OSError, ValueError, KeyError):
+        return known
+    return known | {name: Listen.parse(text) for name, text in running.items()}
+
+
 def _current(row: Row, state: str | None) -> Row:
     if state is None:
         return row
@@ -273,6 +285,7 @@ class _Run:
             "title": self.title,
             "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
             "rows": [dataclasses.asdict(row) for row in rows],
+            "addresses": {name: str(listen) for name, listen in self.addresses.items()},
         }
         secrets.write_private(self.place.run / _STATE, json.dumps(state))
         _show(self.console, rows, self.title, self.place)

@@ -1,0 +1,316 @@
+"""`lobservatory doctor`: look at every part, change nothing; each line says ok or what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psycopg
+import structlog
+from rich.console import Console
+from rich.markup import escape
+
+from exporter.accounting.billing import BillingPolicy
+from lobservatory import settings as settings_module
+from lobservatory.errors import UserError
+from lobservatory.runner import parts, secrets, up
+from lobservatory.settings import Listen, Settings
+from openclaw import state_dir
+from openclaw.client import GatewayClient
+from openclaw.protocol import GatewayError, Hello, MissingScopeError, RpcError
+from openclaw.stores import Stores
+from store.migrate import READER, WRITER, MigrateError, schema_state
+
+_GATEWAY_SECONDS = 10.0
+_HTTP_SECONDS = 3.0
+_MAX_BODY = 4 * 1024 * 1024
+
+Level = Literal["ok", "note", "wrong"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One finding. `note`: nothing is broken, but something is not there; `wrong`: the text says what to do."""
+
+    level: Level
+    part: str
+    text: str
+
+
+def run(settings: Settings) -> int:
+    """Print all findings; 1 when something is wrong, else 0."""
+    console = Console(highlight=False)
+    # The findings say what the client's log would say, in words for people.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    signs = {"ok": "[green]ok   [/]", "note": "[yellow]note [/]", "wrong": "[red]WRONG[/]"}
+    wrong = 0
+    for line in findings(settings):
+        wrong += line.level == "wrong"
+        console.print(f"{signs[line.level]} {line.part:13} {escape(line.text)}", soft_wrap=True)
+    return 1 if wrong else 0
+
+
+def findings(settings: Settings) -> Iterator[Line]:
+    """All findings, in the order of the flow: sources, gateway, database, servers."""
+    yield from configuration()
+    yield from vault(settings)
+    found, config = None, state_dir.OpenClawConfig()
+    try:
+        found = state_dir.resolve(settings.state_dir)
+    except state_dir.StateDirError as error:
+        yield Line("wrong", "state", str(error))
+    if found is not None:
+        config = state_dir.load_config(found)
+        yield from state(found, config)
+        yield from stores(found, settings, config)
+    yield from asyncio.run(gateway(settings, config))
+    yield from database(settings)
+    yield from servers(settings)
+
+
+def configuration() -> Iterator[Line]:
+    """Where the settings come from."""
+    path = settings_module.config_file()
+    names = sorted(name for name in os.environ if name.startswith("LOBS_"))
+    sources = [str(path)] if path else []
+    sources += [", ".join(names)] if names else []
+    yield Line("ok", "settings", "; ".join(sources) or "defaults (docs/configuration.md lists what can be set)")
+
+
+def vault(settings: Settings) -> Iterator[Line]:
+    """Whether anybody else may read our secrets."""
+    place = secrets.folder(settings.data_dir)
+    if not place.exists():
+        yield Line("note", "secrets", f"none yet in {settings.data_dir}: `lobservatory up` makes them")
+        return
+    problems = secrets.problems(settings.data_dir)
+    yield from (Line("wrong", "secrets", problem) for problem in problems)
+    if not problems:
+        yield Line("ok", "secrets", f"{place}: only you can read them")
+
+
+def state(found: Path, config: state_dir.OpenClawConfig) -> Iterator[Line]:
+    """The state directory and its configuration file."""
+    yield Line("ok", "state", str(found))
+    if config.problem:
+        yield Line("wrong", "state", f"{config.problem}; correct the file, or set LOBS_GATEWAY_TOKEN")
+    elif config.path is None:
+        yield Line("note", "state", "no openclaw.json: the token comes from LOBS_GATEWAY_TOKEN only")
+
+
+def stores(found: Path, settings: Settings, config: state_dir.OpenClawConfig) -> Iterator[Line]:
+    """What the session stores hold, the versions of their schemas, and how each provider's money is counted."""
+    with contextlib.closing(Stores(found, gateway=settings.gateway_name)) as reader:
+        discovery = reader.discover()
+        sessions = reader.sessions()
+    counts = ", ".join(f"{number} {store}" for store, number in sorted(discovery.files.items()) if number)
+    fatal = [problem for problem in discovery.problems if problem.fatal]
+    if not discovery.sources and not fatal:
+        yield Line("note", "stores", "no session yet: nothing to count until an agent has run")
+    elif discovery.sources:
+        agents = len({source.agent for source in discovery.sources})
+        yield Line("ok", "stores", f"{counts}; {agents} agents, {len(discovery.sources)} sources")
+    for problem in discovery.problems:
+        yield Line("wrong" if problem.fatal or problem.schema else "note", "stores", problem.text)
+    versions = sorted({version for path in _databases(discovery.sources) if (version := _schema_version(path)) > 0})
+    if versions:
+        yield Line("ok", "schema", f"agent databases have schema version {', '.join(map(str, versions))}")
+    policy = BillingPolicy(settings.billing, config.subscription_providers)
+    named = {info.provider for info in sessions.values() if info.provider}
+    named |= {price.provider for price in config.prices} | config.subscription_providers
+    named |= {*settings.billing.equivalent, *settings.billing.billed}
+    for provider in sorted(named):
+        mode, reason = policy.explain(provider)
+        yield Line("ok", "billing", f"{provider}: {mode} ({reason})")
+
+
+def _databases(sources: Any) -> set[Path]:
+    return {source.path for source in sources if source.store == "sqlite"}
+
+
+def _schema_version(path: Path) -> int:
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2)
+        ) as database:
+            return int(database.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.Error:
+        return 0  # the stores' own finding says why it cannot be read
+
+
+_REMEDIES = {
+    "unreachable": "nothing listens there. Start the gateway, or set LOBS_GATEWAY_URL",
+    "auth": "it refuses the token. Set LOBS_GATEWAY_TOKEN to `gateway.auth.token` of its openclaw.json",
+    "timeout": "it does not answer. Look at the gateway's log; something else may listen on that port",
+    "handshake": "what listens there is no gateway. Correct LOBS_GATEWAY_URL",
+    "protocol": "it speaks a protocol that we do not know. Upgrade Lobservatory",
+    "starting": "it is still starting. Try again in a moment",
+}
+
+
+async def gateway(settings: Settings, config: state_dir.OpenClawConfig) -> list[Line]:
+    """Whether the gateway answers, accepts the token, and grants what is asked for."""
+    url = state_dir.gateway_url(settings, config)
+    token = state_dir.gateway_token(settings, config).get_secret_value()
+    lines: list[Line] = []
+    client = GatewayClient(url, token, subscribe_sessions=False)
+    async with client:
+        try:
+            hello = await _connected(client)
+        except GatewayError as error:
+            reason = client.last_failure
+            remedy = _REMEDIES.get(reason, "look at the gateway's log")
+            if reason == "auth" and not token:
+                remedy = "it wants a token. Set LOBS_GATEWAY_TOKEN"
+            return [Line("wrong", "gateway", f"{url}: {remedy}" if reason else str(error))]
+        lines.append(Line("ok", "gateway", f"{url}: version {hello.version}, protocol {hello.protocol}"))
+        lines += [line for method in ("health", "status", "cron.list") if (line := await _allowed(client, method))]
+    if not any(line.part == "scopes" for line in lines):
+        lines.append(Line("ok", "scopes", ", ".join(hello.scopes) or "none named, and every call works"))
+    return lines
+
+
+async def _connected(client: GatewayClient) -> Hello:
+    """As soon as it is clear: a refused token is not worth ten seconds of waiting."""
+    waiting = asyncio.create_task(client.wait_connected(_GATEWAY_SECONDS))
+    while not waiting.done() and not client.last_failure:
+        await asyncio.wait([waiting], timeout=0.1)
+    if not waiting.done():
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+        raise GatewayError(client.last_failure)
+    return waiting.result()
+
+
+async def _allowed(client: GatewayClient, method: str) -> Line | None:
+    try:
+        await client.call(method, {})
+    except MissingScopeError as error:
+        return Line("wrong", "scopes", f"{method}: {error}. Use the gateway's own token, which has operator.read")
+    except RpcError as error:
+        return Line("note", "gateway", f"{method}: {error}")
+    except GatewayError as error:
+        return Line("wrong", "gateway", f"{method}: {error}. Look at the gateway's log")
+    return None
+
+
+def database(settings: Settings) -> Iterator[Line]:
+    """The database, its schema, the extension and the roles."""
+    url = settings.database_url.get_secret_value()
+    embedded = settings.data_dir / "run" / "database_url"
+    if not url and not embedded.exists():
+        yield Line("note", "database", "the embedded one is not running: `lobservatory up` starts it")
+        return
+    try:
+        url = url or settings_module.read_secret(embedded, "LOBS_DATABASE_URL")
+        schema = schema_state(url)
+        with psycopg.connect(url, connect_timeout=5) as connection:
+            version = connection.info.server_version
+            yield Line("ok", "database", f"PostgreSQL {version // 10000}.{version % 10000}")
+            roles = _roles(connection)
+    except (MigrateError, settings_module.SettingsError, UserError) as error:
+        yield Line("wrong", "database", f"{error}")
+        return
+    except psycopg.Error as error:
+        yield Line("wrong", "database", f"{str(error).splitlines()[0]}. Check LOBS_DATABASE_URL")
+        return
+    if schema.unknown:
+        yield Line("wrong", "schema", f"newer than this version ({schema.unknown[-1]}): upgrade Lobservatory")
+    elif schema.pending:
+        yield Line("wrong", "schema", f"{len(schema.pending)} migrations are missing: run `lobservatory migrate`")
+    else:
+        yield Line("ok", "schema", f"{len(schema.applied)} migrations, all applied")
+    yield Line("ok", "extension", f"TimescaleDB {schema.timescale}" if schema.timescale else "none: plain PostgreSQL")
+    yield from roles
+
+
+def _roles(connection: psycopg.Connection[Any]) -> list[Line]:
+    known = dict(
+        connection.execute(
+            "SELECT rolname, rolsuper FROM pg_roles WHERE rolname = ANY(%s)", [[WRITER, READER]]
+        ).fetchall()
+    )
+    missing = [role for role in (WRITER, READER) if role not in known]
+    if missing:
+        return [Line("wrong", "roles", f"missing: {', '.join(missing)}. Run `lobservatory migrate` as the owner")]
+    reach = connection.execute(
+        "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = 'lobs' AND c.relkind IN ('r', 'p') AND has_table_privilege(%s, c.oid, 'SELECT')",
+        [READER],
+    ).fetchone()
+    if known[READER] or known[WRITER]:
+        return [Line("wrong", "roles", "lobs_reader or lobs_writer is a superuser: ALTER ROLE … NOSUPERUSER")]
+    if reach and reach[0]:
+        return [Line("wrong", "roles", f"lobs_reader can read {reach[0]} base tables: run `lobservatory migrate`")]
+    return [Line("ok", "roles", "lobs_writer writes, lobs_reader reads views only")]
+
+
+def servers(settings: Settings) -> Iterator[Line]:
+    """Exporter, API, Prometheus and its target, Alertmanager and its receiver."""
+    known = up.addresses(settings)
+    for part in ("exporter", "api"):
+        if parts.answers(known[part], "/healthz"):
+            yield Line("ok", part, parts.url(known[part]))
+        else:
+            yield Line("note", part, f"nothing answers on {known[part]}: `lobservatory up` starts it")
+    yield from _server("prometheus", known["prometheus"], "/api/v1/targets?state=active", targets)
+    yield from _server("alertmanager", known["alertmanager"], "/api/v2/receivers", receivers)
+
+
+def _server(part: str, listen: Listen, path: str, judge: Callable[[Any], Iterator[Line]]) -> Iterator[Line]:
+    answer = _json(listen, path)
+    if answer is None:
+        yield Line("note", part, f"nothing answers on {listen}: `lobservatory up` starts it. {parts.FOREIGN[part].how}")
+        return
+    try:
+        yield from judge(answer)
+    except (KeyError, TypeError, AttributeError):
+        yield Line("wrong", part, f"what answers on {listen} is no {part}. Set LOBS_{part.upper()}_LISTEN")
+
+
+def targets(answer: Any) -> Iterator[Line]:
+    """Whether Prometheus scrapes our exporter, from its `/api/v1/targets`."""
+    ours = [target for target in answer["data"]["activeTargets"] if target["labels"]["job"] == "lobservatory"]
+    if not ours:
+        yield Line("wrong", "prometheus", "it does not scrape the exporter: give it provisioning/prometheus")
+    for target in ours:
+        if target["health"] == "up":
+            yield Line("ok", "prometheus", f"scrapes {target['scrapeUrl']}")
+        elif target["health"] == "unknown":
+            yield Line("note", "prometheus", f"has not scraped {target['scrapeUrl']} yet: try again in 15 s")
+        else:
+            said = target["lastError"]
+            yield Line("wrong", "prometheus", f"cannot scrape {target['scrapeUrl']}: {said}. Start the exporter")
+
+
+def receivers(answer: Any) -> Iterator[Line]:
+    """Whether Alertmanager can tell anybody, from its `/api/v2/receivers`."""
+    names = [receiver["name"] for receiver in answer]
+    if "slack" in names:
+        yield Line("ok", "alertmanager", "sends to Slack")
+    else:
+        yield Line("note", "alertmanager", "shows alerts and sends none: set LOBS_SLACK_WEBHOOK_URL")
+
+
+def _json(listen: Listen, path: str) -> Any:
+    """The decoded answer of a GET, or None when there is none."""
+    connection = http.client.HTTPConnection(parts.reachable(listen), listen.port, timeout=_HTTP_SECONDS)
+    try:
+        connection.request("GET", path)
+        return json.loads(connection.getresponse().read(_MAX_BODY))
+    except (OSError, http.client.HTTPException):
+        return None
+    except ValueError:
+        return {}  # something answers, and it is not what we look for
+    finally:
+        connection.close()

@@ -1,0 +1,153 @@
+"""The doctor against real parts: it finds what is wrong and says what to do."""
+
+import io
+import tarfile
+
+import pytest
+
+from lobservatory import doctor
+from lobservatory.demo.gateway import ReplayGateway
+from lobservatory.runner import secrets
+from lobservatory.settings import Billing, Settings
+from openclaw.state_dir import OpenClawConfig
+
+SAMPLES = "tests/fixtures/samples"
+
+
+def of(lines, part):
+    return [(line.level, line.text) for line in lines if line.part == part]
+
+
+@pytest.fixture
+def state(tmp_path, request):
+    with tarfile.open(request.config.rootpath / SAMPLES / "state-2026.9.6.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / ".openclaw"
+
+
+@pytest.fixture
+async def replay():
+    gateway = ReplayGateway(token="a-good-token-of-a-gateway")
+    port = await gateway.start()
+    yield gateway, f"ws://127.0.0.1:{port}"
+    await gateway.stop()
+
+
+async def test_a_gateway_that_answers_is_ok(replay, tmp_path):
+    _, url = replay
+    settings = Settings(gateway_url=url, gateway_token="a-good-token-of-a-gateway", data_dir=tmp_path)
+    lines = await doctor.gateway(settings, OpenClawConfig())
+    assert [line.level for line in lines] == ["ok", "ok"]
+    assert lines[0].text.startswith(f"{url}: version 2026.")
+    assert "operator.read" in lines[1].text
+
+
+async def test_a_wrong_token_is_told_at_once_and_never_shown(replay, tmp_path):
+    _, url = replay
+    settings = Settings(gateway_url=url, gateway_token="not-the-token-at-all", data_dir=tmp_path)
+    lines = await doctor.gateway(settings, OpenClawConfig())
+    assert [line.level for line in lines] == ["wrong"]
+    assert "Set LOBS_GATEWAY_TOKEN" in lines[0].text
+    assert "not-the-token" not in lines[0].text
+
+
+async def test_a_missing_scope_is_named(replay, tmp_path):
+    gateway, url = replay
+    gateway.faults.missing_scope["cron.list"] = "operator.read"
+    settings = Settings(gateway_url=url, gateway_token="a-good-token-of-a-gateway", data_dir=tmp_path)
+    scopes = of(await doctor.gateway(settings, OpenClawConfig()), "scopes")
+    assert [level for level, _ in scopes] == ["wrong"]
+    assert "cron.list" in scopes[0][1]
+    assert "operator.read" in scopes[0][1]
+
+
+async def test_no_gateway_says_how_to_get_one(tmp_path):
+    settings = Settings(gateway_url="ws://127.0.0.1:1", data_dir=tmp_path)
+    (line,) = await doctor.gateway(settings, OpenClawConfig())
+    assert (line.level, line.text) == (
+        "wrong",
+        "ws://127.0.0.1:1: nothing listens there. Start the gateway, or set LOBS_GATEWAY_URL",
+    )
+
+
+def test_stores_schema_and_billing_are_told(state, tmp_path):
+    settings = Settings(data_dir=tmp_path, billing=Billing(equivalent=("flaky",), billed=()))
+    lines = list(doctor.stores(state, settings, OpenClawConfig(subscription_providers=frozenset({"sub"}))))
+    assert [line.level for line in lines if line.part != "billing"] == ["ok", "ok"]
+    assert of(lines, "schema") == [("ok", "agent databases have schema version 23")]
+    assert of(lines, "billing") == [
+        ("ok", "fake: billed (the default)"),
+        ("ok", "flaky: equivalent ([billing] equivalent in lobservatory.toml)"),
+        ("ok", "sub: equivalent (its profile at the gateway is a subscription)"),
+    ]
+
+
+def test_a_schema_that_nobody_knows_is_wrong_and_not_nothing(state, tmp_path):
+    import sqlite3  # noqa: PLC0415 - this test only
+
+    (path, *_) = state.glob("agents/*/agent/openclaw-agent.sqlite")
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 4711")
+    lines = list(doctor.stores(state, Settings(data_dir=tmp_path), OpenClawConfig()))
+    assert any(level == "wrong" and "4711" in text for level, text in of(lines, "stores"))
+
+
+def test_secrets_that_others_can_read_are_wrong(tmp_path):
+    secrets.create(tmp_path)
+    assert of(doctor.vault(Settings(data_dir=tmp_path)), "secrets")[0][0] == "ok"
+    path = tmp_path / "secrets" / "api_token"
+    path.chmod(0o640)
+    assert of(doctor.vault(Settings(data_dir=tmp_path)), "secrets") == [
+        ("wrong", f"{path} can be read by others: chmod 600 {path}")
+    ]
+
+
+def test_the_database_is_looked_at(postgres_dsn, tmp_path):
+    lines = list(doctor.database(Settings(database_url=postgres_dsn, data_dir=tmp_path)))
+    assert {line.level for line in lines} == {"ok"}
+    assert [line.part for line in lines] == ["database", "schema", "extension", "roles"]
+    assert of(lines, "roles") == [("ok", "lobs_writer writes, lobs_reader reads views only")]
+
+
+def test_a_reader_that_can_read_tables_is_wrong(postgres_dsn, postgres_owner_dsn, tmp_path):
+    import psycopg  # noqa: PLC0415 - this test only
+
+    with psycopg.connect(postgres_owner_dsn) as connection:
+        connection.execute("GRANT USAGE ON SCHEMA lobs TO lobs_reader")
+        connection.execute("GRANT SELECT ON lobs.model_calls TO lobs_reader")
+    lines = list(doctor.database(Settings(database_url=postgres_dsn, data_dir=tmp_path)))
+    assert of(lines, "roles") == [("wrong", "lobs_reader can read 1 base tables: run `lobservatory migrate`")]
+
+
+def test_a_database_that_is_away_is_one_line_without_its_password(tmp_path):
+    url = "postgresql://lobs_writer:hunter2hunter2@127.0.0.1:1/lobservatory"
+    (line,) = doctor.database(Settings(database_url=url, data_dir=tmp_path))
+    assert line.level == "wrong"
+    assert "hunter2" not in line.text
+    assert "\n" not in line.text
+
+
+TARGET = {"labels": {"job": "lobservatory"}, "scrapeUrl": "http://127.0.0.1:9464/metrics", "lastError": "refused"}
+
+
+@pytest.mark.parametrize(("health", "level"), [("up", "ok"), ("unknown", "note"), ("down", "wrong")])
+def test_the_target_of_prometheus(health, level):
+    answer = {"data": {"activeTargets": [{**TARGET, "health": health}]}}
+    assert [line.level for line in doctor.targets(answer)] == [level]
+
+
+def test_a_prometheus_without_our_target_is_wrong():
+    assert [line.level for line in doctor.targets({"data": {"activeTargets": []}})] == ["wrong"]
+
+
+def test_the_receiver_of_alertmanager():
+    assert [line.level for line in doctor.receivers([{"name": "slack"}, {"name": "watchdog"}])] == ["ok"]
+    assert [line.level for line in doctor.receivers([{"name": "shown"}])] == ["note"]
+
+
+def test_run_ends_with_1_when_something_is_wrong(state, tmp_path, capsys):
+    settings = Settings(state_dir=state, data_dir=tmp_path, gateway_url="ws://127.0.0.1:1")
+    assert doctor.run(settings) == 1
+    printed = io.StringIO(capsys.readouterr().out).readlines()
+    assert sum(line.startswith("WRONG") for line in printed) == 1
+    assert all(line.startswith(("ok   ", "note ", "WRONG")) for line in printed)
