@@ -1,0 +1,190 @@
+"""`lobservatory scan`: the totals of a state directory, from its files alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from zoneinfo import ZoneInfo
+
+import typer
+
+from lobservatory import settings as settings_module
+from lobservatory.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from exporter.scan import Group, Progress, ScanResult
+
+
+def scan(
+    state_dir: Annotated[
+        Path | None,
+        typer.Argument(help="OpenClaw's state directory. Default: found as OpenClaw finds its own."),
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="Only what happened from this ISO date or time on, for example 2026-11-01."),
+    ] = None,
+    tz: Annotated[
+        str | None,
+        typer.Option("--tz", help="IANA zone whose days are shown, for example Europe/Berlin. Default: LOBS_TIMEZONE."),
+    ] = None,
+) -> None:
+    """Read the session stores and print calls, tokens and cost. Needs no database and no gateway; writes nothing."""
+    from exporter import scan as scanner  # noqa: PLC0415 - `--help` does not wait for it
+    from exporter.accounting import BillingPolicy, price_book  # noqa: PLC0415 - as above
+    from openclaw.state_dir import load_config, resolve  # noqa: PLC0415 - as above
+
+    settings = settings_module.load()
+    zone = _zone(tz) if tz is not None else settings.zone
+    start = _instant(since, zone) if since is not None else None
+    directory = resolve(state_dir or settings.state_dir)
+    config = load_config(directory)
+    with _progress() as progress:
+        result = scanner.scan(
+            directory,
+            zone=zone,
+            since=start,
+            billing=BillingPolicy(settings.billing, config.subscription_providers),
+            prices=price_book(config.prices, settings.prices_file),
+            progress=progress,
+        )
+    if as_json:
+        import msgspec  # noqa: PLC0415 - as above
+
+        text = msgspec.json.Encoder(decimal_format="number").encode(result.as_json())
+        typer.echo(msgspec.json.format(text, indent=2).decode())
+    else:
+        _print(directory, result)
+    for warning in [*result.warnings, *(problem.text for problem in result.problems)]:
+        typer.echo(f"lobservatory: {warning}", err=True)
+    if not result.complete:
+        typer.echo("lobservatory: the totals are incomplete: not everything could be read", err=True)
+        raise typer.Exit(1)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise UserError(f"--tz: {name!r} is not an IANA time zone, for example Europe/Berlin", status=2) from error
+
+
+def _instant(text: str, zone: ZoneInfo) -> datetime:
+    """A date is midnight of the zone, a time without an offset is one of the zone."""
+    try:
+        if len(text) <= len("2026-11-21") and "T" not in text:
+            return datetime.combine(date.fromisoformat(text), time(), zone).astimezone(UTC)
+        instant = datetime.fromisoformat(text)
+        return (instant if instant.tzinfo is not None else instant.replace(tzinfo=zone)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise UserError(
+            f"--since: {text!r} is not an ISO date or time, for example 2026-11-01 or 2026-11-01T08:00:00+01:00",
+            status=2,
+        ) from error
+
+
+@contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """A bar on stderr when that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress as bars  # noqa: PLC0415 - as above
+    from rich.console import Console  # noqa: PLC0415 - only for people
+
+    columns = (
+        bars.TextColumn("reading sessions"),
+        bars.BarColumn(),
+        bars.TaskProgressColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield report
+
+
+def _print(directory: Path, result: ScanResult) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only for people
+    from rich.table import Table  # noqa: PLC0415 - as above
+
+    from exporter.scan import TOKEN_CLASSES, money  # noqa: PLC0415 - as above
+
+    console = Console(highlight=False)
+    total = result.total
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("state directory", str(directory))
+    facts.add_row("cost, billed", f"${money(total.billed):,f}")
+    facts.add_row("cost, equivalent", f"${money(total.equivalent):,f}  (list price of what a subscription covers)")
+    facts.add_row("model calls", f"{total.calls:,}  ({_counts(result.outcomes)})")
+    for name, tokens in zip(TOKEN_CLASSES, total.tokens, strict=True):
+        note = "  (a part of output)" if name == "reasoning" else ""
+        facts.add_row(f"tokens, {name.replace('_', ' ')}", f"{tokens:,}{note}")
+    facts.add_row("calls without a price", f"{result.unpriced_calls:,}")
+    facts.add_row("sessions", f"{len(result.sessions):,}")
+    facts.add_row("duplicates", f"{result.duplicates:,}  (copies of calls, counted once)")
+    facts.add_row("rejected", _counts(result.rejected) or "0")
+    for store, counts in result.sources.items():
+        facts.add_row(f"read, {store}", f"{counts.files:,} files, {counts.entries:,} entries, {counts.bytes:,} bytes")
+    console.print(facts)
+    for title, groups in (
+        ("model", result.by_model),
+        ("agent", result.by_agent),
+        ("kind", result.by_kind),
+        ("day", result.by_day),
+    ):
+        console.print(_table(title, groups, by_name=title == "day"))
+    tools = _new_table(("tool", "calls", "errors", "other exit status"))
+    for name, tool in sorted(result.tools.items(), key=lambda item: (-item[1].calls, item[0])):
+        tools.add_row(_plain(name), f"{tool.calls:,}", f"{tool.errors:,}", f"{tool.nonzero_exits:,}")
+    for name, calls in sorted(result.nested_tools.items()):
+        tools.add_row(_plain(f"{name} (nested)"), f"{calls:,}", "", "")
+    if tools.row_count:
+        console.print(tools)
+
+
+def _table(title: str, groups: dict[str, Group], *, by_name: bool) -> Table:
+    from exporter.scan import TOKEN_CLASSES, money  # noqa: PLC0415 - only for people
+
+    classes = TOKEN_CLASSES[:-1]  # reasoning is a part of output
+    table = _new_table((title, "calls", *(name.replace("_", " ") for name in classes), "US$ billed"))
+    names = sorted(groups) if by_name else sorted(groups, key=lambda name: (-groups[name].billed, name))
+    for name in names:
+        group = groups[name]
+        tokens = (f"{number:,}" for number in group.tokens[: len(classes)])
+        table.add_row(_plain(name), f"{group.calls:,}", *tokens, f"{money(group.billed):,.6f}")
+    return table
+
+
+def _new_table(headings: tuple[str, ...]) -> Table:
+    from rich import box  # noqa: PLC0415 - only for people
+    from rich.table import Table  # noqa: PLC0415 - as above
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    first, *others = headings
+    table.add_column(first, overflow="fold", min_width=16)
+    for heading in others:
+        table.add_column(heading, justify="right", overflow="fold")  # a number is never cut
+    return table
+
+
+def _plain(text: str) -> str:
+    """A name from outside, harmless on a terminal."""
+    from rich.markup import escape  # noqa: PLC0415 - only for people
+
+    return escape("".join(letter if letter.isprintable() else "�" for letter in text))
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in sorted(counts.items()))
