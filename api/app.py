@@ -24,6 +24,7 @@ from api.security.limits import Limits, RateLimiter
 from api.security.password import PasswordFile
 from api.services.agents import AgentService
 from api.services.auth import AuthService
+from api.services.operations import OperationService
 from lobservatory.settings import Settings
 from store import pool as database
 from store.migrate import MigrateError, check_schema
@@ -75,6 +76,7 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                 hub=hub,
                 auth=auth,
                 agents=AgentService(pool),
+                operations=OperationService(pool),
                 limiters={
                     scopes.Scope.READ: RateLimiter(limits.read),
                     scopes.Scope.WRITE: RateLimiter(limits.write),

@@ -15,6 +15,7 @@ from api.security.limits import Limits, RateLimiter
 from api.security.scopes import Actor, Scope
 from api.services.agents import AgentService
 from api.services.auth import AuthService
+from api.services.operations import OperationService
 from lobservatory.settings import Settings
 from store.pool import Pool
 
@@ -30,6 +31,7 @@ class Context:
     hub: Hub
     auth: AuthService
     agents: AgentService
+    operations: OperationService
     limiters: dict[Scope, RateLimiter]
     login_limiter: RateLimiter
 

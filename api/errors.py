@@ -20,6 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
+import store.errors
+from store.errors import StoreError
+
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
@@ -156,13 +159,6 @@ class NotFoundError(ApiError):
     code = "not_found"
 
 
-class IllegalTransitionError(ApiError):
-    """A status that cannot follow the present one."""
-
-    status = HTTPStatus.CONFLICT
-    code = "illegal_transition"
-
-
 class ConflictError(ApiError):
     """The request does not fit the present state."""
 
@@ -287,6 +283,17 @@ def _validation(error: RequestValidationError) -> JSONResponse:
     return JSONResponse(problem.model_dump(), status_code=status, media_type=MEDIA_TYPE)
 
 
+def _of_store(error: StoreError) -> ApiError:
+    kinds: dict[type[StoreError], type[ApiError]] = {
+        store.errors.NotFoundError: NotFoundError,
+        store.errors.ConflictError: ConflictError,
+        store.errors.InvalidValueError: InvalidFieldError,
+    }
+    text = str(error)
+    kind = kinds.get(type(error), ConflictError)
+    return kind(text[:1].upper() + text[1:].removesuffix(".") + ".", field=error.field)
+
+
 _CODES = {
     HTTPStatus.NOT_FOUND: "not_found",
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
@@ -313,6 +320,9 @@ def install(app: FastAPI) -> None:
             await connection.send_denial_response(answer)
         return answer
 
+    async def on_store_error(_: Request, error: Any) -> JSONResponse:
+        return response(_of_store(error))
+
     async def on_validation(_: Request, error: Any) -> JSONResponse:
         return _validation(error)
 
@@ -328,6 +338,7 @@ def install(app: FastAPI) -> None:
         return response(ServerError())
 
     app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(StoreError, on_store_error)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
     for away in DATABASE_AWAY:

@@ -72,6 +72,8 @@ EXAMPLE: dict[str, Any] = {
     "userId": None,
     "channel": "telegram",
     "gateway": None,
+    "runId": None,
+    "sessionKey": None,
     "source": "posted",
     "createdAt": "2026-01-29T10:00:00Z",
     "updatedAt": "2026-01-29T10:02:00Z",
@@ -173,6 +175,8 @@ class Operation(Camel):
     user_id: str | None = None
     channel: str | None = None
     gateway: str | None = None
+    run_id: str | None = Field(default=None, description="The agent run that it was derived from.")
+    session_key: str | None = None
     source: str = Field(default="posted", description="`posted`, or what it was derived from: run, cron, webhook.")
     created_at: Instant
     updated_at: Instant
@@ -293,13 +297,11 @@ class StepPatch(Camel):
 
 
 class TokensIn(Camel):
-    """Tokens used. `cost` in US dollars, exact; absent, it is priced from the classes by the model's own prices."""
+    """Tokens used. `cost` in US dollars, exact; absent: not known, which is never shown as 0."""
 
     prompt: Count = 0
     completion: Count = 0
-    cache_read: Count = 0
-    cache_write: Count = 0
-    total: Count | None = None
+    total: Annotated[Count | None, Field(description="Absent: the sum.")] = None
     cost: Annotated[Decimal | None, Field(ge=0, le=10**9, decimal_places=12)] = None
     model: ShortText | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -42,12 +43,28 @@ def settings(postgres_dsn: str, data_dir: Path) -> Settings:
     return Settings.model_validate({"database_url": postgres_dsn, "data_dir": data_dir, "gateway_name": "home"})
 
 
-@pytest.fixture
-async def app(settings: Settings, data_dir: Path) -> AsyncIterator[FastAPI]:
-    password = PasswordFile(data_dir / "secrets" / "api_password", FAST)
+@contextlib.asynccontextmanager
+async def started(settings: Settings, limits: Limits | None = LOOSE) -> AsyncIterator[FastAPI]:
+    """An application that runs for the length of the block."""
+    password = PasswordFile(settings.data_dir / "secrets" / "api_password", FAST)
     password.load()
-    built = create_app(settings, password, limits=LOOSE)
+    built = create_app(settings, password, limits=limits)
     async with LifespanManager(built, startup_timeout=20, shutdown_timeout=20):
+        yield built
+
+
+def connected(app: FastAPI, token: str | None = None) -> httpx.AsyncClient:
+    """A client of an application in this process."""
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app, client=("127.0.0.1", 50000)),
+        base_url="http://testserver",
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+    )
+
+
+@pytest.fixture
+async def app(settings: Settings) -> AsyncIterator[FastAPI]:
+    async with started(settings) as built:
         yield built
 
 
@@ -60,18 +77,14 @@ async def new_token(app: FastAPI, scope: Scope, gateways: list[str] | None = Non
 
 @pytest.fixture
 async def anonymous(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app, client=("127.0.0.1", 50000))
-    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
-        yield client
+    async with connected(app) as made:
+        yield made
 
 
 @pytest.fixture
-async def client(app: FastAPI, anonymous: httpx.AsyncClient) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """A client with a token of all scopes."""
-    token = await new_token(app, Scope.ADMIN)
-    async with httpx.AsyncClient(
-        transport=anonymous._transport, base_url="http://testserver", headers={"Authorization": f"Bearer {token}"}
-    ) as made:
+    async with connected(app, await new_token(app, Scope.ADMIN)) as made:
         yield made
 
 

@@ -1,0 +1,102 @@
+"""Operations: what agents do, step by step."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query
+from fastapi.responses import JSONResponse
+
+from api.context import ContextDep, Reader, Writer
+from api.models.base import Identifier, InstantIn
+from api.models.operations import (
+    MetricsPatch,
+    Operation,
+    OperationIn,
+    OperationPatch,
+    OperationStatus,
+    OperationType,
+    StepPatch,
+)
+from api.openapi import problems
+
+router = APIRouter(prefix="/api/operations", tags=["operations"])
+
+IdempotencyKey = Annotated[
+    Identifier | None,
+    Header(description="The same key again gives the first answer and creates nothing; kept for 24 hours."),
+]
+OperationId = Annotated[Identifier, Path(description="For example op_1.")]
+
+
+@router.get("", summary="Operations, newest first", response_model=list[Operation], responses=problems())
+async def operations(
+    *,
+    context: ContextDep,
+    actor: Reader,
+    status: OperationStatus | None = None,
+    kind: Annotated[OperationType | None, Query(alias="type")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    since: Annotated[
+        InstantIn | None,
+        Query(
+            description="Those created or changed at this instant or later: what a WebSocket client missed. Clocks and "
+            "commits differ by a little, so ask from some seconds before the last `updatedAt` that you have.",
+            examples=["2026-01-29T10:00:00Z"],
+        ),
+    ] = None,
+) -> JSONResponse:
+    """Filters combine. At most 1,000; `limit` is 100 unless given."""
+    return JSONResponse(await context.operations.operations(actor, status=status, kind=kind, limit=limit, since=since))
+
+
+@router.post("", status_code=201, summary="Create", response_model=Operation, responses=problems(409, body=True))
+async def create(
+    context: ContextDep, actor: Writer, body: OperationIn, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """It starts as `pending`."""
+    made = await context.operations.create(actor, body, idempotency_key)
+    return JSONResponse(made, status_code=201, headers={"Location": f"/api/operations/{made['id']}"})
+
+
+@router.get("/{operation_id}", summary="One operation", response_model=Operation, responses=problems(404))
+async def operation(context: ContextDep, actor: Reader, operation_id: OperationId) -> JSONResponse:
+    """With its steps and metrics."""
+    return JSONResponse(await context.operations.operation(actor, operation_id))
+
+
+@router.patch("/{operation_id}", summary="Change", response_model=Operation, responses=problems(404, 409, body=True))
+async def patch(context: ContextDep, actor: Writer, operation_id: OperationId, body: OperationPatch) -> JSONResponse:
+    """Pending → in_progress → completed, failed or cancelled; what has ended stays so (409). Instants, duration and
+    disposition that a status implies are filled in where they are not given."""
+    return JSONResponse(await context.operations.patch(actor, operation_id, body))
+
+
+@router.patch(
+    "/{operation_id}/steps/{step_id}",
+    summary="Change a step",
+    response_model=Operation,
+    responses=problems(404, 409, body=True),
+)
+async def patch_step(
+    context: ContextDep,
+    actor: Writer,
+    operation_id: OperationId,
+    step_id: Annotated[Identifier, Path()],
+    body: StepPatch,
+) -> JSONResponse:
+    """Pending → running → completed, failed or skipped. The duration is the difference of the instants."""
+    return JSONResponse(await context.operations.patch_step(actor, operation_id, step_id, body))
+
+
+@router.patch(
+    "/{operation_id}/metrics",
+    summary="Report tokens and cost",
+    response_model=Operation,
+    responses=problems(404, body=True),
+)
+async def patch_metrics(
+    context: ContextDep, actor: Writer, operation_id: OperationId, body: MetricsPatch
+) -> JSONResponse:
+    """Replaces the earlier figures."""
+    return JSONResponse(await context.operations.patch_metrics(actor, operation_id, body))

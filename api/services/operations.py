@@ -1,0 +1,137 @@
+"""Operations: posted by clients, or derived from what agents do."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel
+
+from api import errors
+from api.models.operations import MetricsPatch, OperationIn, OperationPatch, OperationStatus, OperationType, StepPatch
+from api.security.scopes import Actor
+from api.services.agents import gateways_of
+from store import feed, idempotency
+from store import operations as rows
+from store.pool import Connection, Pool
+
+Document = dict[str, Any]
+
+
+def request_hash(path: str, body: BaseModel) -> bytes:
+    """What makes two requests the same one, for Idempotency-Key."""
+    return hashlib.sha256(
+        path.encode() + b"\0" + msgspec.json.encode(body.model_dump(mode="json"), order="sorted")
+    ).digest()
+
+
+class OperationService:
+    """Operations. Documents are in the names of the wire already."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def operations(
+        self,
+        actor: Actor,
+        *,
+        status: OperationStatus | None,
+        kind: OperationType | None,
+        limit: int,
+        since: datetime | None,
+    ) -> list[Document]:
+        """Newest first; `since`: created or changed at that instant or later."""
+        async with self._pool.connection() as connection:
+            return await rows.list_operations(
+                connection, status=status, type=kind, since=since, limit=limit, gateways=gateways_of(actor)
+            )
+
+    async def operation(self, actor: Actor, operation_id: str) -> Document:
+        """One. Raises NotFoundError."""
+        async with self._pool.connection() as connection:
+            return await _visible(connection, actor, operation_id)
+
+    async def create(self, actor: Actor, wanted: OperationIn, key: str | None) -> Document:
+        """A new one, `pending`."""
+        if not actor.sees(wanted.gateway):
+            raise errors.WrongGatewayError("This token is limited to other gateways.", field="body.gateway")
+        async with self._pool.connection() as connection:
+
+            async def make() -> Document:
+                made = await rows.create(
+                    connection,
+                    type=wanted.type,
+                    name=wanted.name,
+                    description=wanted.description,
+                    skill_name=wanted.skill_name,
+                    agent_id=wanted.agent_id,
+                    user_id=wanted.user_id,
+                    channel=wanted.channel,
+                    gateway=wanted.gateway,
+                    steps=[step.model_dump() for step in wanted.steps],
+                    metadata=wanted.metadata,
+                    tags=wanted.tags,
+                )
+                await feed.add(
+                    connection,
+                    type="operation",
+                    actor=actor.name,
+                    action="created",
+                    target_type="operation",
+                    target_id=made["id"],
+                    metadata={"name": wanted.name},
+                )
+                return made
+
+            return await idempotency.once(
+                connection,
+                actor=actor.token_id,
+                key=key,
+                request_hash=request_hash("operations", wanted),
+                make=make,
+            )
+
+    async def patch(self, actor: Actor, operation_id: str, wanted: OperationPatch) -> Document:
+        """Change some fields. Raises NotFoundError, ConflictError for an illegal transition."""
+        changes = wanted.model_dump(exclude_unset=True)
+        if "duration" in changes:
+            changes["duration_ms"] = changes.pop("duration")
+        if wanted.disposition is not None:
+            changes["disposition"] = wanted.disposition.model_dump(mode="json", by_alias=True, exclude_none=True)
+        async with self._pool.connection() as connection:
+            await _visible(connection, actor, operation_id)
+            return await rows.patch(connection, operation_id, changes)
+
+    async def patch_step(self, actor: Actor, operation_id: str, step_id: str, wanted: StepPatch) -> Document:
+        """Change a step. Raises NotFoundError, ConflictError for an illegal transition."""
+        changes = wanted.model_dump(exclude_unset=True)
+        if "duration" in changes:
+            changes["duration_ms"] = changes.pop("duration")
+        async with self._pool.connection() as connection:
+            await _visible(connection, actor, operation_id)
+            return await rows.patch_step(connection, operation_id, step_id, changes)
+
+    async def patch_metrics(self, actor: Actor, operation_id: str, wanted: MetricsPatch) -> Document:
+        """Replace the token figures. Raises NotFoundError."""
+        tokens = wanted.tokens
+        async with self._pool.connection() as connection:
+            await _visible(connection, actor, operation_id)
+            return await rows.patch_metrics(
+                connection,
+                operation_id,
+                prompt=tokens.prompt,
+                completion=tokens.completion,
+                total=tokens.total,
+                cost=tokens.cost,
+                model=tokens.model,
+            )
+
+
+async def _visible(connection: Connection, actor: Actor, operation_id: str) -> Document:
+    """The operation, when the actor may see it: one of another gateway is not there for them."""
+    found = await rows.get(connection, operation_id)
+    if not actor.sees(found["gateway"]):
+        raise errors.NotFoundError(f"There is no operation {operation_id}.", field="id")
+    return found

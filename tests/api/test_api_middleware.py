@@ -1,0 +1,184 @@
+"""What surrounds every request."""
+
+from __future__ import annotations
+
+import pytest
+
+from api.app import create_app
+from api.middleware import PUBLIC
+from api.security.limits import Rate, RateLimiter
+from api.security.scopes import Scope
+from lobservatory.settings import Settings
+from tests.api.conftest import connected, new_token, started
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+SCOPES = {"read": Scope.READ, "write": Scope.WRITE, "command": Scope.COMMAND, "admin": Scope.ADMIN}
+
+
+def every_route():
+    document = create_app(Settings(), None).openapi()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            needed = operation["security"][0]["bearer"][0] if operation["security"] else None
+            yield method.upper(), path, needed
+
+
+def filled(path):
+    return path.replace("{", "").replace("}", "")
+
+
+@pytest.mark.req("S2-2")
+async def test_every_route_and_method_needs_a_token(anonymous):
+    """With any method, not only those that exist: a new route or method cannot forget."""
+    paths = {path for _, path, _ in every_route()} - PUBLIC
+    assert len(paths) > 5
+    for path in sorted(paths | {"/api/unknown", "/metrics", "/anything"}):
+        for method in METHODS:
+            for headers in ({}, {"Authorization": "Bearer lobs_wrong"}, {"Authorization": "Basic YTpi"}):
+                answer = await anonymous.request(method, filled(path), headers=headers, content=b"{not json")
+                assert answer.status_code == 401, (method, path, headers)
+                assert answer.headers["content-type"] == "application/problem+json"
+                assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_only_health_pages_and_log_in_are_public(anonymous):
+    public = {path for method, path, needed in every_route() if needed is None}
+    assert public == {"/health", "/healthz", "/readyz", "/api/health", "/api/auth/login"}
+
+
+@pytest.mark.req("S2-2")
+async def test_every_route_refuses_a_token_of_a_lesser_scope(anonymous, app):
+    lesser = {Scope.WRITE: Scope.READ, Scope.COMMAND: Scope.WRITE, Scope.ADMIN: Scope.COMMAND}
+    tokens = {scope: await new_token(app, scope) for scope in Scope}
+    tried = 0
+    for method, path, needed in every_route():
+        if needed in {None, "read"}:
+            continue
+        token = tokens[lesser[SCOPES[needed]]]
+        answer = await anonymous.request(method, filled(path), headers={"Authorization": f"Bearer {token}"}, json={})
+        assert (answer.status_code, answer.json()["code"]) == (403, "missing_scope"), (method, path)
+        tried += 1
+    assert tried > 2
+
+
+def test_what_changes_something_needs_more_than_read():
+    reading_posts = {"/api/auth/ticket"}
+    for method, path, needed in every_route():
+        if method != "GET" and path not in reading_posts | {"/api/auth/login"}:
+            assert needed in {"write", "command", "admin"}, (method, path)
+
+
+@pytest.mark.req("S2-12")
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://testserver"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({}, 200),
+    ],
+)
+async def test_pages_of_other_origins_cannot_post(client, headers, status):
+    assert (await client.post("/api/auth/ticket", headers=headers)).status_code == status
+
+
+@pytest.mark.req("S2-12")
+async def test_cors_is_for_the_exact_origin_only(settings):
+    chosen = settings.model_copy(update={"cors_origins": ("https://board.example",)})
+    async with started(chosen) as app, connected(app, await new_token(app, Scope.READ)) as client:
+        for origin, allowed in {
+            "https://board.example": True,
+            "https://board.example.evil.example": False,
+            "http://board.example": False,
+            "https://evil.example": False,
+        }.items():
+            answer = await client.options(
+                "/api/auth/ticket", headers={"Origin": origin, "Access-Control-Request-Method": "POST"}
+            )
+            assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+        answer = await client.post("/api/auth/ticket", headers={"Origin": "https://board.example"})
+        assert answer.status_code == 200
+        assert "access-control-allow-credentials" not in answer.headers
+
+
+@pytest.mark.req("S2-12")
+async def test_without_configuration_no_origin_is_allowed(anonymous):
+    answer = await anonymous.options(
+        "/api/auth/ticket", headers={"Origin": "https://x.example", "Access-Control-Request-Method": "POST"}
+    )
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.req("S2-12")
+@pytest.mark.parametrize("path", ["/", "/docs", "/healthz", "/api/auth/verify", "/static/style.css", "/nothing"])
+async def test_every_answer_has_the_security_headers(anonymous, path):
+    headers = (await anonymous.get(path)).headers
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+
+
+async def test_a_body_over_the_limit_is_refused_however_it_comes(client):
+    announced = await client.post("/api/auth/tokens", content=b" " * (600 * 1024))
+    assert (announced.status_code, announced.json()["code"]) == (413, "payload_too_large")
+
+    async def chunks():
+        for _ in range(600):
+            yield b" " * 1024
+
+    assert (await client.post("/api/auth/tokens", content=chunks())).status_code == 413
+
+
+@pytest.mark.req("S2-12")
+def test_a_bucket_gives_its_burst_then_its_rate():
+    now = 0.0
+    limiter = RateLimiter(Rate(2.0, 3), clock=lambda: now)
+    assert [limiter.take("a") for _ in range(3)] == [0.0, 0.0, 0.0]
+    assert limiter.take("a") == pytest.approx(0.5)
+    assert limiter.take("b") == 0.0
+    now = 0.5
+    assert limiter.take("a") == 0.0
+    assert limiter.take("a") > 0
+
+
+def test_the_number_of_buckets_is_bounded():
+    limiter = RateLimiter(Rate(1, 1), clock=lambda: 0.0, most_keys=10)
+    for number in range(100):
+        limiter.take(str(number))
+    assert len(limiter._buckets) == 10
+
+
+@pytest.mark.req("S2-12")
+async def test_too_many_wrong_tokens_are_slowed_down(settings):
+    async with started(settings, limits=None) as app, connected(app) as client:
+        statuses = [(await client.get("/api/tasks")).status_code for _ in range(60)]
+    assert statuses[0] == 401
+    assert statuses[-1] == 429
+
+
+@pytest.mark.req("S2-13")
+async def test_health_and_readiness_say_nothing_secret(anonymous, settings):
+    for path in ("/health", "/healthz", "/api/health"):
+        answer = await anonymous.get(path)
+        assert answer.json() == {"ok": True, "status": "live"}
+    answer = await anonymous.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"ok": True, "checks": {"database": True}})
+
+
+async def test_an_error_names_the_field_and_never_repeats_the_value(client):
+    answer = await client.post("/api/auth/tokens", json={"name": "x", "scope": "hunter2-is-no-scope"})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem["field"]) == (422, "invalid_field", "body.scope")
+    assert "hunter2" not in answer.text
+
+
+async def test_the_services_own_metrics_need_a_token_and_count_routes_not_paths(client, anonymous):
+    await anonymous.get("/api/tasks/secret-name")
+    await client.get("/api/auth/verify")
+    text = (await client.get("/metrics")).text
+    assert 'lobservatory_http_requests_total{method="GET",route="/api/auth/verify",status="200"} 1' in text
+    assert "secret-name" not in text
