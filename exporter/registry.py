@@ -21,6 +21,7 @@ from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from typing import Final
 
+from exporter.accounting import EXACT
 from exporter.exposition import EOF, Format, Sample, header, number, prefixes, sample_lines
 from lobservatory import logging
 from lobservatory.catalogue import CATALOGUE, CLOSED_LABELS, METRICS, TOTAL_SERIES, Metric
@@ -159,19 +160,25 @@ class Registry:
             family = self._families[metric]
             settled = family.alias.get(labels) or self._settle(family, labels)
             key = (metric, settled)
-            admitted[key] = admitted.get(key, 0) + value
+            admitted[key] = EXACT.add(Decimal(admitted[key]), Decimal(value)) if key in admitted else value
         return admitted
 
     def restore(self, totals: Iterable[Total]) -> None:
-        """Take over the committed totals, at start. A metric that the catalogue no longer has is left out."""
+        """Take over the committed totals, at start and whenever the ledger was away. A metric that the catalogue no
+        longer has is left out."""
+        changes: dict[tuple[str, tuple[str, ...]], Decimal] = {}
         for total in totals:
             family = self._families.get(total.metric)
             if family is None or len(total.labels) != len(family.metric.labels):
                 log.warning("a stored total is unknown to this version and not shown", metric=total.metric)
                 continue
-            family.get(total.labels).value = total.value
+            if self._begun and total.labels not in family.series:
+                self._unseen[total.metric, total.labels] = None
+            missing = total.value - Decimal(family.get(total.labels).value)
             family.alias[total.labels] = total.labels
-            family.block = ""
+            if missing > 0:  # a ledger that was itself restored from a backup lowers nothing
+                changes[total.metric, total.labels] = missing
+        self.add(changes)
 
     def declare(self, metric: str, labels: tuple[str, ...]) -> None:
         """A counter of accounting that is known from configuration: 0 until something is counted."""
@@ -195,7 +202,7 @@ class Registry:
                     del self._unseen[key]
                 elif self._unseen[key] is None:
                     self._unseen[key] = now
-            series.value = series.value + value  # type: ignore[operator]  # accounting holds no floats
+            series.value = EXACT.add(Decimal(series.value), Decimal(value))
             series.line = ""
             family.block = ""
 
