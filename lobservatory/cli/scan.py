@@ -158,7 +158,7 @@ def _table(title: str, groups: dict[str, Group], *, by_name: bool) -> Table:
     from exporter.scan import TOKEN_CLASSES, money  # noqa: PLC0415 - only for people
 
     classes = TOKEN_CLASSES[:-1]  # reasoning is a part of output
-    table = _new_table((title, "calls", *(name.replace("_", " ") for name in classes), "US$ billed"))
+    table = _new_table((title, "calls", *(name.replace("_", " ") for name in classes), "US$"))
     names = sorted(groups) if by_name else sorted(groups, key=lambda name: (-groups[name].billed, name))
     for name in names:
         group = groups[name]
@@ -173,7 +173,7 @@ def _new_table(headings: tuple[str, ...]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     first, *others = headings
-    table.add_column(first, overflow="fold", min_width=16)
+    table.add_column(first, overflow="fold", min_width=12)
     for heading in others:
         table.add_column(heading, justify="right", overflow="fold")  # a number is never cut
     return table
