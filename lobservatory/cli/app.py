@@ -11,6 +11,7 @@ import typer
 
 import lobservatory
 from lobservatory import settings as settings_module
+from lobservatory.cli.scan import scan
 from lobservatory.errors import UserError
 
 app = typer.Typer(
@@ -40,6 +41,9 @@ def demo() -> None:
     from lobservatory.runner import demo as runner  # noqa: PLC0415
 
     raise typer.Exit(runner.demo(settings_module.load()))
+
+
+app.command()(scan)
 
 
 @app.command()

@@ -155,6 +155,7 @@ def stop(settings: Settings) -> int:
         supervision = Supervision(place.run, place.logs)
         ran = supervision.alive()
         supervision.shutdown()
+        _remove_files(place)
         console.print("Stopped what an earlier run had left." if ran else "Nothing was running.")
         return 0 if ran else 1
 
@@ -176,6 +177,14 @@ def prepare(settings: Settings) -> Place:
     secrets.private_directory(place.run)
     secrets.private_directory(place.logs)
     return place
+
+
+def _remove_files(place: Place) -> None:
+    """What belongs to one run only."""
+    for path in (place.run / _STATE, place.run / _DATABASE_URL):
+        path.unlink(missing_ok=True)
+    for name in parts.FOREIGN:
+        shutil.rmtree(foreign.configuration(place.data, name), ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -294,10 +303,7 @@ class _Run:
     def stop(self) -> None:
         """Stop everything in order and remove what belongs to this run only."""
         self.supervision.shutdown()
-        for path in (self.place.run / _STATE, self.place.run / _DATABASE_URL):
-            path.unlink(missing_ok=True)
-        for name in parts.FOREIGN:
-            shutil.rmtree(foreign.configuration(self.place.data, name), ignore_errors=True)
+        _remove_files(self.place)
 
     def watch(self) -> NoReturn:
         """Say when a part crashed and was started again; try anew what supervisord has given up."""

@@ -1,0 +1,287 @@
+"""`lobservatory up` for real: every part, in order, again after a crash, and nothing left behind."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from lobservatory.runner.supervision import Supervision
+from tests.tools import debian_tool
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = Path(sys.executable).with_name("lobservatory")
+LISTENS = ("METRICS", "API", "PROMETHEUS", "ALERTMANAGER", "GRAFANA")
+
+
+def wait_until(what, condition, seconds=60):
+    """States of foreign processes can be asked for and not awaited."""
+    end = time.monotonic() + seconds
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        time.sleep(0.1)
+
+
+class Installation:
+    """One data directory, and the `up` processes that a test has started in it."""
+
+    def __init__(self, folder, **environment):
+        self.folder = folder
+        self.data = folder / "data"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("LOBS_", "OPENCLAW_"))}
+        self.environment = {
+            **clean,
+            **{f"LOBS_{name}_LISTEN": "127.0.0.1:0" for name in LISTENS},
+            "LOBS_DATA_DIR": str(self.data),
+            "LOBS_STATE_DIR": str(folder / ".openclaw"),
+            "LOBS_GATEWAY_URL": "ws://127.0.0.1:1",
+            **environment,
+        }
+        self.started = []
+
+    def up(self, *arguments):
+        output = self.folder / f"output-{len(self.started)}"
+        with output.open("wb") as stream:
+            process = subprocess.Popen(
+                [str(PROGRAM), "up", *arguments],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.started.append(process)
+        return process, output
+
+    def ready(self, process, output):
+        state = self.data / "run" / "up.json"
+
+        def is_ready():
+            assert process.poll() is None, output.read_text(encoding="utf-8")
+            return state.exists() and "Ctrl-C stops everything." in output.read_text(encoding="utf-8")
+
+        wait_until("lobservatory up", is_ready, 120)
+        return json.loads(state.read_text(encoding="utf-8"))
+
+    def processes(self):
+        """Everything that runs for this data directory, whoever started it."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                words = " ".join(process.cmdline())
+                if process.pid != os.getpid() and (str(self.data) in words or self.url in self.server_of(process)):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    @property
+    def url(self):
+        return f"unix://{Supervision(self.data / 'run', self.data / 'logs').socket}"
+
+    @staticmethod
+    def server_of(process):
+        try:
+            return process.environ().get("SUPERVISOR_SERVER_URL", "")
+        except (psutil.Error, OSError):
+            return ""
+
+    def statuses(self):
+        return {s.name: s for s in Supervision(self.data / "run", self.data / "logs").statuses()}
+
+    def assert_nothing_left(self):
+        assert [(process.pid, process.cmdline()) for process in self.processes()] == []
+        assert sorted(path.name for path in (self.data / "run").iterdir()) == []
+        assert not list(self.data.rglob("*.pid"))
+
+    def close(self):
+        for process in self.started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(30)
+        for process in self.processes():
+            process.kill()
+
+
+@pytest.fixture
+def installation():
+    # Not below pytest's own folder: as root PostgreSQL runs as another user, who cannot enter that.
+    folder = Path(tempfile.mkdtemp(prefix="lobs-up-"))
+    folder.chmod(0o755)
+    with tarfile.open(ROOT / "tests/fixtures/samples/state-2026.9.6.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    made = Installation(
+        folder,
+        LOBS_PROMETHEUS_BIN=str(debian_tool("prometheus")),
+        LOBS_ALERTMANAGER_BIN=str(debian_tool("alertmanager")),
+    )
+    try:
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def test_everything_starts_is_shown_and_stops_without_a_trace(installation):
+    process, output = installation.up()
+    state = installation.ready(process, output)
+    rows = {row["part"]: row for row in state["rows"]}
+    assert {name: row["state"] for name, row in rows.items() if name != "grafana"} == dict.fromkeys(
+        ("postgres", "exporter", "api", "prometheus", "alertmanager"), "running"
+    )
+    text = output.read_text(encoding="utf-8")
+    for row in rows.values():
+        assert row["url"] in text
+    if rows["grafana"]["state"] == "missing":
+        assert "LOBS_GRAFANA_BIN" in text
+
+    # Passwords: the place is told, the values are not; neither there nor in a log nor on a command line.
+    folder = installation.data / "secrets"
+    assert str(folder) in text
+    values = [path.read_text(encoding="utf-8").strip() for path in folder.iterdir()]
+    logs = "".join(
+        path.read_text(encoding="utf-8", errors="replace") for path in (installation.data / "logs").iterdir()
+    )
+    words = " ".join(" ".join(process.cmdline()) for process in installation.processes())
+    assert not any(value in text + logs + words for value in values)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+
+    # The parts know each other: rows are in the database, and Prometheus scrapes the exporter.
+    url = (installation.data / "run" / "database_url").read_text(encoding="utf-8").strip()
+    wait_until("rows", lambda: count(url, "model_calls") == 32)
+    metrics = wait_until("totals", lambda: "claw_cost_usd_total" in (text := get(rows["exporter"]["url"])) and text)
+    total = sum(float(line.split()[-1]) for line in metrics.splitlines() if line.startswith("claw_cost_usd_total{"))
+    assert round(total, 7) == 0.2985902
+    prometheus = rows["prometheus"]["url"]
+    wait_until("a scrape", lambda: '"value"' in get(f'{prometheus}/api/v1/query?query=up{{job="lobservatory"}}==1'))
+
+    # A second one finds the first.
+    second, told = installation.up()
+    assert second.wait(60) == 0
+    assert "Already running since" in told.read_text(encoding="utf-8")
+    assert f"process {process.pid}" in told.read_text(encoding="utf-8")
+    assert rows["exporter"]["url"] in told.read_text(encoding="utf-8")
+    assert process.poll() is None
+
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert time.monotonic() - began < 10, "the promise is 10 s"
+    installation.assert_nothing_left()
+    assert "Everything is stopped" in output.read_text(encoding="utf-8")
+
+
+def count(url, view):
+    with psycopg.connect(url) as connection:
+        row = connection.execute(f"SELECT count(*) FROM {view}").fetchone()
+    return row[0] if row else 0
+
+
+def test_a_crashed_part_is_started_again(installation):
+    process, output = installation.up()
+    installation.ready(process, output)
+    before = installation.statuses()
+    for name in ("exporter", "postgres"):
+        os.kill(before[name].pid, signal.SIGKILL)
+    wait_until(
+        "both running again",
+        lambda: all(
+            (now := installation.statuses().get(name)) and now.state == "RUNNING" and now.pid != before[name].pid
+            for name in ("exporter", "postgres")
+        ),
+    )
+    wait_until("the news", lambda: "exporter had ended" in output.read_text(encoding="utf-8"))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    installation.assert_nothing_left()
+
+
+def test_after_kill_9_of_up_the_next_one_recovers(installation):
+    process, output = installation.up()
+    installation.ready(process, output)
+    process.kill()
+    process.wait(10)
+    assert installation.statuses()["exporter"].state == "RUNNING", "the parts outlive their starter"
+    process, output = installation.up()
+    installation.ready(process, output)
+    assert "An earlier run ended without stopping its parts" in output.read_text(encoding="utf-8")
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(30) == 0
+    installation.assert_nothing_left()
+
+
+def test_after_kill_9_of_supervisord_nothing_is_left(installation):
+    process, output = installation.up()
+    installation.ready(process, output)
+    (supervisord,) = [p for p in installation.processes() if "supervisor.supervisord" in p.cmdline()]
+    supervisord.kill()
+    assert process.wait(60) == 1
+    assert "lobservatory: supervisord is gone" in output.read_text(encoding="utf-8")
+    installation.assert_nothing_left()
+
+
+def test_stop_ends_a_running_one_and_what_a_crash_has_left(installation):
+    process, output = installation.up()
+    installation.ready(process, output)
+    stopper, told = installation.up("--stop")
+    assert stopper.wait(30) == 0
+    assert process.wait(30) == 0
+    installation.assert_nothing_left()
+    process, output = installation.up()
+    installation.ready(process, output)
+    process.kill()
+    process.wait(10)
+    stopper, told = installation.up("--stop")
+    assert stopper.wait(30) == 0
+    assert "Stopped what an earlier run had left." in told.read_text(encoding="utf-8")
+    installation.assert_nothing_left()
+
+
+def test_a_taken_port_is_one_line_that_names_the_setting(installation):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        installation.environment["LOBS_API_LISTEN"] = f"127.0.0.1:{port}"
+        process, output = installation.up()
+        assert process.wait(60) == 1
+    lines = [line for line in output.read_text(encoding="utf-8").splitlines() if line.startswith("lobservatory:")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"lobservatory: LOBS_API_LISTEN: 127.0.0.1:{port} is taken by process {os.getpid()} (")
+    assert "Traceback" not in output.read_text(encoding="utf-8")
+    installation.assert_nothing_left()
+
+
+def test_a_data_directory_with_a_long_path_works(installation):
+    installation.data = installation.folder / ("long-" * 20) / "data"
+    installation.data.parent.mkdir(parents=True)
+    installation.environment["LOBS_DATA_DIR"] = str(installation.data)
+    process, output = installation.up()
+    installation.ready(process, output)
+    socket_file = Path(installation.url.removeprefix("unix://"))
+    assert len(str(socket_file)) < 90
+    assert socket_file.parent.stat().st_mode & 0o777 == 0o700
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    installation.assert_nothing_left()
+    assert not socket_file.parent.exists()
