@@ -14,7 +14,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -132,7 +132,7 @@ class RunTracker:
     def restore(self, documents: Iterable[Mapping[str, Any]], now: datetime) -> None:
         """Go on after a restart from the operations of the last day, as `store.operations` gives them."""
         for document in documents:
-            if document.get("source") == "posted":
+            if document.get("source") == "posted" or document["id"] in self._runs or document["id"] in self._ended:
                 continue
             if document["status"] != "in_progress":
                 self._remember(document["id"])
@@ -616,19 +616,4 @@ def _as_payload(session: Mapping[str, Any], run_id: str | None) -> dict[str, Any
         "agentId": session.get("agentId"),
         "createdVia": session.get("createdVia"),
         "spawnedBy": session.get("spawnedBy"),
-    }
-
-
-def agent_event_payload(event: AgentEvent) -> dict[str, Any]:
-    """The message of `/ws/agents`, without its number."""
-    return {
-        "type": "agent_event",
-        "gateway": event.gateway,
-        "agent": event.agent,
-        "event": event.event,
-        "activity": event.activity,
-        "tool": event.tool,
-        "sessionKey": event.session_key,
-        "runId": event.run_id,
-        "ts": event.ts.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }

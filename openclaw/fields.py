@@ -28,8 +28,8 @@ def items(value: Any, *path: str) -> Iterator[Mapping[str, Any]]:
 
 
 def text(value: Any, limit: int = 500) -> str | None:
-    """A text that is not empty, cut to `limit` characters."""
-    return value[:limit] if isinstance(value, str) and value else None
+    """A text that is not empty, cut to `limit` characters, without NUL (which no database takes)."""
+    return value[:limit].replace("\0", "") or None if isinstance(value, str) else None
 
 
 def flag(value: Any) -> bool | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from exporter.exposition import Sample
 from lobservatory.catalogue import AGENT_STATES
@@ -16,7 +16,18 @@ from store.rows import Agent, AgentState, SubagentRun
 
 SaveAgents = Callable[[Sequence[Agent]], Awaitable[None]]
 SaveSubagents = Callable[[Sequence[SubagentRun]], Awaitable[None]]
-States = Callable[[], Mapping[str, AgentState]]
+
+
+class Live(Protocol):
+    """What pushed events tell of agents."""
+
+    @property
+    def states(self) -> Mapping[str, AgentState]:
+        """The present state of each agent that was seen."""
+
+    @property
+    def event_counts(self) -> Mapping[tuple[str, str], int]:
+        """How often each (agent, event) was seen."""
 
 
 def to_agents(gateway: str, answer: Any) -> list[Agent]:
@@ -72,7 +83,7 @@ def to_subagent_run(gateway: str, run: Mapping[str, Any]) -> SubagentRun | None:
 
 
 class AgentsCollector:
-    """Polls `agents.list` and `health`; the present state of each agent comes from pushed events (`states`)."""
+    """Polls `agents.list` and `health`; the present state of each agent comes from pushed events (`live`)."""
 
     name = "agents"
 
@@ -83,7 +94,7 @@ class AgentsCollector:
         *,
         interval: float = 15.0,
         records: StateRecords | None = None,
-        states: States = dict,
+        live: Live | None = None,
         save: SaveAgents | None = None,
         save_subagents: SaveSubagents | None = None,
     ) -> None:
@@ -92,7 +103,7 @@ class AgentsCollector:
         self._gateway = gateway
         self._client = client
         self._records = records
-        self._states = states
+        self._live = live
         self._save = save
         self._save_subagents = save_subagents
         self._agents: list[Agent] = []
@@ -120,7 +131,7 @@ class AgentsCollector:
 
     def render(self) -> Iterable[Sample]:
         """How many there are, when each was last active and what it does; `offline` while the gateway is away."""
-        states = self._states()
+        states = self._live.states if self._live else {}
         connected = self._client.state == "connected"
         if self._known:
             yield Sample("claw_agents", (self._gateway,), len(self._agents))
@@ -133,3 +144,5 @@ class AgentsCollector:
             present = (state.state if state else "idle") if connected else "offline"
             for name in AGENT_STATES:
                 yield Sample("claw_agent_state", (self._gateway, agent.agent, name), float(name == present))
+        for (agent_id, event), count in (self._live.event_counts if self._live else {}).items():
+            yield Sample("claw_agent_events_total", (self._gateway, agent_id, event), count)

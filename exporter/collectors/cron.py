@@ -21,6 +21,8 @@ RUNS = 200
 # How receipts and run entries name what the catalogue names otherwise.
 _STATUSES = {"interrupted": "error", "superseded": "skipped", "timeout": "error", "failed": "error"}
 
+# Told the names of the jobs by id and the entries of finished runs.
+Listener = Callable[[Mapping[str, str], Sequence[Mapping[str, Any]]], None]
 SaveJobs = Callable[[Sequence[CronJob]], Awaitable[None]]
 SaveRuns = Callable[[Sequence[CronRun]], Awaitable[None]]
 
@@ -94,25 +96,21 @@ class CronCollector:
         records: StateRecords | None = None,
         save_jobs: SaveJobs | None = None,
         save_runs: SaveRuns | None = None,
+        listener: Listener | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.interval = interval
         self.deadline = 30.0
-        self.raw_runs: list[Mapping[str, Any]] = []  # entries of the last poll, for whoever derives from them
         self._gateway = gateway
         self._client = client
         self._records = records
         self._save_jobs = save_jobs
         self._save_runs = save_runs
+        self._listener = listener
         self._now = now
         self._jobs: list[CronJob] = []
         self._statuses: dict[str, str] = {}
         self._enabled: bool | None = None
-
-    @property
-    def job_names(self) -> dict[str, str]:
-        """Names of the present jobs by id."""
-        return {job.job_id: job.name for job in self._jobs}
 
     async def refresh(self) -> None:
         """Raises GatewayError, or StateRecordsError when neither the gateway nor its records can be read."""
@@ -134,7 +132,8 @@ class CronCollector:
         self._jobs = [row for row in (to_job(self._gateway, job, now) for job in raw) if row is not None]
         self._statuses = {row.job_id: row.last_status or "never" for row in self._jobs}
         self._enabled = enabled
-        self.raw_runs = list(runs)
+        if self._listener is not None:
+            self._listener({job.job_id: job.name for job in self._jobs}, runs)
         if self._save_jobs is not None:
             await self._save_jobs(self._jobs)
         if self._save_runs is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from exporter.exposition import Sample
@@ -16,6 +17,8 @@ from store.rows import Session
 PAGE = 100
 MAX_PAGES = 100
 
+# Told what was listed and when it was asked for, so that runs whose events were missed are known.
+Listener = Callable[[Sequence[Mapping[str, Any]], datetime], None]
 SaveSessions = Callable[[Sequence[Session]], Awaitable[None]]
 
 
@@ -103,28 +106,34 @@ class SessionsCollector:
     name = "sessions"
 
     def __init__(
-        self, gateway: str, client: GatewayClient, *, interval: float = 15.0, save: SaveSessions | None = None
+        self,
+        gateway: str,
+        client: GatewayClient,
+        *,
+        interval: float = 15.0,
+        save: SaveSessions | None = None,
+        listener: Listener | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.interval = interval
         self.deadline = 60.0
         self._gateway = gateway
         self._client = client
         self._save = save
-        self._sessions: list[Mapping[str, Any]] | None = None
+        self._listener = listener
+        self._now = now
         self._samples: tuple[Sample, ...] = ()
-
-    @property
-    def sessions(self) -> list[Mapping[str, Any]]:
-        """The sessions of the last good poll, as the gateway gave them."""
-        return self._sessions or []
 
     async def refresh(self) -> None:
         """Raises GatewayError; then nothing is shown, because old sessions are not present ones."""
         self._samples = ()
-        self._sessions = await list_sessions(self._client)
-        self._samples = tuple(self._count(self._sessions))
+        asked_at = self._now()
+        sessions = await list_sessions(self._client)
+        self._samples = tuple(self._count(sessions))
+        if self._listener is not None:
+            self._listener(sessions, asked_at)
         if self._save is not None:
-            rows = [to_row(self._gateway, session) for session in self._sessions]
+            rows = [to_row(self._gateway, session) for session in sessions]
             await self._save([row for row in rows if row is not None])
 
     def _count(self, sessions: Sequence[Mapping[str, Any]]) -> Iterator[Sample]:
