@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging as stdlib_logging
-import os
 import signal
 import socket
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NoReturn
 
 import uvicorn
@@ -20,7 +18,7 @@ from api.context import of_app
 from api.live.protocol import LiveProtocol
 from api.security.password import PasswordError, PasswordFile
 from lobservatory import logging, settings
-from lobservatory.settings import Listen, Settings
+from lobservatory.settings import Listen
 
 _GRACE_SECONDS = 5
 _BACKLOG = 2048
@@ -49,12 +47,6 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-def password_file(configured: Settings) -> Path:
-    """Where the password is: `LOBS_API_PASSWORD_FILE`, else `secrets/api_password` of the data directory."""
-    named = os.environ.get("LOBS_API_PASSWORD_FILE")
-    return Path(named).expanduser() if named else configured.data_dir / "secrets" / "api_password"
-
-
 def _end(line: str, status: int = 1) -> NoReturn:
     print(f"api: {line}", file=sys.stderr)  # noqa: T201 - one line for a person
     raise SystemExit(status)
@@ -80,7 +72,7 @@ def main() -> None:
     configured = settings.main_or_exit()
     logging.set_up(configured)
     log = logging.get("api")
-    password = PasswordFile(password_file(configured))
+    password = PasswordFile(configured.api_password_file or configured.data_dir / "secrets" / "api_password")
     try:
         password.load()
         bound = listening_socket(configured.api_listen)

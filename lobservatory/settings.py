@@ -117,6 +117,11 @@ class Settings(BaseModel):
     )
     metrics_listen: Listen = Field(Listen(host="127.0.0.1", port=9464), description="Address of `/metrics`.")
     api_listen: Listen = Field(Listen(host="127.0.0.1", port=8787), description="Address of the API.")
+    api_password_file: Path | None = Field(
+        None,
+        description="File with the API's password or its argon2 hash, mode 0600; read again when it has changed. "
+        "Empty: `secrets/api_password` in the data directory.",
+    )
     data_dir: Path = Field(
         default_factory=default_data_dir,
         description="Our own files: secrets, checkpoint, embedded database, logs. "
