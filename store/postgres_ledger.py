@@ -111,7 +111,7 @@ ON CONFLICT (gateway, agent) DO UPDATE SET
     first_call_at = least(a.first_call_at, excluded.first_call_at),
     last_call_at = greatest(a.last_call_at, excluded.last_call_at)
 """
-_MERGE_SESSION: Final = """
+MERGE_SESSION: Final = """
 INSERT INTO lobs.sessions AS s (gateway, agent, session_id, session_key, kind, channel, parent_session_key, label,
     status, provider, model, context_tokens, context_limit, started_at, updated_at, ended_at, archived)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
@@ -367,7 +367,7 @@ class PostgresTransaction:
 
     async def upsert_sessions(self, rows: Sequence[Session]) -> None:
         """Merge what is known of sessions; None never overwrites. A row that is refused is kept aside."""
-        await self._store_by("sessions", _MERGE_SESSION, [_session(row) for row in rows])
+        await self._store_by("sessions", MERGE_SESSION, [session_record(row) for row in rows])
 
     async def insert_rejects(self, rows: Sequence[Reject]) -> list[bool]:
         """Keep rejects; the same reason at the same location counts once."""
@@ -571,7 +571,8 @@ def _reject(row: Reject, key: UUID) -> Record:
     return (key, _clean(row.gateway), _clean(row.agent), row.source, row.reason, _clean(row.location))
 
 
-def _session(row: Session) -> Record:
+def session_record(row: Session) -> Record:
+    """The parameters of `MERGE_SESSION`."""
     return (
         row.gateway, row.agent, row.session_id, row.session_key, row.kind, row.channel, row.parent_session_key,
         row.label, row.status, row.provider, row.model, row.context_tokens, row.context_limit, row.started_at,

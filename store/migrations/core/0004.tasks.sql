@@ -13,7 +13,7 @@ CREATE TABLE lobs.tasks (
     board_id text NOT NULL DEFAULT 'default' REFERENCES lobs.boards (id),
     gateway text,
     title text NOT NULL,
-    description text NOT NULL DEFAULT '',
+    description text,
     status text NOT NULL DEFAULT 'todo'
         CHECK (status IN ('inbox', 'todo', 'assigned', 'in_progress', 'review', 'done')),
     priority text NOT NULL DEFAULT 'medium' CHECK (priority IN ('low', 'medium', 'high', 'urgent')),

@@ -1,0 +1,230 @@
+"""Operations: shapes, transitions, steps, metrics, derivation, and what live clients are told."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from store import operations, outbox
+from store.errors import ConflictError, InvalidValueError, NotFoundError
+from store.operations import DerivedOperation, DerivedStep
+from store.pool import open_pool
+from store.postgres_ledger import PostgresLedger
+from store.rows import ModelCall
+
+T0 = datetime(2026, 1, 29, 10, 0, tzinfo=UTC)
+STEPS = [{"id": f"s{number}", "name": f"Step {number}", "description": None} for number in range(1, 8)]
+
+
+@pytest.fixture
+async def pool(postgres_dsn):
+    async with open_pool(postgres_dsn) as opened:
+        yield opened
+
+
+async def make(pool, **fields):
+    async with pool.connection() as connection:
+        return await operations.create(connection, **{"type": "skill", "name": "Research", **fields})
+
+
+async def patch(pool, identifier, **changes):
+    async with pool.connection() as connection:
+        return await operations.patch(connection, identifier, changes)
+
+
+async def events(pool, after=0):
+    async with pool.connection() as connection:
+        return await outbox.read(connection, after)
+
+
+@pytest.mark.req("S0-1")
+@pytest.mark.parametrize("kind", ["skill", "tool_call", "agent_task", "webhook", "scheduled"])
+async def test_each_type_is_kept(pool, kind):
+    assert (await make(pool, type=kind))["type"] == kind
+
+
+@pytest.mark.req("S0-2")
+async def test_what_was_created_comes_back_equal(pool):
+    given = {
+        "description": "Find it", "skill_name": "research", "agent_id": "main", "user_id": "u1", "channel": "telegram",
+        "steps": STEPS, "metadata": {"deep": {"list": [1, None, "é"]}}, "tags": ["course"],
+    }  # fmt: skip
+    made = await make(pool, **given)
+    async with pool.connection() as connection:
+        assert await operations.get(connection, made["id"]) == made
+    assert made["status"] == "pending"
+    assert made["skillName"] == "research"
+    assert [step["id"] for step in made["steps"]] == [step["id"] for step in STEPS]
+    assert made["metadata"] == given["metadata"]
+    assert made["metrics"]["tokens"]["cost"] is None
+
+
+@pytest.mark.req("S0-3")
+@pytest.mark.parametrize("ended", ["completed", "failed", "cancelled"])
+async def test_what_has_ended_does_not_begin_again(pool, ended):
+    identifier = (await make(pool))["id"]
+    await patch(pool, identifier, status="in_progress")
+    await patch(pool, identifier, status=ended)
+    with pytest.raises(ConflictError, match=f"{ended} cannot become in_progress"):
+        await patch(pool, identifier, status="in_progress")
+    assert (await patch(pool, identifier, status=ended))["status"] == ended
+
+
+@pytest.mark.req("S0-4", "S0-11")
+async def test_a_step_knows_how_long_it_took_and_progress_is_rounded_down(pool):
+    identifier = (await make(pool, steps=STEPS))["id"]
+    for number, progress in ((1, 14), (2, 28), (3, 42)):
+        async with pool.connection() as connection:
+            running = await operations.patch_step(
+                connection, identifier, f"s{number}", {"status": "running", "started_at": T0}
+            )
+            assert running["currentStep"] == f"Step {number}"
+            done = await operations.patch_step(
+                connection,
+                identifier,
+                f"s{number}",
+                {"status": "completed", "completed_at": T0 + timedelta(milliseconds=1200)},
+            )
+        assert done["steps"][number - 1]["duration"] == 1200
+        assert done["metrics"]["progress"] == progress
+        assert done["metrics"]["stepsCompleted"] == number
+    async with pool.connection() as connection:
+        with pytest.raises(ConflictError, match="step that is completed"):
+            await operations.patch_step(connection, identifier, "s1", {"status": "running"})
+    async with pool.connection() as connection:
+        with pytest.raises(NotFoundError, match="no step s99"):
+            await operations.patch_step(connection, identifier, "s99", {"status": "running"})
+
+
+@pytest.mark.req("S0-5")
+async def test_cost_is_exact(pool):
+    identifier = (await make(pool))["id"]
+    async with pool.connection() as connection:
+        await operations.patch_metrics(
+            connection, identifier, prompt=1200, completion=500, cost=Decimal("0.012345"), model="m"
+        )
+    async with pool.connection() as connection:
+        tokens = (await operations.get(connection, identifier))["metrics"]["tokens"]
+    assert tokens == {"prompt": 1200, "completion": 500, "total": 1700, "cost": 0.012345, "model": "m"}
+
+
+@pytest.mark.req("S0-8")
+async def test_a_failure_carries_its_code(pool):
+    identifier = (await make(pool))["id"]
+    disposition = {"success": False, "error": "No answer", "errorCode": "TIMEOUT"}
+    failed = await patch(pool, identifier, status="failed", disposition=disposition)
+    assert failed["disposition"] == disposition
+    assert failed["completedAt"] is not None
+    assert failed["duration"] >= 0
+
+
+@pytest.mark.req("S0-9")
+async def test_the_list_is_filtered_limited_and_newest_first(pool):
+    made = [await make(pool, type="skill" if number % 2 else "webhook", name=str(number)) for number in range(6)]
+    await patch(pool, made[0]["id"], status="in_progress")
+    async with pool.connection() as connection:
+        assert [one["name"] for one in await operations.list_operations(connection, limit=3)] == ["5", "4", "3"]
+        assert len(await operations.list_operations(connection, type="webhook")) == 3
+        assert [one["id"] for one in await operations.list_operations(connection, status="in_progress")] == [
+            made[0]["id"]
+        ]
+
+
+@pytest.mark.req("S0-17")
+async def test_since_gives_what_changed_not_only_what_is_new(pool):
+    old = await make(pool, name="old")
+    await make(pool, name="untouched")
+    between = datetime.now(UTC)
+    await patch(pool, old["id"], activity="Reading")
+    async with pool.connection() as connection:
+        missed = await operations.list_operations(connection, since=between)
+    assert [one["name"] for one in missed] == ["old"]
+
+
+@pytest.mark.req("S0-7", "S0-13")
+async def test_every_change_is_told_whole_and_in_order(pool):
+    identifier = (await make(pool))["id"]
+    await patch(pool, identifier, status="in_progress", current_step="Browse", current_step_index=1, activity="Look")
+    last = await patch(pool, identifier, status="completed")
+    told = await events(pool)
+    assert [event.kind for event in told] == ["operation_created", "operation_updated", "operation_updated"]
+    assert [event.payload["status"] for event in told] == ["pending", "in_progress", "completed"]
+    assert told[1].payload["activity"] == "Look"
+    assert told[2].payload == last
+
+
+async def test_a_refused_change_is_not_told(pool):
+    identifier = (await make(pool))["id"]
+    with pytest.raises(InvalidValueError):
+        await patch(pool, identifier, id="other")
+    with pytest.raises(NotFoundError):
+        await patch(pool, "op_none", status="in_progress")
+    assert len(await events(pool)) == 1
+
+
+@pytest.mark.req("S0-16")
+async def test_steps_and_metrics_go_with_their_operation(pool):
+    identifier = (await make(pool, steps=STEPS))["id"]
+    async with pool.connection() as connection:
+        await operations.patch_metrics(connection, identifier, prompt=1, completion=1)
+        await connection.execute("DELETE FROM lobs.operations WHERE id = %s", [identifier])
+        for table in ("operation_steps", "operation_metrics"):
+            cursor = await connection.execute(f"SELECT count(*) AS left FROM lobs.{table}")
+            assert (await cursor.fetchone())["left"] == 0
+
+
+def run(status, **fields):
+    return DerivedOperation(
+        id="run:gw:r1", gateway="gw", type="agent_task", name="Answer", status=status, source="run", agent_id="main",
+        run_id="r1", started_at=T0, **fields,
+    )  # fmt: skip
+
+
+async def derive(pool, *found):
+    async with pool.connection() as connection:
+        return await operations.upsert_derived(connection, found)
+
+
+@pytest.mark.req("S0-18")
+async def test_a_run_becomes_an_operation_with_tools_as_steps_tokens_and_cost(pool, postgres_dsn):
+    step = DerivedStep("c1", "read", "running", T0)
+    await derive(pool, run("in_progress", steps=[step]))
+    ledger = PostgresLedger(postgres_dsn, "gw")
+    await ledger.open()
+    try:
+        async with ledger.transaction() as transaction:
+            rows = [
+                ModelCall(
+                    "gw", "main", "s1", f"e{number}", bytes([number] * 16), T0, "p", "m", "main", "ok", 100, 20, 30, 5,
+                    3, cost, basis, billing, run_id="r1",
+                )
+                for number, cost, basis, billing in (
+                    (1, Decimal("0.01"), "reported", "billed"),
+                    (2, Decimal("0.0000001"), "priced", "billed"),
+                    (3, Decimal(9), "priced", "equivalent"),
+                )
+            ]  # fmt: skip
+            assert await transaction.insert_model_calls(rows) == [True] * 3
+    finally:
+        await ledger.close()
+    ended = DerivedStep("c1", "read", "completed", None, T0 + timedelta(seconds=2))
+    (done,) = await derive(pool, run("completed", completed_at=T0 + timedelta(seconds=5), steps=[ended]))
+    assert done["metrics"]["tokens"] == {
+        "prompt": 405, "completion": 60, "total": 465, "cost": 0.0100001, "model": "m",
+    }  # fmt: skip
+    assert done["steps"][0]["duration"] == 2000
+    assert done["duration"] == 5000
+    assert done["metrics"]["progress"] == 100
+    assert done["disposition"] == {"success": True}
+    told = await events(pool)
+    assert [event.kind for event in told] == ["operation_created", "operation_updated", "operation_updated"]
+    assert told[1].payload["metrics"]["tokens"]["total"] == 465
+
+
+async def test_seeing_a_run_again_changes_and_tells_nothing(pool):
+    assert len(await derive(pool, run("completed", completed_at=T0))) == 1
+    assert await derive(pool, run("completed", completed_at=T0)) == []
+    assert await derive(pool, run("in_progress")) == []
+    assert len(await events(pool)) == 1
