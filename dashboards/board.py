@@ -97,9 +97,7 @@ def build(board: Board) -> dashboard.Dashboard:
                 *board.extra_variables,
             ]
         ),
-        annotations=dashboard.AnnotationContainer(
-            list_val=[events.alerts(), events.gateway_restarts(), events.versions()]
-        ),
+        annotations=dashboard.AnnotationContainer(list_val=[events.alerts(), events.gateway_starts()]),
         links=[
             dashboard.DashboardLink(
                 title="Boards",

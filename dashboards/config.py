@@ -53,3 +53,7 @@ EQUIVALENT: Final = "purple"  # list price of what a subscription covers: never 
 
 TOKEN_COLOURS: Final = {"input": "blue", "output": "green", "cache_read": "purple", "cache_write": "orange"}
 OUTCOME_COLOURS: Final = {"ok": OK, "error": BAD, "aborted": WARN, "nonzero_exit": "yellow"}
+
+# Steps of what fills up, where the alerts HostDiskFull and ContextNearLimit have theirs.
+FULL: Final = ((None, OK), (0.9, WARN), (0.95, BAD))
+CONTEXT_FULL: Final = ((None, OK), (0.9, WARN))

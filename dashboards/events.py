@@ -1,4 +1,8 @@
-"""What happened, drawn over what was measured."""
+"""What happened, drawn over what was measured.
+
+Both are drawn at the time that the value says, not at the samples: Grafana asks for only about a hundred samples of an
+annotation, and would miss what is shorter and repeat what is longer.
+"""
 
 from __future__ import annotations
 
@@ -7,54 +11,36 @@ from grafana_foundation_sdk.models import dashboard
 from dashboards import config
 from dashboards.queries import GATEWAY, PROMETHEUS
 
+START = f"claw_gateway_start_timestamp_seconds{{{GATEWAY}}}"
+INFO = f"claw_gateway_info{{{GATEWAY}}}"
 
-def _prometheus(
-    name: str, colour: str, expr: str, title: str, text: str, *, at_value: bool = False
-) -> dashboard.AnnotationQuery:
+
+def _at_value(name: str, colour: str, milliseconds: str, title: str, text: str) -> dashboard.AnnotationQuery:
     return dashboard.AnnotationQuery(
         name=name,
         datasource=PROMETHEUS,
         enable=True,
         icon_color=colour,
-        expr=expr,
+        expr=f"({milliseconds}) >= $__from",  # an older one would be drawn at the left edge
         title_format=title,
         text_format=text,
-        step="60s",
-        use_value_for_time=at_value,
+        use_value_for_time=True,
     )
 
 
-def gateway_restarts() -> dashboard.AnnotationQuery:
-    """A line where a gateway started: its start time is the metric's value (Grafana wants milliseconds)."""
-    return _prometheus(
-        "Gateway starts",
-        config.WARN,
-        f"claw_gateway_start_timestamp_seconds{{{GATEWAY}}} * 1000",
-        "Gateway started",
-        "{{gateway}}",
-        at_value=True,
-    )
-
-
-def versions() -> dashboard.AnnotationQuery:
-    """Five minutes from the first sight of a version on a gateway that ran another before."""
-    return _prometheus(
-        "Gateway versions",
-        config.NEUTRAL,
-        f"(count by (gateway, version) (claw_gateway_info{{{GATEWAY}}}) "
-        f"unless count by (gateway, version) (claw_gateway_info{{{GATEWAY}}} offset 5m)) "
-        f"and on (gateway) claw_gateway_info{{{GATEWAY}}} offset 5m",
-        "Version {{version}}",
-        "{{gateway}}",
-    )
+def gateway_starts() -> dashboard.AnnotationQuery:
+    """Where a gateway started, with the version that it then had."""
+    started = f"{START} * on (gateway) group_right () {INFO} or on (gateway) {START}"
+    return _at_value("Gateway starts", config.WARN, f"({started}) * 1000", "Gateway started {{version}}", "{{gateway}}")
 
 
 def alerts() -> dashboard.AnnotationQuery:
-    """Regions while an alert fires."""
-    return _prometheus(
+    """Where an alert that still fires became active."""
+    active = f'ALERTS_FOR_STATE{{alertname!="Watchdog", {config.ALERT_GATEWAY}}} * 1000'
+    return _at_value(
         "Alerts",
         config.BAD,
-        f'ALERTS{{alertstate="firing", alertname!="Watchdog", {config.ALERT_GATEWAY}}}',
+        f'{active} and ignoring (alertstate) ALERTS{{alertstate="firing"}}',
         "{{alertname}}",
         "{{gateway}} {{severity}}",
     )

@@ -58,6 +58,16 @@ def words(mapping: Mapping[str, tuple[str, str]]) -> list[dashboard.ValueMapping
     return [dashboard.ValueMap(options=options)]
 
 
+def nothing(text: str, colour: str) -> dashboard.ValueMapping:
+    """What is not there in its own words and colour: by default it would get the colour of zero."""
+    return dashboard.SpecialValueMap(
+        options=dashboard.DashboardSpecialValueMapOptions(
+            match=dashboard.SpecialValueMatch.NULL_AND_NAN,
+            result=dashboard.ValueMappingResult(text=text, color=colour, index=100),
+        )
+    )
+
+
 def override(name: str, **properties: object) -> dashboard.DashboardFieldConfigSourceOverrides:
     """Settings of one field, by its name as it is shown. `custom__width=90` is the property `custom.width`."""
     return dashboard.DashboardFieldConfigSourceOverrides(
@@ -72,6 +82,13 @@ def override(name: str, **properties: object) -> dashboard.DashboardFieldConfigS
 def fixed(colour: str) -> dict[str, str]:
     """The value of a property `color`."""
     return {"mode": "fixed", "fixedColor": colour}
+
+
+# The panel's `no_value` is for the empty panel; Grafana would put it into every empty cell as well.
+_EMPTY_CELL = dashboard.DashboardFieldConfigSourceOverrides(
+    matcher=dashboard.MatcherConfig(id_val="byRegexp", options=".*"),
+    properties=[dashboard.DynamicConfigValue(id_val="noValue", value="-")],
+)
 
 
 def _colour_overrides(colours: Colours) -> list[dashboard.DashboardFieldConfigSourceOverrides]:
@@ -138,7 +155,10 @@ def stat(
                 no_value=no_value,
                 thresholds=thresholds(steps),
                 color=dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS),
-                mappings=words(mappings) if mappings else [],
+                mappings=[
+                    *(words(mappings) if mappings else []),
+                    nothing(no_value, config.NEUTRAL if background else config.MUTED),
+                ],
                 links=list(links),
             ),
             overrides=list(overrides),
@@ -196,15 +216,15 @@ def timeseries(
                 min_val=min_val,
                 max_val=max_val,
                 no_value=no_value,
-                color=dashboard.FieldColor(mode=dashboard.FieldColorModeId.PALETTE_CLASSIC_BY_NAME),
+                color=dashboard.FieldColor(mode=dashboard.FieldColorModeId.PALETTE_CLASSIC),
                 thresholds=thresholds(steps),
                 links=list(links),
                 custom=common.GraphFieldConfig(
                     draw_style=common.GraphDrawStyle.BARS if bars else common.GraphDrawStyle.LINE,
-                    line_width=0 if bars else 2,
-                    fill_opacity=80 if bars else 12,
+                    line_width=0 if bars else 1 if stacked else 2,
+                    fill_opacity=80 if bars else 50 if stacked else 8 if len(targets) == 1 else 0,
                     line_interpolation=common.LineInterpolation.LINEAR,
-                    show_points=common.VisibilityMode.NEVER if bars else common.VisibilityMode.AUTO,
+                    show_points=common.VisibilityMode.NEVER if bars or stacked else common.VisibilityMode.AUTO,
                     point_size=4,
                     span_nulls=False,
                     stacking=common.StackingConfig(
@@ -254,6 +274,7 @@ def bar_gauge(
             value_mode=common.BarGaugeValueMode.TEXT,
             orientation=common.VizOrientation.HORIZONTAL,
             show_unfilled=True,
+            text=common.VizTextDisplayOptions(title_size=13, value_size=20),
             reduce_options=common.ReduceDataOptions(values=rows_are_values, calcs=["lastNotNull"], fields=""),
         ),
         field_config=dashboard.FieldConfigSource(
@@ -283,13 +304,13 @@ def table(
     unit: str = "short",
     sort_by: str | None = None,
     descending: bool = True,
-    links: Sequence[dashboard.DashboardLink] = (),
+    links: Mapping[str, dashboard.DashboardLink] | None = None,
     overrides: Sequence[dashboard.DashboardFieldConfigSourceOverrides] = (),
     transformations: Sequence[dashboard.DataTransformerConfig] = (),
     width: int = 12,
     height: int = 9,
 ) -> dashboard.Panel:
-    """Rows. Each column's unit and words are overrides."""
+    """Rows. Each column's unit and words are overrides; `links`: column → where a click on it leads."""
     sort = [common.TableSortByFieldState(display_name=sort_by, desc=descending)] if sort_by else []
     panel = dashboard.Panel(
         type_val="table",
@@ -303,10 +324,19 @@ def table(
                 unit=unit,
                 no_value=no_value,
                 thresholds=thresholds(PLAIN),
-                links=list(links),
-                custom={"align": "auto", "cellOptions": {"type": "auto"}, "filterable": False, "inspect": False},
+                custom={
+                    "align": "auto",
+                    "cellOptions": {"type": "auto"},
+                    "filterable": False,
+                    "inspect": False,
+                    "minWidth": 60,
+                },
             ),
-            overrides=list(overrides),
+            overrides=[
+                _EMPTY_CELL,
+                *[override(column, links=[link]) for column, link in (links or {}).items()],
+                *overrides,
+            ],
         ),
     )
     return _assemble(panel, targets, width, height)
@@ -347,8 +377,8 @@ def state_timeline(
                 unit=unit,
                 no_value=no_value,
                 mappings=words(mappings),
-                thresholds=thresholds(PLAIN),
-                color=dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS),
+                # Not by thresholds: Grafana would then merge the states that lie between two of them.
+                color=dashboard.FieldColor(mode=dashboard.FieldColorModeId.PALETTE_CLASSIC),
                 links=list(links),
                 custom=statetimeline_model.FieldConfig(line_width=0, fill_opacity=80, span_nulls=False),
             ),
@@ -367,6 +397,17 @@ def badge(name: str, mapping: Mapping[str, tuple[str, str]], width: int = 110) -
         name,
         mappings=words(mapping),
         custom__cellOptions={"type": "color-background", "mode": "basic"},
+        custom__align="center",
+        custom__width=width,
+    )
+
+
+def coloured(name: str, mapping: Mapping[str, tuple[str, str]], width: int = 110) -> Any:
+    """A column whose values are words in a colour, where a coloured ground would be too loud."""
+    return override(
+        name,
+        mappings=words(mapping),
+        custom__cellOptions={"type": "color-text"},
         custom__width=width,
     )
 

@@ -64,15 +64,15 @@ def all_time() -> dashboard.Panel:
         "All time",
         [
             now(f"sum(claw_cost_usd_total{{{GATEWAY}}})", "billed"),
-            now(f"sum(claw_equivalent_cost_usd_total{{{GATEWAY}}})", "list price of subscriptions"),
+            now(f"sum(claw_equivalent_cost_usd_total{{{GATEWAY}}})", "equivalent"),
         ],
         unit="currencyUSD",
         decimals=2,
-        description="Everything ever billed (claw_cost_usd_total), and beside it the list price of what subscriptions "
-        "covered. The two are never added.",
+        description="Everything ever billed (claw_cost_usd_total), and beside it, as equivalent, the list price of "
+        "what subscriptions covered. The two are never added.",
         no_value="No data",
         overrides=[
-            panels.override("list price of subscriptions", color=panels.fixed(config.EQUIVALENT)),
+            panels.override("equivalent", color=panels.fixed(config.EQUIVALENT)),
         ],
     )
 
@@ -134,7 +134,7 @@ def by_dimension() -> dashboard.Panel:
                 """
 SELECT coalesce(nullif($by, ''), 'none') AS "Of",
        sum(cost_usd) FILTER (WHERE billing = 'billed')::float8 AS "Cost",
-       sum(cost_usd) FILTER (WHERE billing = 'equivalent')::float8 AS "List price of subscriptions",
+       sum(cost_usd) FILTER (WHERE billing = 'equivalent')::float8 AS "Equivalent",
        sum(calls)::bigint AS "Calls", sum(errors)::bigint AS "Failed",
        sum(input_tokens)::bigint AS "Input", sum(output_tokens)::bigint AS "Output",
        sum(cache_read_tokens)::bigint AS "Cache read", sum(cache_write_tokens)::bigint AS "Cache write",
@@ -150,12 +150,14 @@ ORDER BY 2 DESC NULLS LAST
             )
         ],
         description="Cost, calls and tokens of the time range, split by what is chosen above (view usage_15m). "
-        "Reasoning is a part of Output. Cache hits: the share of the prompt that came from the cache.",
+        "Equivalent: list price of what subscriptions covered. Reasoning is a part of Output. Cache hits: the share of "
+        "the prompt that came from the cache.",
         no_value="No calls in this time range",
         sort_by="Cost",
         overrides=[
+            panels.override("Of", custom__minWidth=180),
             panels.override("Cost", unit="currencyUSD", decimals=4),
-            panels.override("List price of subscriptions", unit="currencyUSD", decimals=4),
+            panels.override("Equivalent", unit="currencyUSD", decimals=4),
             panels.ratio_gauge("Cache hits", ((None, config.WARN), (0.3, config.OK))),
             panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=80),
             panels.count_badge("Unpriced", panels.ZERO_IS_GOOD_WARN, width=90),
@@ -242,10 +244,11 @@ LIMIT 50
         "(view cost_by_root).",
         no_value="No session yet",
         overrides=[
+            panels.override("Root session", custom__minWidth=220),
             panels.override("Cost", unit="currencyUSD", decimals=4),
-            panels.override("Of it sub-agents", unit="currencyUSD", decimals=4, noValue="none"),
+            panels.override("Of it sub-agents", unit="currencyUSD", decimals=4, noValue="none", custom__minWidth=120),
         ],
-        links=[panels.link_to(config.SESSIONS)],
+        links={"Root session": panels.link_to(config.SESSIONS)},
         width=16,
     )
 

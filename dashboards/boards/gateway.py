@@ -210,10 +210,10 @@ def channels() -> dashboard.Panel:
             }
         ),
         overrides=[
-            panels.badge("Configured", {"1": ("yes", config.OK), "0": ("no", config.MUTED)}),
-            panels.badge("Connected", {"1": ("yes", config.OK), "0": ("no", config.BAD)}),
-            panels.override("Last in", unit="dateTimeFromNow"),
-            panels.override("Last out", unit="dateTimeFromNow"),
+            panels.coloured("Configured", {"1": ("yes", config.MUTED), "0": ("no", config.MUTED)}, width=90),
+            panels.badge("Connected", {"1": ("yes", config.OK), "0": ("no", config.BAD)}, width=90),
+            panels.override("Last in", unit="dateTimeFromNow", custom__width=125),
+            panels.override("Last out", unit="dateTimeFromNow", custom__width=125),
         ],
         height=8,
     )

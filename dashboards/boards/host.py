@@ -9,7 +9,6 @@ from dashboards.board import Board, Row
 from dashboards.queries import GATEWAY, rows, series
 
 CPU_MODES = {"user": "blue", "system": "purple", "iowait": "orange", "steal": "red", "nice": "green", "irq": "yellow"}
-FULL = ((None, config.OK), (0.8, config.WARN), (0.95, config.BAD))
 
 
 def machine() -> dashboard.Panel:
@@ -32,8 +31,8 @@ def machine() -> dashboard.Panel:
                 "gateway": "Gateway",
                 "os": "System",
                 "release": "Release",
-                "machine": "Architecture",
-                "Value #B": "Processors",
+                "machine": "Type",
+                "Value #B": "CPUs",
                 "Value #C": "Memory",
                 "Value #D": "Booted",
             },
@@ -41,7 +40,8 @@ def machine() -> dashboard.Panel:
         ),
         overrides=[
             panels.override("Memory", unit="bytes"),
-            panels.override("Booted", unit="dateTimeFromNow"),
+            panels.override("CPUs", custom__width=65),
+            panels.override("Booted", unit="dateTimeFromNow", custom__width=110),
         ],
         width=12,
         height=5,
@@ -75,7 +75,7 @@ def in_use() -> dashboard.Panel:
         max_val=1,
         description="CPU, memory that is not available, and the fullest file system of each host.",
         no_value="No host data",
-        steps=FULL,
+        steps=config.FULL,
         sparkline=True,
         width=12,
         height=5,
@@ -183,7 +183,7 @@ def file_systems() -> dashboard.Panel:
         overrides=[
             panels.override("Size", unit="bytes"),
             panels.override("Available", unit="bytes"),
-            panels.ratio_gauge("In use", FULL),
+            panels.ratio_gauge("In use", config.FULL),
         ],
         height=8,
     )

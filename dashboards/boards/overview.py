@@ -130,7 +130,7 @@ def failures() -> dashboard.Panel:
                 f"or 0 * count(claw_model_calls_total{{{GATEWAY}}})",
                 "tool calls",
             ),
-            now(f"sum(claw_cron_job_consecutive_errors{{{GATEWAY}}} > bool 0)", "cron jobs now"),
+            now(f"sum(claw_cron_job_consecutive_errors{{{GATEWAY}}} > bool 0)", "cron jobs"),
         ],
         unit="none",
         decimals=0,
@@ -197,12 +197,14 @@ def model_calls() -> dashboard.Panel:
     return panels.timeseries(
         11,
         "Model calls by outcome",
-        [series(f"60 * sum by (outcome) (rate(claw_model_calls_total{{{GATEWAY}}}[$__rate_interval]))", "{{outcome}}")],
-        unit="cpm",
-        description="Model calls a minute by outcome (claw_model_calls_total). Red that stays is a provider that "
-        "refuses; a flat line at work hours is an agent that does nothing.",
+        [series(f"sum by (outcome) (increase(claw_model_calls_total{{{GATEWAY}}}[$__rate_interval]))", "{{outcome}}")],
+        unit="short",
+        description="Model calls of each bar's time, by outcome (claw_model_calls_total). Red that stays is a provider "
+        "that refuses; nothing at work hours is an agent that does nothing.",
         no_value="No calls yet",
+        bars=True,
         stacked=True,
+        interval="15m",
         colours=config.OUTCOME_COLOURS,
     )
 
@@ -233,12 +235,14 @@ def agents_at_work() -> dashboard.Panel:
             }
         ),
         overrides=[
-            panels.override("Last activity", unit="dateTimeFromNow"),
-            panels.count_badge("Runs", ((None, config.MUTED), (1, config.OK)), width=70),
-            panels.ratio_gauge("Context", ((None, config.OK), (0.8, config.WARN), (0.95, config.BAD))),
-            panels.override("Cost today", unit="currencyUSD", decimals=2, custom__width=100),
+            panels.override("Last activity", unit="dateTimeFromNow", custom__width=125),
+            panels.count_badge("Runs", ((None, config.MUTED), (1, config.OK)), width=60),
+            panels.ratio_gauge("Context", config.CONTEXT_FULL, width=120),
+            panels.override("Cost today", unit="currencyUSD", decimals=2, custom__width=95),
+            panels.override("Gateway", custom__width=75),
         ],
-        links=[panels.link_to(config.SESSIONS)],
+        height=8,
+        links={"Agent": panels.link_to(config.SESSIONS)},
     )
 
 
@@ -271,17 +275,21 @@ LIMIT 100
         "the command's failure, not the tool's) and cron jobs whose last run failed.",
         no_value="Nothing failed in this time range",
         overrides=[
-            panels.override("When", unit="dateTimeFromNow", custom__width=130),
-            panels.badge(
+            panels.override("When", unit="dateTimeFromNow", custom__width=120),
+            panels.override("Agent", custom__width=90),
+            panels.override("Detail", custom__width=110),
+            panels.override("Gateway", custom__width=75),
+            panels.coloured(
                 "What",
                 {
                     "model call": ("model call", config.BAD),
                     "tool call": ("tool call", config.WARN),
                     "cron job": ("cron job", config.EQUIVALENT),
                 },
-                width=100,
+                width=85,
             ),
         ],
+        height=8,
     )
 
 
@@ -291,16 +299,16 @@ def runs_in_progress() -> dashboard.Panel:
         30,
         "Runs in progress",
         [
-            series(f"sum by (agent) (claw_active_runs{{{GATEWAY}}})", "{{agent}}"),
-            series(f"sum(claw_subagents_running{{{GATEWAY}}})", "sub-agents"),
+            series(f"sum by (agent) (avg_over_time(claw_active_runs{{{GATEWAY}}}[$__rate_interval]))", "{{agent}}"),
+            series(f"sum(avg_over_time(claw_subagents_running{{{GATEWAY}}}[$__rate_interval]))", "sub-agents"),
         ],
-        unit="none",
-        decimals=0,
-        description="Agent runs and sub-agents in progress (claw_active_runs, claw_subagents_running). A run that "
-        "never ends is a stuck session.",
+        unit="short",
+        description="Agent runs and sub-agents in progress, their mean over each step (claw_active_runs, "
+        "claw_subagents_running). A line that never falls is a run that never ends.",
         no_value="Gateway not read yet",
         stacked=True,
-        width=8,
+        interval="5m",
+        colours={"sub-agents": config.WARN},
     )
 
 
@@ -320,8 +328,8 @@ def tokens_by_class() -> dashboard.Panel:
         no_value="No calls yet",
         stacked=True,
         colours=config.TOKEN_COLOURS,
+        interval="5m",
         links=[panels.link_to(config.COST)],
-        width=8,
     )
 
 
@@ -351,9 +359,10 @@ def machine() -> dashboard.Panel:
         description="The busiest of the chosen hosts: CPU over 5 minutes, memory, its fullest file system, and the "
         "share of memory that the gateway's process holds.",
         no_value="No host data",
-        steps=((None, config.OK), (0.8, config.WARN), (0.95, config.BAD)),
+        steps=config.FULL,
         links=[panels.link_to(config.HOST)],
         width=8,
+        height=7,
     )
 
 
@@ -386,11 +395,12 @@ def cron_jobs() -> dashboard.Panel:
         ),
         overrides=[
             panels.badge("Last status", CRON_WORDS, width=100),
-            panels.override("Last run", unit="dateTimeFromNow"),
-            panels.override("Next run", unit="dateTimeFromNow"),
+            panels.override("Last run", unit="dateTimeFromNow", custom__width=130),
+            panels.override("Next run", unit="dateTimeFromNow", custom__width=130),
             panels.count_badge("Errors", panels.ZERO_IS_GOOD, width=70),
         ],
-        links=[panels.link_to(config.CRON)],
+        links={"Job": panels.link_to(config.CRON)},
+        width=16,
         height=7,
     )
 
@@ -433,8 +443,9 @@ def gateways() -> dashboard.Panel:
             panels.override("Month projected", unit="currencyUSD", decimals=2),
             panels.override("Memory", unit="bytes"),
         ],
-        links=[panels.link_to(config.GATEWAY)],
-        height=7,
+        links={"Gateway": panels.link_to(config.GATEWAY)},
+        width=24,
+        height=5,
     )
 
 
@@ -452,7 +463,8 @@ def board() -> Board:
             ),
             Row(101, "", [cost_by_hour(), model_calls()]),
             Row(102, "", [agents_at_work(), recent_failures()]),
-            Row(103, "", [runs_in_progress(), tokens_by_class(), machine()]),
-            Row(104, "", [cron_jobs(), gateways()]),
+            Row(103, "", [cron_jobs(), machine()]),
+            Row(104, "", [runs_in_progress(), tokens_by_class()]),
+            Row(105, "", [gateways()]),
         ],
     )

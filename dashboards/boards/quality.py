@@ -30,7 +30,7 @@ def database() -> dashboard.Panel:
     return panels.stat(
         2,
         "Database",
-        [now(f'min(lobservatory_database_up and on (instance) up{{job="{config.JOB}", {GATEWAY}}})', "database")],
+        [now(f"min(lobservatory_database_up{{{GATEWAY}}})", "database")],
         unit="none",
         description="Can the exporter write rows? While it cannot, reading waits and nothing is lost.",
         no_value="None configured",
@@ -130,11 +130,12 @@ def collectors() -> dashboard.Panel:
             }
         ),
         overrides=[
-            panels.badge("Last refresh", YES_NO),
-            panels.override("Last success", unit="dateTimeFromNow"),
-            panels.override("Duration", unit="s"),
-            panels.count_badge("Failures", panels.ZERO_IS_GOOD_WARN),
+            panels.badge("Last refresh", YES_NO, width=100),
+            panels.override("Last success", unit="dateTimeFromNow", custom__width=125),
+            panels.override("Duration", unit="s", custom__width=80),
+            panels.count_badge("Failures", panels.ZERO_IS_GOOD_WARN, width=75),
         ],
+        width=10,
         height=10,
     )
 
@@ -163,10 +164,10 @@ def sources() -> dashboard.Panel:
             {
                 "source": "Source",
                 "Value #A": "Readable",
-                "Value #B": "Schema known",
+                "Value #B": "Schema",
                 "Value #C": "Files",
                 "Value #D": "Entries",
-                "Value #E": "Read",
+                "Value #E": "Size",
                 "Value #F": "Newest entry",
                 "Value #G": "Duplicates",
                 "Value #H": "Rejected",
@@ -174,12 +175,16 @@ def sources() -> dashboard.Panel:
             }
         ),
         overrides=[
-            panels.badge("Readable", {"1": ("yes", config.OK), "0": ("no", config.BAD)}, width=90),
-            panels.badge("Schema known", {"1": ("yes", config.OK), "0": ("no", config.BAD)}, width=110),
-            panels.override("Read", unit="bytes"),
-            panels.override("Newest entry", unit="dateTimeFromNow"),
-            panels.count_badge("Rejected", panels.ZERO_IS_GOOD_WARN),
+            panels.badge("Readable", {"1": ("yes", config.OK), "0": ("no", config.BAD)}, width=85),
+            panels.badge("Schema", {"1": ("known", config.OK), "0": ("unknown", config.BAD)}, width=85),
+            panels.override("Files", custom__width=60),
+            panels.override("Entries", custom__width=75),
+            panels.override("Size", unit="bytes", custom__width=80),
+            panels.override("Newest entry", unit="dateTimeFromNow", custom__width=125),
+            panels.override("Duplicates", custom__width=90),
+            panels.count_badge("Rejected", panels.ZERO_IS_GOOD_WARN, width=80),
         ],
+        width=14,
         height=10,
     )
 
@@ -244,9 +249,14 @@ def rows_written() -> dashboard.Panel:
     return panels.timeseries(
         30,
         "Rows written",
-        [series("60 * sum by (table) (rate(lobservatory_rows_written_total[$__rate_interval]))", "{{table}}")],
+        [
+            series(
+                f"60 * sum by (table) (rate(lobservatory_rows_written_total{{{GATEWAY}}}[$__rate_interval]))",
+                "{{table}}",
+            )
+        ],
         unit="cpm",
-        description="Rows committed a minute by table, all exporters.",
+        description="Rows committed a minute by table.",
         no_value="No database",
         stacked=True,
         width=8,
@@ -260,11 +270,11 @@ def commit_failures() -> dashboard.Panel:
         "Failed commits and overflowing labels",
         [
             series(
-                "60 * sum by (reason) (rate(lobservatory_commit_failures_total[$__rate_interval]))",
+                f"60 * sum by (reason) (rate(lobservatory_commit_failures_total{{{GATEWAY}}}[$__rate_interval]))",
                 "commit: {{reason}}",
             ),
             series(
-                "60 * sum by (metric) (rate(lobservatory_label_overflow_total[$__rate_interval]))",
+                f"60 * sum by (metric) (rate(lobservatory_label_overflow_total{{{GATEWAY}}}[$__rate_interval]))",
                 "overflow: {{metric}}",
             ),
         ],
@@ -283,9 +293,9 @@ def ourselves() -> dashboard.Panel:
         32,
         "What watching costs",
         [
-            series("sum(rate(lobservatory_cpu_seconds_total[$__rate_interval]))", "CPU (processors)"),
-            series("max(lobservatory_scrape_duration_seconds)", "rendering a scrape (s)"),
-            series("sum(lobservatory_resident_memory_bytes)", "memory"),
+            series(f"sum(rate(lobservatory_cpu_seconds_total{{{GATEWAY}}}[$__rate_interval]))", "CPU (processors)"),
+            series(f"max(lobservatory_scrape_duration_seconds{{{GATEWAY}}})", "rendering a scrape (s)"),
+            series(f"sum(lobservatory_resident_memory_bytes{{{GATEWAY}}})", "memory"),
         ],
         unit="none",
         description="Our own CPU, memory and time to render a scrape.",

@@ -33,7 +33,6 @@ STATUS_WORDS: Final = {
     "timeout": ("timeout", config.BAD),
     "unknown": ("unknown", config.MUTED),
 }
-FULL: Final = ((None, config.OK), (0.8, config.WARN), (0.95, config.BAD))
 
 
 def by_state() -> dashboard.Panel:
@@ -80,7 +79,7 @@ def fullest() -> dashboard.Panel:
         max_val=1,
         description="The fullest context of all sessions. Near 100 % it is compacted, which costs a call and detail.",
         no_value="Not reported",
-        steps=FULL,
+        steps=config.CONTEXT_FULL,
         width=4,
     )
 
@@ -114,10 +113,10 @@ def sessions() -> dashboard.Panel:
         [
             sql_rows(
                 """
-SELECT coalesce(label, session_key, session_id) AS "Session", kind AS "Kind", coalesce(status, 'unknown') AS "Status",
+SELECT coalesce(label, regexp_replace(session_key, '^agent:', ''), session_id) AS "Session", kind AS "Kind", coalesce(status, 'unknown') AS "Status",
        agent AS "Agent", model AS "Model", context_ratio AS "Context", cost_usd::float8 AS "Cost", calls AS "Calls",
        errors AS "Failed", input_tokens + output_tokens + cache_read_tokens + cache_write_tokens AS "Tokens",
-       updated_at AS "Last active", channel AS "Channel", archived AS "Archived", gateway AS "Gateway"
+       updated_at AS "Last active", channel AS "Channel", gateway AS "Gateway"
 FROM sessions
 WHERE $__timeFilter(updated_at) AND :gateways
 ORDER BY updated_at DESC
@@ -129,14 +128,19 @@ LIMIT 500
         "cost and when they last did something (view sessions).",
         no_value="No session was active in this time range",
         overrides=[
-            panels.badge("Kind", KIND_WORDS, width=100),
-            panels.badge("Status", STATUS_WORDS, width=90),
-            panels.ratio_gauge("Context", FULL, width=120),
-            panels.override("Cost", unit="currencyUSD", decimals=4, custom__width=90),
-            panels.override("Calls", custom__width=65),
-            panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=70),
-            panels.override("Tokens", unit="short", custom__width=90),
-            panels.override("Last active", unit="dateTimeFromNow", custom__width=130),
+            panels.override("Session", custom__minWidth=180),
+            panels.badge("Kind", KIND_WORDS, width=90),
+            panels.badge("Status", STATUS_WORDS, width=80),
+            panels.override("Agent", custom__width=95),
+            panels.override("Model", custom__minWidth=130),
+            panels.ratio_gauge("Context", config.CONTEXT_FULL, width=110),
+            panels.override("Cost", unit="currencyUSD", decimals=4, custom__width=85),
+            panels.override("Calls", custom__width=60),
+            panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=65),
+            panels.override("Tokens", unit="short", custom__width=80),
+            panels.override("Last active", unit="dateTimeFromNow", custom__width=125),
+            panels.override("Channel", custom__width=85),
+            panels.override("Gateway", custom__width=75),
         ],
         width=24,
         height=12,
@@ -151,9 +155,9 @@ def subagents() -> dashboard.Panel:
         [
             sql_rows(
                 """
-SELECT coalesce(label, child_session_key) AS "Sub-agent", status AS "Status", parent_session_key AS "Parent",
-       started_at AS "Started", duration_ms AS "Duration", cost_usd::float8 AS "Cost", calls AS "Calls",
-       gateway AS "Gateway"
+SELECT coalesce(label, child_session_key) AS "Sub-agent", status AS "Status",
+       regexp_replace(parent_session_key, '^agent:', '') AS "Parent", started_at AS "Started",
+       duration_ms AS "Duration", cost_usd::float8 AS "Cost", calls AS "Calls"
 FROM subagent_runs
 WHERE $__timeFilter(started_at) AND :gateways
 ORDER BY started_at DESC
@@ -165,10 +169,11 @@ LIMIT 200
         "(view subagent_runs).",
         no_value="No sub-agent ran in this time range",
         overrides=[
-            panels.badge("Status", STATUS_WORDS, width=90),
-            panels.override("Started", unit="dateTimeFromNow"),
-            panels.override("Duration", unit="ms"),
-            panels.override("Cost", unit="currencyUSD", decimals=4),
+            panels.badge("Status", STATUS_WORDS, width=80),
+            panels.override("Started", unit="dateTimeFromNow", custom__width=120),
+            panels.override("Duration", unit="ms", custom__width=85),
+            panels.override("Cost", unit="currencyUSD", decimals=4, custom__width=80),
+            panels.override("Calls", custom__width=60),
         ],
     )
 
@@ -186,8 +191,7 @@ SELECT tool AS "Tool", count(*) AS "Calls",
        count(*) FILTER (WHERE outcome = 'nonzero_exit') AS "Exit not 0",
        count(*) FILTER (WHERE outcome IS NULL) AS "Unfinished",
        percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms) AS "p50",
-       percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_ms) AS "p95",
-       max(ts) AS "Last"
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_ms) AS "p95"
 FROM tool_calls
 WHERE $__timeFilter(ts) AND :gateways
 GROUP BY 1
@@ -200,11 +204,11 @@ LIMIT 100
         "the tool worked and the command it ran did not.",
         no_value="No tool was called in this time range",
         overrides=[
-            panels.count_badge("Errors", panels.ZERO_IS_GOOD, width=80),
-            panels.count_badge("Exit not 0", panels.ZERO_IS_GOOD_WARN, width=90),
+            panels.count_badge("Errors", panels.ZERO_IS_GOOD, width=70),
+            panels.count_badge("Exit not 0", panels.ZERO_IS_GOOD_WARN, width=95),
+            panels.override("Unfinished", custom__width=95),
             panels.override("p50", unit="ms"),
             panels.override("p95", unit="ms"),
-            panels.override("Last", unit="dateTimeFromNow"),
         ],
     )
 
@@ -222,22 +226,25 @@ def model_latency() -> dashboard.Panel:
         unit="s",
         description="Time of model calls, median and 95th percentile, where the transcript tells it.",
         no_value="No transcript told a duration in this time range",
+        interval="15m",
     )
 
 
 def tool_latency() -> dashboard.Panel:
     """p50 and p95."""
-    bucket = f"sum by (le, tool) (rate(claw_tool_call_duration_seconds_bucket{{{GATEWAY}}}[$__rate_interval]))"
+    bucket = f"sum by (le) (rate(claw_tool_call_duration_seconds_bucket{{{GATEWAY}}}[$__rate_interval]))"
     return panels.timeseries(
         31,
         "Tool latency",
         [
-            series(f"histogram_quantile(0.5, {bucket})", "p50 {{tool}}"),
-            series(f"histogram_quantile(0.95, {bucket})", "p95 {{tool}}"),
+            series(f"histogram_quantile(0.5, {bucket})", "p50"),
+            series(f"histogram_quantile(0.95, {bucket})", "p95"),
         ],
         unit="s",
-        description="Time of tool calls, median and 95th percentile, where the transcript tells it.",
+        description="Time of tool calls, median and 95th percentile, where the transcript tells it. The table above "
+        "has them by tool.",
         no_value="No tool finished in this time range",
+        interval="15m",
     )
 
 

@@ -106,6 +106,8 @@ def expand_promql(text: str, span: TimeRange, variables: Mapping[str, list[str]]
         ("$__rate_interval", duration(span.rate_interval)),
         ("$__interval", duration(span.interval)),
         ("$__range", duration(span.seconds)),
+        ("$__from", str(round(span.start.timestamp() * 1000))),
+        ("$__to", str(round(span.end.timestamp() * 1000))),
     ):
         text = text.replace(macro, value)
     return _variables(text, variables, _prometheus_value)

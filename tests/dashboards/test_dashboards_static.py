@@ -32,7 +32,7 @@ QUERIES = panel_queries()
 PANELS = [(uid, panel) for uid, board in BOARDS.items() for panel in panels(board)]
 SPAN = TimeRange.last(timedelta(hours=24))
 VARIABLES = {"gateway": ["default", "o'neil.1"], "agent": ["main"], "model": ["m"], "by": ["model"]}
-PROMETHEUS_OWN = {"up", "ALERTS"}
+PROMETHEUS_OWN = {"up", "ALERTS", "ALERTS_FOR_STATE"}
 
 # Titles of uids: a change here breaks bookmarks and links of people, so it is made on purpose or not at all.
 UIDS = {
@@ -55,7 +55,7 @@ def metric_names(expression):
     bare = re.sub(r'"[^"]*"', "", expression)
     bare = re.sub(r"\{[^}]*\}", "", bare)
     bare = re.sub(r"\b(by|on|without|ignoring|group_left|group_right)\s*\([^)]*\)", "", bare)
-    bare = re.sub(r"\[[^\]]*\]", "", bare)
+    bare = re.sub(r"\[[^\]]*\]|\$\w+", "", bare)
     return {
         name
         for name in re.findall(r"\b[a-zA-Z_:][a-zA-Z0-9_:]*\b(?!\s*\()", bare)
@@ -150,11 +150,7 @@ def test_every_board_has_the_shared_variables_annotations_and_links(uid):
     assert gateway["multi"]
     assert gateway["includeAll"]
     assert "allValue" not in gateway, "Grafana would put .* into SQL"
-    assert {annotation["name"] for annotation in board["annotations"]["list"]} == {
-        "Alerts",
-        "Gateway starts",
-        "Gateway versions",
-    }
+    assert {annotation["name"] for annotation in board["annotations"]["list"]} == {"Alerts", "Gateway starts"}
     assert board["links"][0]["tags"] == [config.TAG]
     assert config.TAG in board["tags"]
 
@@ -163,6 +159,10 @@ def links(board):
     for panel in panels(board):
         yield from panel["fieldConfig"]["defaults"].get("links", [])
         yield from panel.get("links", [])
+        for override in panel["fieldConfig"]["overrides"]:
+            for setting in override["properties"]:
+                if setting["id"] == "links":
+                    yield from setting["value"]
 
 
 @pytest.mark.parametrize("uid", BOARDS)
@@ -199,7 +199,9 @@ def test_the_search_for_metric_names_finds_them():
 def test_labels_that_are_asked_for_are_labels_of_the_metric(name, expression):
     for metric, matchers in re.findall(r"\b((?:claw|lobservatory)_\w+)\{([^}]*)\}", expression):
         family = metric if metric in CATALOGUE else re.sub(r"_(bucket|sum|count)$", "", metric)
-        labels = set(CATALOGUE[family].labels) | ({"le"} if family != metric else set())
+        # Prometheus gives the target's label to what the exporter says about itself.
+        labels = {*CATALOGUE[family].labels, *(["gateway"] if family.startswith("lobservatory_") else [])}
+        labels |= {"le"} if family != metric else set()
         assert set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers)) <= labels, metric
 
 

@@ -1,0 +1,228 @@
+"""Every query of every board, as Grafana would send it, against a real Prometheus and a real PostgreSQL that hold what
+the exporter saw of a real gateway. Each must answer, and with data, or be named below with a reason.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from lobservatory.runner import postgres
+from lobservatory.runner.monitoring import prepare_prometheus
+from lobservatory.settings import Listen, load
+from tests.conftest import TEMPLATE
+from tests.dashboards.grafana_macros import (
+    PanelQuery,
+    TimeRange,
+    boards,
+    expand_promql,
+    expand_sql,
+    panel_queries,
+)
+from tests.live import scenario
+from tests.servers import Prometheus, free_port, prometheus, wait_for
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).resolve().parents[2]
+GATEWAY = "default"
+QUERIES = panel_queries()
+
+# board/panel/refId → why a healthy gateway without people, channels and faults has nothing to show there.
+EMPTY = {
+    "lobs-gateway/Channels/A": "the gateway under test has no channel",
+    "lobs-gateway/Channels/B": "the gateway under test has no channel",
+    "lobs-gateway/Channels/C": "the gateway under test has no channel",
+    "lobs-gateway/Channels/D": "the gateway under test has no channel",
+    "lobs-gateway/Approvals waiting/B": "no command waits for a human",
+    "lobs-gateway/RPC errors/A": "no RPC call fails",
+    "lobs-gateway/Gaps, dropped frames, failed connects/B": "no frame is dropped",
+    "lobs-gateway/Gaps, dropped frames, failed connects/C": "no connect fails",
+    "lobs-quality/Rejected, by reason/A": "the transcripts are clean",
+    "lobs-quality/Failed commits and overflowing labels/A": "no commit fails",
+    "lobs-quality/Failed commits and overflowing labels/B": "no label overflows",
+    "lobs-cost/Without a price/A": "every model of the gateway under test has a price",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A gateway that has worked while the exporter watched and Prometheus scraped."""
+
+    prometheus: Prometheus
+    reader_dsn: str
+
+
+@contextmanager
+def exporter(environment: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -P -m exporter` with these settings and no others."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("LOBS_", "OPENCLAW_"))}
+    log = folder / "exporter.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "exporter"],
+            cwd=folder,
+            env={**inherited, **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def database(server) -> Iterator[str]:
+    """A migrated database for the whole module."""
+    name = f"lobs_boards_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+        sql.Identifier(name), sql.Identifier(f"{TEMPLATE}_{os.getpid()}")
+    )
+    if server.cluster:
+        statement += sql.SQL(" OWNER {}").format(sql.Identifier(postgres.OWNER))
+    with psycopg.connect(server.admin, autocommit=True) as connection:
+        connection.execute(statement)
+    try:
+        yield name
+    finally:
+        with psycopg.connect(server.admin, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def prometheus_config(folder: Path, metrics: Listen) -> Path:
+    """Our own configuration, a second instead of fifteen."""
+    settings = load({"LOBS_GATEWAY_NAME": GATEWAY})
+    path = prepare_prometheus(folder / "prometheus-config", settings, {"exporter": metrics})
+    text = path.read_text(encoding="utf-8")
+    quick = text.replace("_interval: 15s", "_interval: 1s").replace("scrape_timeout: 10s", "scrape_timeout: 1s")
+    assert quick != text
+    path.write_text(quick, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+async def watched(start_gateway, postgres_server, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("boards")
+    gateway = start_gateway()
+    port = free_port()
+    with database(postgres_server) as name:
+        environment = {
+            "LOBS_STATE_DIR": str(gateway.state_dir),
+            "LOBS_GATEWAY_NAME": GATEWAY,
+            "LOBS_GATEWAY_URL": gateway.url,
+            "LOBS_GATEWAY_TOKEN": gateway.token,
+            "LOBS_DATABASE_URL": postgres_server.dsn(name, postgres.WRITER),
+            "LOBS_METRICS_LISTEN": f"127.0.0.1:{port}",
+            "LOBS_DATA_DIR": str(folder / "data"),
+            "LOBS_POLL_INTERVAL": "1",
+            "LOBS_HOST_INTERVAL": "1",
+        }
+        config = prometheus_config(folder, Listen(host="127.0.0.1", port=port))
+        with exporter(environment, folder) as process, prometheus(folder / "prometheus", config) as server:
+
+            def scraped() -> bool:
+                if process.poll() is not None:
+                    raise AssertionError(f"the exporter ended:\n{(folder / 'exporter.log').read_text()[-4000:]}")
+                return bool(server.query(f'claw_ingest_progress_ratio{{gateway="{GATEWAY}"}} == 1'))
+
+            wait_for(scraped, "the exporter's first scan in Prometheus", 60)
+            story = await scenario.play(gateway)
+            turns = f'sum(claw_model_calls_total{{gateway="{GATEWAY}"}}) >= {story.turns}'
+            wait_for(lambda: server.query(turns), "the scenario's model calls in Prometheus", 60)
+            jobs = f'count(claw_cron_job_info{{gateway="{GATEWAY}"}}) >= 2'
+            wait_for(lambda: server.query(jobs), "the scenario's cron jobs in Prometheus", 60)
+            failed = f'sum(claw_cron_job_consecutive_errors{{gateway="{GATEWAY}"}}) >= 1'
+            wait_for(lambda: server.query(failed), "the failed cron job in Prometheus", 60)
+            yield Watched(server, postgres_server.dsn(name, postgres.READER))
+
+
+def variables(server: Prometheus) -> dict[str, list[str]]:
+    """What All stands for, found as the boards' variables find it."""
+    found = {"by": ["model"]}
+    for board in boards().values():
+        for variable in board["templating"]["list"]:
+            if variable["type"] == "query":
+                match = variable["definition"].removeprefix("label_values(").removesuffix(")").rpartition(", ")
+                series = expand_promql(match[0], TimeRange.last(timedelta(hours=1)), found)
+                found[variable["name"]] = server.api(f"label/{match[2]}/values", **{"match[]": series})
+    return found
+
+
+def answer(query: PanelQuery, watched: Watched, span: TimeRange) -> list:
+    """The rows or samples; raises what the server says against the query."""
+    chosen = variables(watched.prometheus)
+    if query.is_sql:
+        with psycopg.connect(watched.reader_dsn) as connection:
+            return connection.execute(expand_sql(query.text, span, chosen)).fetchall()
+    expression = expand_promql(query.text, span, chosen)
+    if query.target["instant"]:
+        return watched.prometheus.query(expression)
+    found = watched.prometheus.api(
+        "query_range",
+        query=expression,
+        start=str(span.start.timestamp()),
+        end=str(span.end.timestamp()),
+        step=str(span.interval),
+    )
+    result: list = found["result"]
+    return result
+
+
+def test_the_gateway_is_found_by_the_variable(watched):
+    assert variables(watched.prometheus)["gateway"] == [GATEWAY]
+
+
+@pytest.mark.req("S1-1", "S1-2", "S1-6", "S4-18")
+@pytest.mark.parametrize("query", QUERIES, ids=[query.name for query in QUERIES])
+def test_the_query_of_the_panel_gives_data(query, watched):
+    span = TimeRange.last(timedelta(days=7) if query.board == "lobs-cost" else timedelta(hours=1))
+    rows = answer(query, watched, span)
+    if query.name not in EMPTY:
+        assert rows, f"no data: {query.text}"
+
+
+@pytest.mark.parametrize("name", sorted(EMPTY))
+def test_every_exception_is_of_a_panel_that_exists(name):
+    assert name in {query.name for query in QUERIES}
+
+
+@pytest.mark.parametrize("uid", sorted(boards()))
+def test_annotations_are_answered(uid, watched):
+    span = TimeRange.last(timedelta(hours=1))
+    for annotation in boards()[uid]["annotations"]["list"]:
+        expression = expand_promql(annotation["expr"], span, variables(watched.prometheus))
+        watched.prometheus.query(expression)
+    starts = watched.prometheus.query("claw_gateway_start_timestamp_seconds * 1000")
+    assert abs(float(starts[0]["value"][1]) - span.end.timestamp() * 1000) < 3_600_000, "milliseconds of this hour"
+
+
+@pytest.mark.req("S1-1")
+def test_the_overview_shows_the_money_that_the_books_hold(watched):
+    """One definition of today's cost: the tile, the books and the bars agree to the cent."""
+    tile = next(q for q in QUERIES if (q.board, q.panel, q.ref_id) == ("lobs-overview", "Cost today", "A"))
+    bars = next(q for q in QUERIES if (q.board, q.panel, q.ref_id) == ("lobs-overview", "Cost by hour and model", "A"))
+    span = TimeRange.last(timedelta(hours=24))
+    with psycopg.connect(watched.reader_dsn) as connection:
+        row = connection.execute("SELECT sum(cost_usd) FROM model_calls WHERE billing = 'billed'").fetchone()
+    assert row is not None
+    assert row[0] > 0
+    shown = answer(tile, watched, TimeRange.last(timedelta(minutes=5)))
+    assert float(shown[0]["values"][-1][1]) == pytest.approx(float(row[0]), abs=1e-8)
+    assert sum(cost for _, _, cost in answer(bars, watched, span)) == pytest.approx(float(row[0]), abs=1e-8)
