@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from lobservatory import thresholds
 from lobservatory.settings import FILE_ONLY, PREFIX, RUNNER_VARIABLES, SECRETS, Billing, Listen, Settings
 
 _NOTE = "<!-- Built from the code by `make docs`. Edits belong there. -->\n"
@@ -95,6 +96,11 @@ def configuration() -> str:
         if name not in FILE_ONLY
     ]
     billing = [(f"`{name}`", "list of text", field.description or "") for name, field in Billing.model_fields.items()]
+    limits = [
+        (f"`{limit.alert}`", f"`{limit.severity}`", f"{limit.default:g}", limit.unit, limit.meaning)
+        for limit in thresholds.THRESHOLDS
+        if limit.alert != "DailyCostHigh"
+    ]
     secrets = ", ".join(f"`{PREFIX}{name.upper()}_FILE`" for name in SECRETS)
     runner = [(f"`{name}`", _RUNNER[name]) for name in _RUNNER if name in RUNNER_VARIABLES]
     runner += [(f"`{name}`", "") for name in sorted(RUNNER_VARIABLES - set(_RUNNER))]
@@ -117,6 +123,12 @@ A secret can be given as a file: {secrets}. The file is read again when it has c
 Money that a provider really bills and the list price of what a subscription covers are kept apart.
 
 {_table(("key", "value", "meaning"), billing)}
+## `[thresholds.<Alert>]`, in the file only
+
+The numbers that alerts compare with, one table per alert: `[thresholds.ContextNearLimit]`, then `warning = 0.8`. That of
+DailyCostHigh is `LOBS_DAILY_COST_LIMIT`.
+
+{_table(("alert", "key", "default", "unit", "meaning"), limits)}
 ## Read by `lobservatory up`, compose and the tests only
 
 {_table(("variable", "meaning"), runner)}
@@ -130,6 +142,9 @@ daily_cost_limit = 10
 
 [billing]
 equivalent = ["claude-max"]
+
+[thresholds.ContextNearLimit]
+warning = 0.8
 ```
 """
 

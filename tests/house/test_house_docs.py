@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pytest
 
 from lobservatory.cli.docs import PAGES
-from lobservatory.settings import RUNNER_VARIABLES, Settings
+from lobservatory.settings import FILE_ONLY, RUNNER_VARIABLES, Settings
 from tests import requirements
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,11 @@ def test_generated_pages_are_up_to_date(page):
 
 def test_the_configuration_page_has_every_setting():
     page = PAGES["configuration.md"]()
-    missing = [name for name in SETTINGS | RUNNER_VARIABLES if name != "LOBS_BILLING" and f"`{name}`" not in page]
+    missing = [
+        name
+        for name in SETTINGS | RUNNER_VARIABLES
+        if name.removeprefix("LOBS_").lower() not in FILE_ONLY and f"`{name}`" not in page
+    ]
     assert missing == []
     assert "| `LOBS_POLL_INTERVAL` | number, ≥ 1, ≤ 3600 | `15` |" in page
 
@@ -73,6 +77,7 @@ def test_the_example_of_the_configuration_page_is_valid(monkeypatch, tmp_path):
     assert example is not None
     settings = Settings.model_validate(tomllib.loads(example[1]))
     assert settings.billing.equivalent == ("claude-max",)
+    assert settings.alert_thresholds()["ContextNearLimit", "warning"] == 0.8
 
 
 def test_requirements_are_counted_from_the_markers():
