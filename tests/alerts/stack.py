@@ -57,7 +57,8 @@ def fast_prometheus(
     _edit(config, interval)
     for path in sorted((directory / "config" / "rules").glob("*.yml")):
         _edit(path, rules)
-    with prometheus(directory, config) as server:
+    # What is sent before Alertmanager is discovered (5 s) comes again after this, not after a minute.
+    with prometheus(directory, config, "--rules.alert.resend-delay=5s") as server:
         yield server
 
 
