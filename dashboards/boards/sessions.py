@@ -113,7 +113,8 @@ def sessions() -> dashboard.Panel:
         [
             sql_rows(
                 """
-SELECT coalesce(label, regexp_replace(session_key, '^agent:', ''), session_id) AS "Session", kind AS "Kind", coalesce(status, 'unknown') AS "Status",
+SELECT coalesce(label, regexp_replace(session_key, '^agent:', ''), session_id) AS "Session",
+       kind AS "Kind", coalesce(status, 'unknown') AS "Status",
        agent AS "Agent", model AS "Model", context_ratio AS "Context", cost_usd::float8 AS "Cost", calls AS "Calls",
        errors AS "Failed", input_tokens + output_tokens + cache_read_tokens + cache_write_tokens AS "Tokens",
        updated_at AS "Last active", channel AS "Channel", gateway AS "Gateway"
