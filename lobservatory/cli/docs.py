@@ -125,8 +125,8 @@ Money that a provider really bills and the list price of what a subscription cov
 {_table(("key", "value", "meaning"), billing)}
 ## `[thresholds.<Alert>]`, in the file only
 
-The numbers that alerts compare with, one table per alert: `[thresholds.ContextNearLimit]`, then `warning = 0.8`. That of
-DailyCostHigh is `LOBS_DAILY_COST_LIMIT`.
+The numbers that alerts compare with, one table per alert: `[thresholds.ContextNearLimit]`, then `warning = 0.8`. That
+of DailyCostHigh is `LOBS_DAILY_COST_LIMIT`.
 
 {_table(("alert", "key", "default", "unit", "meaning"), limits)}
 ## Read by `lobservatory up`, compose and the tests only
