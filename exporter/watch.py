@@ -7,21 +7,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver
 
+from exporter import inotify
 from lobservatory import logging
 
 log = logging.get(__name__)
 
 RECONCILE: Final = 30.0  # seconds between two looks when notifications work
 POLL: Final = 1.0  # seconds between two looks when they do not
+_DEPTH: Final = 3  # agents/<agent>/sessions/cold
 _QUIET = frozenset({"opened", "closed_no_write"})  # our own reading
 
 
@@ -34,48 +34,66 @@ def concerns_transcripts(path: str) -> bool:
     return ".jsonl" in name or "openclaw-agent.sqlite" in name or name == "sessions.json"
 
 
-class _Handler(FileSystemEventHandler):
-    def __init__(self, notify: Callable[[], None]) -> None:
-        self._notify = notify
+class Notifier(Protocol):
+    """Something that calls back when a folder changes."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class Watchdog(FileSystemEventHandler):
+    """Notifications through watchdog: FSEvents on macOS, kqueue on BSD."""
+
+    def __init__(self, folder: Path, notify: Callable[[str], None]) -> None:
+        """Raises OSError when the system gives no notifications."""
+        self._loop = asyncio.get_running_loop()
+        self._tell = notify
+        self._observer = Observer()
+        self._observer.schedule(self, str(folder), recursive=True)
+        self._observer.start()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        if event.event_type in _QUIET:
+        """Called by the observer's thread."""
+        if event.event_type in _QUIET or (event.is_directory and event.event_type == "modified"):
             return
-        if event.is_directory:
-            if event.event_type != "modified":  # a new agent, a removed one
-                self._notify()
-        elif concerns_transcripts(os.fsdecode(event.src_path)) or concerns_transcripts(os.fsdecode(event.dest_path)):
-            self._notify()
+        paths = (os.fsdecode(event.src_path), os.fsdecode(event.dest_path))
+        names = [""] if event.is_directory else [path for path in paths if path]
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            for name in names:
+                self._loop.call_soon_threadsafe(self._tell, name)
+
+    def close(self) -> None:
+        """End the observer's threads."""
+        self._observer.stop()
+        self._observer.join(timeout=5)
 
 
 class Watch:
-    """Watches `agents/` of a state directory. Belongs to the event loop in which `wait` is called."""
+    """Watches `agents/` of a state directory. Belongs to the event loop in which it is used; only `poke` may be called
+    from elsewhere."""
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / "agents"
-        self._observer: BaseObserver | None = None
+        self._notifier: Notifier | None = None
         self._watched: tuple[int, int] | None = None  # device and inode of the folder
         self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pending = threading.Event()  # between a notification and our turn: a burst wakes the loop once
         self._complained = False
 
     @property
     def native(self) -> bool:
         """Whether notifications come."""
-        return self._observer is not None
+        return self._notifier is not None
 
-    def _notify(self) -> None:
-        """Called by the observer's thread."""
-        if self._pending.is_set() or self._loop is None:
-            return
-        self._pending.set()
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._changed.set)
+    def _notify(self, name: str) -> None:
+        if not name or concerns_transcripts(name):
+            self._changed.set()
 
     def poke(self) -> None:
         """Make `wait` return at once; from any thread."""
-        self._notify()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._changed.set)
 
     def ensure(self) -> None:
         """Watch the folder as it is now: it may have appeared or been replaced since. Cheap when nothing changed."""
@@ -86,13 +104,12 @@ class Watch:
         except OSError:
             self.stop()
             return
-        if self._observer is not None and identity == self._watched and self._observer.is_alive():
+        if self._notifier is not None and identity == self._watched:
             return
         self.stop()
-        observer = Observer()
         try:
-            observer.schedule(_Handler(self._notify), str(self._folder), recursive=True)
-            observer.start()
+            self._notifier = self._notifications()
+            self._watched = identity
         except OSError as error:
             if not self._complained:
                 self._complained = True
@@ -101,8 +118,11 @@ class Watch:
                     folder=str(self._folder),
                     error=error.strerror or str(error),
                 )
-            return
-        self._observer, self._watched = observer, identity
+
+    def _notifications(self) -> Notifier:
+        if inotify.available:
+            return inotify.Inotify(self._folder, _DEPTH, self._notify)
+        return Watchdog(self._folder, self._notify)
 
     async def wait(self, longest: float | None = None) -> bool:
         """Until something was written, or the time for a look by itself has come (`longest` seconds at most).
@@ -114,14 +134,11 @@ class Watch:
         except TimeoutError:
             return False
         finally:
-            # Cleared before the look that follows: a write during it is noticed after it.
-            self._changed.clear()
-            self._pending.clear()
+            self._changed.clear()  # before the look that follows: a write during it is noticed after it
         return True
 
     def stop(self) -> None:
         """End the notifications."""
-        observer, self._observer, self._watched = self._observer, None, None
-        if observer is not None:
-            observer.stop()
-            observer.join(timeout=5)
+        notifier, self._notifier, self._watched = self._notifier, None, None
+        if notifier is not None:
+            notifier.close()
