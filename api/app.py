@@ -25,13 +25,14 @@ from api.security.password import PasswordFile
 from api.services.agents import AgentService
 from api.services.auth import AuthService
 from api.services.operations import OperationService
+from api.services.tasks import TaskService
 from lobservatory.settings import Settings
 from store import pool as database
 from store.migrate import MigrateError, check_schema
 
 log = structlog.get_logger(__name__)
 
-_HOUSEKEEPING_SECONDS = 30.0
+_HOUSEKEEPING_SECONDS = 10.0
 
 
 class StartError(Exception):
@@ -77,6 +78,7 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                 auth=auth,
                 agents=AgentService(pool),
                 operations=OperationService(pool),
+                tasks=TaskService(pool),
                 limiters={
                     scopes.Scope.READ: RateLimiter(limits.read),
                     scopes.Scope.WRITE: RateLimiter(limits.write),
@@ -134,7 +136,7 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
 
 
 async def _housekeeping(hub: Hub, auth: AuthService) -> None:
-    """Every half minute: end the streams of revoked tokens, forget what has expired."""
+    """Every few seconds: end the streams of revoked tokens, forget what has expired."""
     while True:
         await asyncio.sleep(_HOUSEKEEPING_SECONDS)
         try:

@@ -16,6 +16,7 @@ from api.security.scopes import Actor, Scope
 from api.services.agents import AgentService
 from api.services.auth import AuthService
 from api.services.operations import OperationService
+from api.services.tasks import TaskService
 from lobservatory.settings import Settings
 from store.pool import Pool
 
@@ -32,6 +33,7 @@ class Context:
     auth: AuthService
     agents: AgentService
     operations: OperationService
+    tasks: TaskService
     limiters: dict[Scope, RateLimiter]
     login_limiter: RateLimiter
 

@@ -289,6 +289,8 @@ def _of_store(error: StoreError) -> ApiError:
         store.errors.ConflictError: ConflictError,
         store.errors.InvalidValueError: InvalidFieldError,
     }
+    if error.field == "If-Match":
+        return StaleVersionError()
     text = str(error)
     kind = kinds.get(type(error), ConflictError)
     return kind(text[:1].upper() + text[1:].removesuffix(".") + ".", field=error.field)

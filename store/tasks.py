@@ -102,7 +102,8 @@ async def list_tasks(
     gateways: Sequence[str] | None = None,
 ) -> tuple[list[Document], str | None]:
     """Tasks, newest first, at most 500, and the cursor of the next page (None: there is none). A cursor stays right
-    while tasks are added and removed. `gateways` None: all; else these and those of no gateway. Raises InvalidValueError for one that is not ours."""
+    while tasks are added and removed. `gateways` None: all; else these and those of no gateway. Raises
+    InvalidValueError for a cursor that is not ours."""
     most = max(1, min(limit, MOST_LISTED))
     after = _decode(cursor) if cursor else (None, None)
     async with connection.cursor(row_factory=dict_row) as found:

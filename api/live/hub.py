@@ -24,6 +24,7 @@ SLOW = 1013
 GOING_AWAY = 1012
 POLICY = 1008
 REPLAY_PAGE = 200
+MOST_WAITING = 8 * 1024 * 1024  # characters that wait for one client (shared with all others that wait for them)
 RESET = "reset"  # topic of the event that says: some were lost
 
 
@@ -48,7 +49,8 @@ class Subscription:
         self.encode = encode
         self.topics = frozenset(topics)
         self.actor = actor
-        self.queue: asyncio.Queue[tuple[int, str]] = asyncio.Queue(size)
+        self._queue: asyncio.Queue[tuple[int, str]] = asyncio.Queue(size)
+        self._waiting = 0  # characters
         self.gone = asyncio.Event()
         self.close_code = 1000
 
@@ -57,12 +59,21 @@ class Subscription:
         return event.topic in self.topics and self.actor.sees(event.gateway)
 
     def put(self, seq: int, text: str) -> bool:
-        """Queue one message. False when the queue is full."""
+        """Queue one message. False when the queue is full, by number or by size."""
+        if self._waiting and self._waiting + len(text) > MOST_WAITING:
+            return False
         try:
-            self.queue.put_nowait((seq, text))
+            self._queue.put_nowait((seq, text))
         except asyncio.QueueFull:
             return False
+        self._waiting += len(text)
         return True
+
+    async def get(self) -> tuple[int, str]:
+        """The next message, as soon as there is one."""
+        seq, text = await self._queue.get()
+        self._waiting -= len(text)
+        return seq, text
 
     def end(self, code: int) -> None:
         """Make the client's task close it with that code."""

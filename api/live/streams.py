@@ -70,7 +70,7 @@ async def serve_websocket(
     async def give() -> None:
         seen = 0 if after is None else await _catch_up(hub, subscription, after, websocket.send_text, reset)
         while True:
-            seq, text = await subscription.queue.get()
+            seq, text = await subscription.get()
             if seq > seen or seq == 0:
                 await websocket.send_text(text)
 
@@ -120,7 +120,7 @@ class EventStream(Response):
                 while True:
                     try:
                         async with asyncio.timeout(KEEP_ALIVE):
-                            seq, chunk = await subscription.queue.get()
+                            seq, chunk = await subscription.get()
                     except TimeoutError:
                         await text(": keep-alive\n\n")
                         continue

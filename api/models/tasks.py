@@ -81,6 +81,7 @@ class Task(Camel):
                     "tags": ["report"],
                     "metadata": {},
                     "dependsOn": [],
+                    "createdBy": "ana",
                     "createdAt": "2026-01-29T10:00:00Z",
                     "updatedAt": "2026-01-29T10:00:00Z",
                     "version": 1,
@@ -93,6 +94,7 @@ class Task(Camel):
 
     id: str
     board: str = "default"
+    gateway: str | None = None
     title: str
     description: str | None = None
     status: TaskStatus
@@ -102,6 +104,7 @@ class Task(Camel):
     tags: list[str] = []
     metadata: dict[str, Any] = {}
     depends_on: list[str] = []
+    created_by: str | None = None
     created_at: Instant
     updated_at: Instant
     version: int = Field(default=1, description="Rises with each change; the ETag.")
@@ -130,6 +133,7 @@ class TaskIn(Camel):
     status: TaskStatus = TaskStatus.TODO
     priority: Priority = Priority.MEDIUM
     board: Identifier = "default"
+    gateway: Annotated[Identifier | None, Field(max_length=64)] = None
     assigned_agent: ShortText | None = None
     due_date: InstantIn | None = None
     tags: Tags = []
@@ -165,9 +169,9 @@ class StatusChange(Camel):
     """One row of the append-only history of a task's status."""
 
     task_id: str
-    from_status: TaskStatus | None = None
-    to_status: TaskStatus
-    actor: str
+    from_status: TaskStatus | None = Field(default=None, description="null: it was created.")
+    to_status: TaskStatus | None = Field(description="null: it was deleted.")
+    actor: str | None = None
     at: Instant
 
 
@@ -319,3 +323,10 @@ class FeedStats(Camel):
     by_type: dict[str, int]
     by_action: dict[str, int]
     by_actor: dict[str, int]
+
+
+class Flow(Camel):
+    """Throughput and cycle time of a span. What it says of the past never changes."""
+
+    throughput: int = Field(description="Tasks that reached `done` for the first time.")
+    cycle_time_ms: int | None = Field(description="Mean from creation to the first `done`; null: none did.")

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from api.routes import auth, live, operations, pages
+from api.routes import auth, live, operations, pages, tasks
 
-ROUTERS = (pages.router, auth.router, operations.router, live.router)
+ROUTERS = (pages.router, auth.router, operations.router, tasks.router, live.router)

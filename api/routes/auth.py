@@ -56,5 +56,5 @@ async def create_token(context: ContextDep, actor: Administrator, body: TokenIn)
 
 @router.delete("/tokens/{token_id}", status_code=204, summary="Revoke a token", responses=problems(404))
 async def revoke_token(context: ContextDep, actor: Administrator, token_id: Annotated[Identifier, Path()]) -> None:
-    """It ends at once; its live connections within 30 seconds."""
+    """It ends at once; its live connections within 10 seconds."""
     await context.auth.revoke(actor, token_id)

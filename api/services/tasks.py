@@ -1,0 +1,229 @@
+"""Tasks and the task hub: what is written also shows in the feed, and with live clients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from api import errors
+from api.models.tasks import ActivityIn, CommentIn, DeliverableIn, Priority, SubagentIn, TaskIn, TaskPatch, TaskStatus
+from api.security.scopes import Actor
+from api.services.agents import gateways_of
+from api.services.operations import request_hash
+from store import feed, idempotency
+from store import tasks as rows
+from store.pool import Connection, Pool
+
+Document = dict[str, Any]
+
+
+class TaskService:
+    """Tasks. Documents are in the names of the wire already."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def tasks(
+        self,
+        actor: Actor,
+        *,
+        status: TaskStatus | None,
+        priority: Priority | None,
+        assigned_agent: str | None,
+        tag: str | None,
+        board: str | None,
+        cursor: str | None,
+        limit: int,
+    ) -> Document:
+        """A page, newest first."""
+        async with self._pool.connection() as connection:
+            found, following = await rows.list_tasks(
+                connection,
+                status=status,
+                priority=priority,
+                assigned_agent=assigned_agent,
+                tag=tag,
+                board=board,
+                cursor=cursor,
+                limit=limit,
+                gateways=gateways_of(actor),
+            )
+        return {"tasks": found, "nextCursor": following}
+
+    async def task(self, actor: Actor, task_id: str) -> Document:
+        """One with its comments. Raises NotFoundError."""
+        async with self._pool.connection() as connection:
+            return await _visible(connection, actor, task_id)
+
+    async def create(self, actor: Actor, wanted: TaskIn, key: str | None) -> Document:
+        """A new task. Raises InvalidValueError for an unknown board or dependency."""
+        if not actor.sees(wanted.gateway):
+            raise errors.WrongGatewayError("This token is limited to other gateways.", field="body.gateway")
+        async with self._pool.connection() as connection:
+
+            async def make() -> Document:
+                made = await rows.create(connection, actor=actor.name, **_values(wanted))
+                await _note(connection, actor, "created", made["id"], {"title": wanted.title})
+                return made
+
+            return await idempotency.once(
+                connection, actor=actor.token_id, key=key, request_hash=request_hash("tasks", wanted), make=make
+            )
+
+    async def replace(self, actor: Actor, task_id: str, wanted: TaskIn, version: int | None) -> Document:
+        """All fields anew (the gateway stays)."""
+        changes = _values(wanted)
+        changes.pop("gateway")
+        return await self._update(actor, task_id, changes, version)
+
+    async def patch(self, actor: Actor, task_id: str, wanted: TaskPatch, version: int | None) -> Document:
+        """Some fields anew."""
+        return await self._update(actor, task_id, _values(wanted, only_given=True), version)
+
+    async def _update(self, actor: Actor, task_id: str, changes: Mapping[str, Any], version: int | None) -> Document:
+        async with self._pool.connection() as connection:
+            before = await _visible(connection, actor, task_id)
+            after = await rows.update(connection, task_id, changes, actor=actor.name, expected_version=version)
+            detail: dict[str, Any] = {"title": after["title"], "fields": sorted(changes)}
+            if before["status"] != after["status"]:
+                detail |= {"from": before["status"], "to": after["status"]}
+            await _note(connection, actor, "updated", task_id, detail)
+            return after
+
+    async def delete(self, actor: Actor, task_id: str) -> None:
+        """With all that hangs on it. Raises NotFoundError."""
+        async with self._pool.connection() as connection:
+            await _visible(connection, actor, task_id)
+            gone = await rows.delete(connection, task_id, actor=actor.name)
+            await _note(connection, actor, "deleted", task_id, {"title": gone["title"]})
+
+    async def comment(self, actor: Actor, task_id: str, wanted: CommentIn) -> Document:
+        """Comment on a task. Raises NotFoundError."""
+        async with self._pool.connection() as connection:
+            await _visible(connection, actor, task_id)
+            made = await rows.add_comment(connection, task_id, author=wanted.author, content=wanted.content)
+            await _note(connection, actor, "commented", task_id, {"author": wanted.author, "comment": made["id"]})
+            return made
+
+    async def history(self, actor: Actor, task_id: str) -> list[Document]:
+        """Every change of the status, oldest first; of a deleted task too, to whoever sees all gateways."""
+        async with self._pool.connection() as connection:
+            found = await rows.status_history(connection, task_id)
+            if not found or actor.gateways is not None:
+                await _visible(connection, actor, task_id)
+            return found
+
+    async def flow(self, since: datetime, until: datetime) -> Document:
+        """Throughput and mean cycle time of a span."""
+        async with self._pool.connection() as connection:
+            return await rows.flow(connection, since=since, until=until)
+
+    async def add_activity(self, actor: Actor, task_id: str, wanted: ActivityIn) -> Document:
+        """Log what an agent did. Raises NotFoundError."""
+        async with self._pool.connection() as connection:
+            await _visible(connection, actor, task_id)
+            return await rows.add_activity(
+                connection,
+                task_id,
+                activity_type=wanted.activity_type,
+                message=wanted.message,
+                agent_id=wanted.agent_id,
+                metadata=wanted.metadata,
+            )
+
+    async def activities(self, actor: Actor, task_id: str, before: int | None, limit: int) -> list[Document]:
+        """Newest first. Raises NotFoundError."""
+        async with self._pool.connection() as connection:
+            await _visible(connection, actor, task_id)
+            return await rows.activities(connection, task_id, before=before, limit=limit)
+
+    async def add_deliverable(self, actor: Actor, task_id: str, wanted: DeliverableIn) -> Document:
+        """Note what a task produced. Raises NotFoundError."""
+        async with self._pool.connection() as connection:
+            await _visible(connection, actor, task_id)
+            return await rows.add_deliverable(connection, task_id, **wanted.model_dump())
+
+    async def deliverables(self, actor: Actor, task_id: str, before: int | None, limit: int) -> list[Document]:
+        """Newest first. Raises NotFoundError."""
+        async with self._pool.connection() as connection:
+            await _visible(connection, actor, task_id)
+            return await rows.deliverables(connection, task_id, before=before, limit=limit)
+
+    async def add_subagent(self, actor: Actor, task_id: str, wanted: SubagentIn) -> Document:
+        """Put a session under a task. Raises NotFoundError, ConflictError."""
+        async with self._pool.connection() as connection:
+            await _visible(connection, actor, task_id)
+            made = await rows.add_session(
+                connection, task_id, openclaw_session_id=wanted.openclaw_session_id, agent_name=wanted.agent_name
+            )
+            await _note(connection, actor, "spawned", task_id, {"session": wanted.openclaw_session_id})
+            return made
+
+    async def subagents(self, actor: Actor, task_id: str) -> list[Document]:
+        """The sessions of a task, newest first. Raises NotFoundError."""
+        async with self._pool.connection() as connection:
+            await _visible(connection, actor, task_id)
+            return await rows.sessions(connection, task_id=task_id)
+
+    async def set_subagent_status(self, actor: Actor, task_id: str, session: str, status: str) -> Document:
+        """How a session stands. Raises NotFoundError, ConflictError when it has ended otherwise."""
+        async with self._pool.connection() as connection:
+            await _visible(connection, actor, task_id)
+            if not any(
+                one["openclaw_session_id"] == session for one in await rows.sessions(connection, task_id=task_id)
+            ):
+                raise errors.NotFoundError("The task has no such session.", field="path.openclaw_session_id")
+            return await rows.set_session_status(connection, session, status)
+
+    async def feed(self, before: str | None, limit: int) -> Document:
+        """A page of the feed, newest first."""
+        async with self._pool.connection() as connection:
+            found = await feed.page(connection, before=_cursor(before), limit=limit + 1)
+        page = found[:limit]
+        following = str(page[-1].id) if len(found) > limit else None
+        return {"items": [row.payload() for row in page], "nextCursor": following}
+
+    async def feed_statistics(self) -> Document:
+        """How much was done."""
+        async with self._pool.connection() as connection:
+            found = await feed.statistics(connection)
+        return {
+            "total": found["total"],
+            "last24h": found["last24h"],
+            "byType": found["by_type"],
+            "byAction": found["by_action"],
+            "byActor": found["by_actor"],
+        }
+
+
+def _cursor(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:  # noqa: PLR2004 - digits of a bigint
+        raise errors.InvalidFieldError("Not a cursor of this list.", field="query.cursor")
+    return int(text)
+
+
+def _values(wanted: TaskIn | TaskPatch, *, only_given: bool = False) -> dict[str, Any]:
+    return wanted.model_dump(exclude_unset=only_given)
+
+
+async def _visible(connection: Connection, actor: Actor, task_id: str) -> Document:
+    """The task, when the actor may see it: one of another gateway is not there for them."""
+    found = await rows.get(connection, task_id)
+    if not actor.sees(found["gateway"]):
+        raise errors.NotFoundError(f"There is no task {task_id}.", field="id")
+    return found
+
+
+async def _note(connection: Connection, actor: Actor, action: str, task_id: str, detail: Mapping[str, Any]) -> None:
+    await feed.add(
+        connection,
+        type="task",
+        actor=actor.name,
+        action=action,
+        target_type="task",
+        target_id=task_id,
+        metadata=detail,
+    )
