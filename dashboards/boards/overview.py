@@ -398,6 +398,7 @@ def cron_jobs() -> dashboard.Panel:
             panels.override("Last run", unit="dateTimeFromNow", custom__width=130),
             panels.override("Next run", unit="dateTimeFromNow", custom__width=130),
             panels.count_badge("Errors", panels.ZERO_IS_GOOD, width=70),
+            panels.override("Gateway", custom__width=90),
         ],
         links={"Job": panels.link_to(config.CRON)},
         width=16,
