@@ -1,0 +1,79 @@
+from datetime import UTC, datetime
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from exporter.collectors.usage import NotFreshError, Usage, UsageCollector, drift
+
+TRUTH = {"input": 88021, "output": 315, "cache_read": 132007, "cache_write": 0}
+
+
+def ours(tokens, asked, cost="0.2985902"):
+    async def account(since, until, agent):
+        asked.append((since, until, agent))
+        return Usage(tokens, Decimal(cost))
+
+    return account
+
+
+@pytest.mark.req("P-3", "S4-8")
+async def test_equal_accounts_have_no_drift_and_all_agents_are_asked_for(gateway, helpers):
+    asked, saved = [], []
+
+    async def save(rows):
+        saved.extend(rows)
+
+    gateway._now = lambda: gateway._recorded_ms / 1000  # times as they were recorded
+    async with helpers.watched(gateway) as client:
+        collector = UsageCollector("home", client, ours(TRUTH, asked), save=save)
+        await collector.refresh()
+    assert set(helpers.shown(collector).values()) == {0.0}
+    assert len(helpers.shown(collector)) == 4
+    assert ("usage.cost", {"days": 30, "agentScope": "all"}) in gateway.calls
+    ((since, until, agent),) = asked
+    assert since == datetime(2026, 10, 23, tzinfo=UTC)
+    assert until == datetime.fromtimestamp(1795224071.296, UTC)
+    assert agent is None
+    assert [(row.source, row.cost_usd) for row in saved] == [
+        ("gateway", Decimal("0.2985902")),
+        ("lobservatory", Decimal("0.2985902")),
+    ]
+
+
+@pytest.mark.req("P-3")
+async def test_a_stale_answer_is_waited_for(gateway, helpers):
+    stale = helpers.recorded("2026.9.6", "usage.cost.first")["payload"]
+    fresh = helpers.recorded("2026.9.6", "usage.cost")["payload"]
+    answers = iter([stale, stale, fresh])
+    gateway.answers["usage.cost"] = lambda _params: next(answers)
+    async with helpers.watched(gateway) as client:
+        collector = UsageCollector("home", client, ours(TRUTH, []), pause=0.01)
+        await collector.refresh()
+        assert set(helpers.shown(collector).values()) == {0.0}
+
+        gateway.answers["usage.cost"] = lambda _params: stale
+        collector.deadline = 10.05
+        with pytest.raises(NotFreshError):
+            await collector.refresh()
+        assert not helpers.shown(collector)
+
+
+async def test_the_older_version_counts_its_default_agent_only(older_gateway, helpers):
+    asked = []
+    async with helpers.watched(older_gateway) as client:
+        await UsageCollector("home", client, ours(TRUTH, asked), zone=ZoneInfo("Europe/Berlin")).refresh()
+    assert asked[0][2] == "main"
+
+
+def test_drift_is_ours_over_theirs_by_token_class():
+    theirs = Usage({"input": 100, "output": 50, "cache_read": 0, "cache_write": 10})
+    mine = Usage({"input": 110, "output": 50, "cache_read": 0, "cache_write": 5})
+    ratios = drift(mine, theirs)
+    assert {name: round(value, 6) for name, value in ratios.items()} == {
+        "input": 0.1,
+        "output": 0.0,
+        "cache_read": 0.0,
+        "cache_write": -0.5,
+    }
+    assert drift(Usage({"input": 7}), Usage({}))["input"] == 7.0
