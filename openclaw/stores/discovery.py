@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -70,22 +71,23 @@ class Walker:
         """What is there now. Never raises: what cannot be listed is a problem."""
         found = Found()
         agents = self._root / "agents"
-        for agent_entry in self._entries(agents, found, missing_is_fine=True):
-            if not self._is_inside(agent_entry, found) or not _is_directory(agent_entry):
-                continue
-            agent = printable(agent_entry.name)
-            directory = Path(agent_entry.path)
-            self._database(agent, directory, found)
-            links: list[tuple[os.DirEntry[str], Name, str]] = []
-            for entry, name, folder in self._transcripts(agent, directory / "sessions", found):
-                if entry.is_symlink():
-                    links.append((entry, name, folder))
-                else:
-                    self._add(agent, entry, name, folder, found)
-            for entry, name, folder in links:  # after the files, so that a file is known by its own name
-                if self._is_inside(entry, found):
-                    self._add(agent, entry, name, folder, found)
+        entries = self._entries(agents, found)
+        for agent_entry in sorted(entries, key=lambda entry: entry.is_symlink()):  # by its own name where it has one
+            if self._is_inside(agent_entry, found) and _is_directory(agent_entry, found):
+                self._agent(printable(agent_entry.name), Path(agent_entry.path), found)
         return found
+
+    def _agent(self, agent: str, directory: Path, found: Found) -> None:
+        self._database(agent, directory, found)
+        links: list[tuple[os.DirEntry[str], Name, str]] = []
+        for entry, name, folder in self._transcripts(agent, directory / "sessions", found):
+            if entry.is_symlink():
+                links.append((entry, name, folder))
+            else:
+                self._add(agent, entry, name, folder, found)
+        for entry, name, folder in links:  # after the files, so that a file is known by its own name
+            if self._is_inside(entry, found):
+                self._add(agent, entry, name, folder, found)
 
     def _database(self, agent: str, directory: Path, found: Found) -> None:
         path = directory / "agent" / DATABASE_NAME
@@ -104,7 +106,7 @@ class Walker:
             found.databases.append((agent, self._key(path), Path(real)))
 
     def _transcripts(self, agent: str, directory: Path, found: Found) -> Iterator[tuple[os.DirEntry[str], Name, str]]:
-        for entry in self._entries(directory, found, missing_is_fine=True):
+        for entry in self._entries(directory, found):
             if entry.name == "sessions.json":
                 found.indexes.append((agent, Path(entry.path)))
             elif entry.name.endswith(".trajectory.jsonl"):
@@ -113,7 +115,7 @@ class Walker:
             elif (name := classify(entry.name)) is not None:
                 yield entry, name, "sessions"
         cold = directory / "cold"
-        for entry in self._entries(cold, found, missing_is_fine=True):
+        for entry in self._entries(cold, found):
             if _COLD.fullmatch(entry.name):  # its name is a hash: the header says whose it is
                 yield entry, Name("archive", ""), "sessions/cold"
 
@@ -125,6 +127,8 @@ class Walker:
         except FileNotFoundError:
             return  # renamed between the listing and now: the next look sees it
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                return  # a link that leads to itself
             found.problems.append(Problem(name.store, path, f"{path}: cannot be read: {error.strerror}"))
             return
         if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) in found.seen:
@@ -143,7 +147,7 @@ class Walker:
             )
         )
 
-    def _entries(self, directory: Path, found: Found, *, missing_is_fine: bool) -> list[os.DirEntry[str]]:
+    def _entries(self, directory: Path, found: Found) -> list[os.DirEntry[str]]:
         try:
             if not self._contains(os.path.realpath(directory)):
                 found.problems.append(_outside("jsonl", directory))
@@ -151,9 +155,7 @@ class Walker:
             with os.scandir(directory) as entries:
                 return sorted(entries, key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
-            if missing_is_fine:
-                return []
-            raise
+            return []
         except OSError as error:
             text = (
                 f"{directory}: cannot be listed: {error.strerror}; "
@@ -175,11 +177,17 @@ class Walker:
         return printable(path.relative_to(self._root).as_posix())
 
 
-def _is_directory(entry: os.DirEntry[str]) -> bool:
+def _is_directory(entry: os.DirEntry[str], found: Found) -> bool:
+    """Whether it is a directory that was not walked under another name."""
     try:
-        return entry.is_dir()
+        status = entry.stat()
     except OSError:
         return False
+    identity = (status.st_dev, status.st_ino)
+    if not stat.S_ISDIR(status.st_mode) or identity in found.seen:
+        return False
+    found.seen.add(identity)
+    return True
 
 
 def _outside(store: Store, path: Path) -> Problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from decimal import Decimal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -35,6 +36,8 @@ def session(session_id, *entries, **more):
 def usage(**fields):
     return {"input": 10, "output": 5, "cacheRead": 0, "cacheWrite": 0, "totalTokens": 15, **fields}
 
+
+UNEXPECTED: Any = ["a text", None, {"type": "toolCall", "name": 7}]
 
 # Name of the mistake that is not made: (sessions, calls, US$, more of the answer).
 CASES = {
@@ -304,7 +307,7 @@ CASES = {
             session(
                 "a",
                 {**call("1"), "details": [1], "data": "text"},
-                call("2", content=["a text", None, {"type": "toolCall", "name": 7}]),
+                call("2", content=UNEXPECTED),
                 call("3", details=5, __openclaw=[]),
             )
         ],
