@@ -6,7 +6,6 @@ the same is computed here from the calls that the checkpoint remembers; a test h
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
@@ -15,21 +14,10 @@ from zoneinfo import ZoneInfo
 
 from exporter.exposition import Sample
 from lobservatory.catalogue import WINDOWS
+from store.checkpoint import Spending
 
 BASELINE_DAYS = 7
-REMEMBERED = timedelta(days=32)  # the longest window (30 days, a month) and a day for zones
-_QUARTER = timedelta(minutes=15)
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _WEEK = 7
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """One billed call, for the windows."""
-
-    agent: str
-    ts: datetime
-    cost_usd: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +28,8 @@ class Windows:
     baseline: Mapping[str, Decimal] = field(default_factory=dict)
 
 
-def compute(calls: Iterable[Spending], first_calls: Mapping[str, datetime], zone: ZoneInfo, at: datetime) -> Windows:
-    """The windows at an instant. `calls`: billed calls of at least the last `REMEMBERED`; `first_calls`: every agent
-    that ever called a model, with the time of its first call."""
+def compute(spending: Spending, zone: ZoneInfo, at: datetime) -> Windows:
+    """The windows at an instant."""
     today = at.astimezone(zone).date()
     month = today.replace(day=1)
     starts = {
@@ -52,49 +39,43 @@ def compute(calls: Iterable[Spending], first_calls: Mapping[str, datetime], zone
         "month": _midnight(month, zone),
     }
     full_week = _midnight(today - timedelta(days=_WEEK), zone)
-    costs: dict[tuple[str, str], Decimal] = {(agent, window): Decimal(0) for agent in first_calls for window in WINDOWS}
-    mean: defaultdict[str, Decimal] = defaultdict(Decimal)
-    spent: defaultdict[str, list[Spending]] = defaultdict(list)
-    for call in calls:
-        spent[call.agent].append(call)
-        if at - timedelta(hours=1) < call.ts <= at:
-            costs[call.agent, "1h"] += call.cost_usd
-        bucket = _EPOCH + (call.ts - _EPOCH) // _QUARTER * _QUARTER
+    agents = spending.first_calls
+    costs = {(agent, window): Decimal(0) for agent in agents for window in WINDOWS}
+    week = dict.fromkeys(agents, Decimal(0))
+    for bucket, agent, cost in spending.buckets:
         if bucket > at:
             continue
         for window, start in starts.items():
             if bucket >= start:
-                costs[call.agent, window] += call.cost_usd
+                costs[agent, window] += cost
         if full_week <= bucket < starts["today"]:
-            mean[call.agent] += call.cost_usd
+            week[agent] += cost
+    for ts, agent, cost in spending.recent:
+        if at - timedelta(hours=1) < ts <= at:
+            costs[agent, "1h"] += cost
     days_left = (_next_month(month) - today).days - 1
-    for agent in first_calls:
-        costs[agent, "month_projected"] = costs[agent, "month"] + mean[agent] / _WEEK * days_left
-    return Windows(costs, _baseline(spent, first_calls, zone, at))
+    for agent in agents:
+        costs[agent, "month_projected"] = costs[agent, "month"] + week[agent] / _WEEK * days_left
+    return Windows(costs, _baseline(spending, zone, at))
 
 
-def _baseline(
-    spent: Mapping[str, list[Spending]], first_calls: Mapping[str, datetime], zone: ZoneInfo, at: datetime
-) -> dict[str, Decimal]:
-    local = at.astimezone(zone).replace(tzinfo=None, minute=0, second=0, microsecond=0)
+def _baseline(spending: Spending, zone: ZoneInfo, at: datetime) -> dict[str, Decimal]:
+    hour = at.astimezone(zone).replace(tzinfo=None, minute=0, second=0, microsecond=0)
     starts = [
-        (local - timedelta(days=days)).replace(tzinfo=zone).astimezone(UTC) for days in range(1, BASELINE_DAYS + 1)
+        (hour - timedelta(days=days)).replace(tzinfo=zone).astimezone(UTC) for days in range(1, BASELINE_DAYS + 1)
     ]
     baseline = {}
-    for agent, first in first_calls.items():
-        sums = []
-        for start in starts:
-            end = start + timedelta(hours=1)
-            if first < end:
-                calls = (call for call in spent.get(agent, ()) if start <= _bucket(call.ts) < end)
-                sums.append(sum((call.cost_usd for call in calls), Decimal(0)))
+    for agent, first in spending.first_calls.items():
+        sums = [
+            sum(
+                (cost for bucket, name, cost in spending.buckets if name == agent and start <= bucket < end), Decimal(0)
+            )
+            for start, end in ((start, start + timedelta(hours=1)) for start in starts)
+            if first < end
+        ]
         if sums:
             baseline[agent] = sorted(sums)[(len(sums) - 1) // 2]  # percentile_disc(0.5): a value that occurred
     return baseline
-
-
-def _bucket(ts: datetime) -> datetime:
-    return _EPOCH + (ts - _EPOCH) // _QUARTER * _QUARTER
 
 
 def _midnight(day: date, zone: ZoneInfo) -> datetime:
@@ -106,7 +87,8 @@ def _next_month(first: date) -> date:
 
 
 class WindowsCollector:
-    """Asks for the windows now and then. `ask(at)` comes from the database or from the checkpoint."""
+    """Asks for the windows now and then. `ask(at)` comes from the database or from the checkpoint; it answers None
+    while the first scan goes on, when any number would be too small."""
 
     name = "windows"
     deadline = 10.0
@@ -114,7 +96,7 @@ class WindowsCollector:
     def __init__(
         self,
         gateway: str,
-        ask: Callable[[datetime], Awaitable[Windows]],
+        ask: Callable[[datetime], Awaitable[Windows | None]],
         *,
         daily_limit: float,
         interval: float = 5.0,

@@ -13,8 +13,11 @@ import hashlib
 import json
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from pathlib import Path
 from typing import Final, TypeVar
@@ -33,7 +36,15 @@ CREATE TABLE IF NOT EXISTS totals (
 CREATE TABLE IF NOT EXISTS positions (
     source_key BLOB PRIMARY KEY, read_offset INTEGER NOT NULL, generation INTEGER NOT NULL, fingerprint TEXT NOT NULL,
     size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS agents (agent TEXT PRIMARY KEY, first_ms INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS spending (
+    bucket_ms INTEGER NOT NULL, agent TEXT NOT NULL, cost TEXT NOT NULL, PRIMARY KEY (bucket_ms, agent)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS recent_calls (ts_ms INTEGER NOT NULL, agent TEXT NOT NULL, cost TEXT NOT NULL);
 """
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_BUCKET_MS: Final = 15 * 60 * 1000
+_RECENT_MS: Final = 2 * 3600 * 1000  # of single calls; older money is kept by quarter hours
+_SPENDING_MS: Final = 40 * 86_400_000  # longer than the longest window
 
 T = TypeVar("T")
 
@@ -163,8 +174,12 @@ class CheckpointTransaction:
         self._connection = connection
 
     async def insert_model_calls(self, rows: Sequence[ModelCall]) -> list[bool]:
-        """Note calls that were never seen."""
-        return await self._first_sights([identities.of_model_call(row) for row in rows])
+        """Note calls that were never seen, and what was billed for them (for the windows of money)."""
+        new = await self._first_sights([identities.of_model_call(row) for row in rows])
+        fresh = [row for row, first in zip(rows, new, strict=True) if first]
+        if fresh:
+            await self._ledger.call(lambda: self._spend(fresh))
+        return new
 
     async def insert_tool_calls(self, rows: Sequence[ToolCall]) -> list[bool]:
         """Note tool calls that were never seen."""
@@ -218,6 +233,33 @@ class CheckpointTransaction:
         statement = "INSERT OR IGNORE INTO identities VALUES (?)"
         return [self._connection.execute(statement, (key,)).rowcount == 1 for key in keys]
 
+    def _spend(self, rows: Sequence[ModelCall]) -> None:
+        now_ms = int(time.time() * 1000)
+        first: dict[str, int] = {}
+        buckets: dict[tuple[int, str], Decimal] = {}
+        recent = []
+        for row in rows:
+            agent = row.agent.encode("utf-8", "replace").decode()
+            ts_ms = (row.ts - _EPOCH) // timedelta(milliseconds=1)
+            first[agent] = min(ts_ms, first.get(agent, ts_ms))
+            if row.billing != "billed" or not row.cost_usd or ts_ms < now_ms - _SPENDING_MS:
+                continue
+            bucket = (ts_ms // _BUCKET_MS * _BUCKET_MS, agent)
+            buckets[bucket] = _EXACT.add(buckets.get(bucket, Decimal(0)), row.cost_usd)
+            if ts_ms >= now_ms - _RECENT_MS:
+                recent.append((ts_ms, agent, str(row.cost_usd)))
+        run = self._connection.execute
+        for agent, ts_ms in first.items():
+            statement = "INSERT INTO agents VALUES (?, ?) ON CONFLICT DO UPDATE SET first_ms = min(first_ms, ?)"
+            run(statement, (agent, ts_ms, ts_ms))
+        for key, cost in buckets.items():
+            found = run("SELECT cost FROM spending WHERE bucket_ms = ? AND agent = ?", key).fetchone()
+            known = Decimal(found[0]) if found else Decimal(0)
+            run("REPLACE INTO spending VALUES (?, ?, ?)", (*key, str(_EXACT.add(known, cost))))
+        if recent:
+            run("DELETE FROM recent_calls WHERE ts_ms < ?", (now_ms - _RECENT_MS,))
+            self._connection.executemany("INSERT INTO recent_calls VALUES (?, ?, ?)", recent)
+
     def _raise(self, amounts: Sequence[tuple[str, str, Decimal]]) -> None:
         # The sum is made here: SQLite would add as floating point, and a cent would drift away.
         for metric, labels, amount in amounts:
@@ -226,6 +268,35 @@ class CheckpointTransaction:
             ).fetchone()
             value = _EXACT.add(amount, Decimal(found[0])) if found else amount
             self._connection.execute("REPLACE INTO totals VALUES (?, ?, ?)", (metric, labels, str(value)))
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """Billed US dollars: by quarter hour (its start), and of single calls of the last two hours."""
+
+    first_calls: dict[str, datetime]  # of every agent that ever called a model
+    buckets: list[tuple[datetime, str, Decimal]]
+    recent: list[tuple[datetime, str, Decimal]]
+
+
+def read_spending(path: Path) -> Spending:
+    """What a checkpoint knows of money by time; blocks. Raises LedgerUnavailableError."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            agents = connection.execute("SELECT agent, first_ms FROM agents").fetchall()
+            buckets = connection.execute("SELECT bucket_ms, agent, cost FROM spending").fetchall()
+            recent = connection.execute("SELECT ts_ms, agent, cost FROM recent_calls").fetchall()
+    except sqlite3.Error as error:
+        raise LedgerUnavailableError(f"{path}: {error}") from error
+
+    def instant(ms: int) -> datetime:
+        return _EPOCH + timedelta(milliseconds=ms)
+
+    return Spending(
+        {agent: instant(ms) for agent, ms in agents},
+        [(instant(ms), agent, Decimal(cost)) for ms, agent, cost in buckets],
+        [(instant(ms), agent, Decimal(cost)) for ms, agent, cost in recent],
+    )
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -239,6 +310,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     connection.executescript(_SCHEMA)
     connection.execute(f"PRAGMA user_version = {_VERSION}")
+    connection.execute("DELETE FROM spending WHERE bucket_ms < ?", (int(time.time() * 1000) - _SPENDING_MS,))
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
