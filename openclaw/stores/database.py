@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import zstandard
 
-from openclaw.stores.contract import Chunk, Entry, LineReject, Problem, SessionInfo, Source, StoreError
+from openclaw.stores.contract import Chunk, Entry, LineReject, Problem, RejectReason, SessionInfo, Source, StoreError
 from openclaw.stores.entries import MAX_ENTRY, decode
 from openclaw.stores.keys import session_kind, thread_parent
 from store.rows import Position
@@ -248,7 +248,10 @@ class AgentDatabase:
         """Whether the header names a parent; a header never changes."""
         name = _text(session_id)
         if name not in self._forks:
-            row = next(_events(connection, session_id, -1, 1), None)
+            try:
+                row = next(_events(connection, session_id, -1, 1), None)
+            except sqlite3.DataError:  # too long to be a header
+                row = None
             entry = None if row is None else _entry(row)
             self._forks[name] = isinstance(entry, Entry) and bool(entry.parentSession)
         return self._forks[name]
@@ -461,41 +464,56 @@ def _events(connection: sqlite3.Connection, session_id: str | bytes, after: int,
     return connection.execute(query, (_text(session_id), after, limit))
 
 
+def _one_by_one(connection: sqlite3.Connection, session_id: str, after: int) -> Iterator[tuple[int, _Row | None]]:
+    """Rows after a number; None for the content of a row beyond our limit, which SQLite then does not even load."""
+    cursor: Iterator[_Row] | None = None
+    while True:
+        try:
+            if cursor is None:
+                cursor = _events(connection, session_id, after, -1)
+            row = next(cursor, None)
+        except sqlite3.DataError:  # the cursor reads ahead: one of the next rows, not necessarily the very next
+            cursor = None
+            next_seq = connection.execute(
+                "SELECT min(seq) FROM transcript_events WHERE session_id = ? AND seq > ?", (session_id, after)
+            ).fetchone()[0]
+            try:
+                row = next(_events(connection, session_id, after, 1), None)
+            except sqlite3.DataError:
+                after = next_seq
+                yield after, None
+                continue
+        if row is None:
+            return
+        after = row[0]
+        yield after, row
+
+
 def _read_rows(
     connection: sqlite3.Connection, source: Source, after: int, max_bytes: int
 ) -> tuple[list[Entry], list[LineReject], int, int, int, bool]:
     entries: list[Entry] = []
     rejects: list[LineReject] = []
     size, written = 0, 0
-    cursor = _events(connection, source.session_id, after, -1)
-    while size < max_bytes:
-        try:
-            row = next(cursor, None)
-        except sqlite3.DataError:  # a row beyond our limit: skip exactly that one
-            after = connection.execute(
-                "SELECT min(seq) FROM transcript_events WHERE session_id = ? AND seq > ?", (source.session_id, after)
-            ).fetchone()[0]
-            rejects.append(LineReject("too_long", f"{source.key}@{after}"))
-            cursor = _events(connection, source.session_id, after, -1)
-            continue
-        if row is None:
-            return entries, rejects, after, size, written, True
-        after = row[0]
-        found = _entry(row)
+    for seq, row in _one_by_one(connection, source.session_id, after):
+        after = seq
+        found = "too_long" if row is None else _entry(row)
         if isinstance(found, Entry):
             size += found.size
             written = max(written, found.written_ms)
             entries.append(found)
-        elif found is not None:
-            rejects.append(LineReject(found, f"{source.key}@{after}"))
+        else:
             size += 1
-    return entries, rejects, after, size, written, False
+            rejects.append(LineReject(found, f"{source.key}@{seq}"))
+        if size >= max_bytes:
+            return entries, rejects, after, size, written, False
+    return entries, rejects, after, size, written, True
 
 
 _inflate = zstandard.ZstdDecompressor(max_window_size=MAX_EVENT)
 
 
-def _entry(row: _Row) -> Entry | Any:
+def _entry(row: _Row) -> Entry | RejectReason:
     """The entry of a row, or the reason why it has none."""
     _seq, text, compressed, size, created = row
     if text is None:
