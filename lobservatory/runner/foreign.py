@@ -112,5 +112,20 @@ def _grafana(binary: Path, data: Path, addresses: Mapping[str, Listen], store: D
             LOBS_GRAFANA_HTTP_PORT=str(listen.port),
             LOBS_GRAFANA_DATA_DIR=str(state),
             LOBS_GRAFANA_PROVISIONING_DIR=str(PROVISIONING / "grafana"),
+            **(bundled_plugins(home) if home else {}),
         ),
     )
+
+
+def bundled_plugins(home: Path, packaged: Path = Path("/var/lib/grafana/plugins-bundled")) -> dict[str, str]:
+    """Where Grafana finds its data sources, as variables for it; none when it finds them itself.
+
+    From 13.2 on they are plugins in `data/plugins-bundled`, which the packages for Debian and Red Hat move to where
+    their own service looks (grafana#130921). Where we may not read that, Grafana must fetch them.
+    """
+    core = home / "public" / "app" / "plugins" / "datasource" / "prometheus"
+    if core.is_dir() or (home / "data" / "plugins-bundled").is_dir():
+        return {}
+    if os.access(packaged, os.R_OK | os.X_OK):
+        return {"GF_PATHS_BUNDLED_PLUGINS": str(packaged)}
+    return {"GF_PLUGINS_PREINSTALL_DISABLED": "false"}

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from dashboards import config
+from lobservatory.runner.foreign import bundled_plugins
 from tests.dashboards.grafana_macros import SCRAPE_INTERVAL, boards
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,3 +90,24 @@ def test_the_home_board_and_the_folder_exist():
     assert provider["folder"] == config.FOLDER
     assert provider["folder"] not in {board["title"] for board in boards().values()}
     assert provider["options"]["path"] == "$__env{LOBS_GRAFANA_DASHBOARDS_DIR}"
+
+
+def test_make_up_finds_the_data_sources_of_every_grafana(tmp_path):
+    packaged = tmp_path / "packaged"
+    home = tmp_path / "home"
+    home.mkdir()
+    assert bundled_plugins(home, packaged) == {"GF_PLUGINS_PREINSTALL_DISABLED": "false"}, "Grafana fetches them"
+    packaged.mkdir()
+    assert bundled_plugins(home, packaged) == {"GF_PATHS_BUNDLED_PLUGINS": str(packaged)}, "13.2 of a package"
+    (home / "data" / "plugins-bundled").mkdir(parents=True)
+    assert bundled_plugins(home, packaged) == {}, "13.2 of an archive or image"
+    old = tmp_path / "old"
+    (old / "public" / "app" / "plugins" / "datasource" / "prometheus").mkdir(parents=True)
+    assert bundled_plugins(old, packaged) == {}, "before 13.2"
+
+
+def test_grafana_does_not_replace_its_plugins_at_the_start():
+    ini = configparser.RawConfigParser()
+    ini.read(GRAFANA / "grafana.ini")
+    assert ini["plugins"].getboolean("preinstall_disabled")
+    assert not ini["plugins"].getboolean("preinstall_auto_update")
