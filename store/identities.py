@@ -6,33 +6,40 @@ from hashlib import blake2b
 
 from store.rows import ModelCall, Reject, SessionEvent, ToolCall, ToolResult
 
+# The lengths stand in front of the texts: the end of one can then never pass for the beginning of the next.
 
-def _digest(*parts: str) -> bytes:
-    # Lengths in front: no content of one part can pass for the end of another.
-    text = "".join(f"{len(part)}:{part}" for part in parts)
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+def _digest(text: str, more: bytes = b"") -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass") + more, digest_size=16).digest()
 
 
 def of_model_call(row: ModelCall) -> bytes:
     """(gateway, agent, entry id, fingerprint)."""
-    return _digest("call", row.gateway, row.agent, row.entry_id, row.fingerprint.hex())
+    gateway, agent, entry = row.gateway, row.agent, row.entry_id
+    return _digest(f"call {len(gateway)} {len(agent)} {len(entry)} {gateway}{agent}{entry}", row.fingerprint)
 
 
 def of_tool_call(row: ToolCall) -> bytes:
     """(gateway, agent, entry id, fingerprint, position)."""
-    return _digest("tool", row.gateway, row.agent, row.entry_id, row.fingerprint.hex(), str(row.position))
+    gateway, agent, entry = row.gateway, row.agent, row.entry_id
+    lengths = f"{len(gateway)} {len(agent)} {len(entry)}"
+    return _digest(f"tool {lengths} {row.position} {gateway}{agent}{entry}", row.fingerprint)
 
 
 def of_tool_result(row: ToolResult) -> bytes:
     """(gateway, agent, entry id, fingerprint)."""
-    return _digest("result", row.gateway, row.agent, row.entry_id, row.fingerprint.hex())
+    gateway, agent, entry = row.gateway, row.agent, row.entry_id
+    return _digest(f"result {len(gateway)} {len(agent)} {len(entry)} {gateway}{agent}{entry}", row.fingerprint)
 
 
 def of_session_event(row: SessionEvent) -> bytes:
     """(gateway, agent, entry id, fingerprint, event): one entry may tell of two events."""
-    return _digest("event", row.gateway, row.agent, row.entry_id, row.fingerprint.hex(), row.event)
+    gateway, agent, entry, event = row.gateway, row.agent, row.entry_id, row.event
+    lengths = f"{len(gateway)} {len(agent)} {len(entry)} {len(event)}"
+    return _digest(f"event {lengths} {gateway}{agent}{entry}{event}", row.fingerprint)
 
 
 def of_reject(row: Reject) -> bytes:
     """(gateway, agent, source, reason, location)."""
-    return _digest("reject", row.gateway, row.agent, row.source, row.reason, row.location)
+    parts = (row.gateway, row.agent, row.source, row.reason, row.location)
+    return _digest(f"reject {' '.join(str(len(part)) for part in parts)} {''.join(parts)}")

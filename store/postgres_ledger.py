@@ -16,7 +16,6 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from typing import Any, Final
-from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -40,7 +39,7 @@ _REFUSALS: Final = (psycopg.DataError, psycopg.IntegrityError, UnicodeError, Ove
 
 _MODEL_CALLS: Final = (
     ("ts", "timestamptz"), ("gateway", "text"), ("agent", "text"), ("session_id", "text"), ("session_key", "text"),
-    ("parent_session_key", "text"), ("kind", "text"), ("channel", "text"), ("entry_id", "text"), ("identity", "uuid"),
+    ("parent_session_key", "text"), ("kind", "text"), ("channel", "text"), ("entry_id", "text"), ("identity", "bytea"),
     ("provider", "text"), ("model", "text"), ("outcome", "text"), ("input_tokens", "int8"), ("output_tokens", "int8"),
     ("cache_read_tokens", "int8"), ("cache_write_tokens", "int8"), ("reasoning_tokens", "int8"),
     ("cost_usd", "numeric"), ("cost_basis", "text"), ("billing", "text"), ("duration_ms", "int8"), ("run_id", "text"),
@@ -48,16 +47,16 @@ _MODEL_CALLS: Final = (
 )  # fmt: skip
 _TOOL_CALLS: Final = (
     ("ts", "timestamptz"), ("gateway", "text"), ("agent", "text"), ("session_id", "text"), ("entry_id", "text"),
-    ("position", "int4"), ("identity", "uuid"), ("call_id", "text"), ("tool", "text"), ("kind", "text"),
+    ("position", "int4"), ("identity", "bytea"), ("call_id", "text"), ("tool", "text"), ("kind", "text"),
     ("run_id", "text"), ("outcome", "text"), ("exit_code", "int8"), ("duration_ms", "int8"), ("output_bytes", "int8"),
     ("finished_at", "timestamptz"),
 )  # fmt: skip
 _SESSION_EVENTS: Final = (
     ("ts", "timestamptz"), ("gateway", "text"), ("agent", "text"), ("session_id", "text"), ("entry_id", "text"),
-    ("identity", "uuid"), ("event", "text"), ("detail", "jsonb"),
+    ("identity", "bytea"), ("event", "text"), ("detail", "jsonb"),
 )  # fmt: skip
 _REJECTS: Final = (
-    ("identity", "uuid"), ("gateway", "text"), ("agent", "text"), ("source", "text"), ("reason", "text"),
+    ("identity", "bytea"), ("gateway", "text"), ("agent", "text"), ("source", "text"), ("reason", "text"),
     ("location", "text"),
 )  # fmt: skip
 
@@ -306,7 +305,7 @@ class PostgresTransaction:
 
     async def insert_model_calls(self, rows: Sequence[ModelCall]) -> list[bool]:
         """Keep calls that were never seen, and raise the sums of their quarter hour, session and agent."""
-        keys = [UUID(bytes=identities.of_model_call(row)) for row in rows]
+        keys = [identities.of_model_call(row) for row in rows]
         new = await self._first_sights(keys)
         chosen = [index for index, is_new in enumerate(new) if is_new]
         stored = await self._store(
@@ -324,13 +323,17 @@ class PostgresTransaction:
 
     async def insert_tool_calls(self, rows: Sequence[ToolCall]) -> list[bool]:
         """Keep tool calls that were never seen."""
-        keys = [UUID(bytes=identities.of_tool_call(row)) for row in rows]
+        keys = [identities.of_tool_call(row) for row in rows]
         new = await self._first_sights(keys)
+        plain = _is_plain(
+            (text for row in rows for text in (row.agent, row.session_id, row.entry_id, row.call_id, row.tool)),
+            (row.position for row in rows),
+        ) and _is_plain((text for row in rows for text in (row.gateway, row.kind, row.run_id)), ())
         for index, row in enumerate(rows):
             if not new[index]:
                 continue
             record = _tool_call(row, keys[index])
-            if (reason := _refusal(record, _TOOL_CALLS)) is not None:
+            if not plain and (reason := _refusal(record, _TOOL_CALLS)) is not None:
                 await self._keep_aside("tool_calls", reason, tuple(record.values()))
                 new[index] = False
                 continue
@@ -340,15 +343,18 @@ class PostgresTransaction:
 
     async def insert_tool_results(self, rows: Sequence[ToolResult]) -> list[bool]:
         """Keep results that were never seen and complete their tool calls."""
-        keys = [UUID(bytes=identities.of_tool_result(row)) for row in rows]
+        keys = [identities.of_tool_result(row) for row in rows]
         new = await self._first_sights(keys)
-        earlier: list[tuple[ToolResult, UUID]] = []
+        plain = _is_plain(
+            (text for row in rows for text in (row.agent, row.session_id, row.entry_id, row.call_id, row.tool)),
+            (number for row in rows for number in (row.exit_code, row.duration_ms, row.output_bytes)),
+        ) and _is_plain((text for row in rows for text in (row.gateway, row.outcome)), ())
+        earlier: list[tuple[ToolResult, bytes]] = []
         for index, row in enumerate(rows):
             if not new[index]:
                 continue
-            record = _orphan(row, keys[index])
-            if (reason := _refusal(record, _TOOL_CALLS)) is not None:
-                await self._keep_aside("tool_calls", reason, tuple(record.values()))
+            if not plain and (reason := _refusal(_orphan(row, keys[index]), _TOOL_CALLS)) is not None:
+                await self._keep_aside("tool_calls", reason, tuple(_orphan(row, keys[index]).values()))
                 new[index] = False
                 continue
             calls = self._open_calls.get((row.agent, row.session_id, row.call_id))
@@ -362,7 +368,7 @@ class PostgresTransaction:
 
     async def insert_session_events(self, rows: Sequence[SessionEvent]) -> list[bool]:
         """Keep session events that were never seen."""
-        keys = [UUID(bytes=identities.of_session_event(row)) for row in rows]
+        keys = [identities.of_session_event(row) for row in rows]
         return await self._insert("session_events", _SESSION_EVENTS, rows, keys, _session_event)
 
     async def upsert_sessions(self, rows: Sequence[Session]) -> None:
@@ -371,7 +377,7 @@ class PostgresTransaction:
 
     async def insert_rejects(self, rows: Sequence[Reject]) -> list[bool]:
         """Keep rejects; the same reason at the same location counts once."""
-        keys = [UUID(bytes=identities.of_reject(row)) for row in rows]
+        keys = [identities.of_reject(row) for row in rows]
         return await self._insert("rejects", _REJECTS, rows, keys, _reject)
 
     async def add_totals(self, increments: Increments) -> None:
@@ -411,7 +417,7 @@ class PostgresTransaction:
         await outbox.publish(self._connection, self._events)
 
     async def _insert(
-        self, table: str, columns: Columns, rows: Sequence[Any], keys: Sequence[UUID], record: Any
+        self, table: str, columns: Columns, rows: Sequence[Any], keys: Sequence[bytes], record: Any
     ) -> list[bool]:
         new = await self._first_sights(keys)
         chosen = [index for index, is_new in enumerate(new) if is_new]
@@ -420,24 +426,24 @@ class PostgresTransaction:
             new[index] = kept
         return new
 
-    async def _first_sights(self, keys: Sequence[UUID]) -> list[bool]:
+    async def _first_sights(self, keys: Sequence[bytes]) -> list[bool]:
         """Which of these were never seen, in this batch or ever before; they are seen from now on."""
         if not keys:
             return []
         unique = set(keys)
+        # One text of one array: a list of 10,000 parameters costs more to write than the rows themselves.
+        array = "{" + ",".join(sorted(key.hex() for key in unique)) + "}"
         cursor = self._connection.cursor(binary=True)
         await cursor.execute(
-            "INSERT INTO lobs.identities SELECT * FROM unnest(%b::uuid[]) ON CONFLICT DO NOTHING RETURNING identity",
-            [sorted(unique)],
+            "INSERT INTO lobs.identities SELECT * FROM unnest(%s::text::uuid[]) ON CONFLICT DO NOTHING"
+            " RETURNING identity",
+            [array],
         )
-        if cursor.rowcount == len(unique):
-            fresh = unique
-        elif cursor.rowcount == 0:
+        if cursor.rowcount == 0:
             return [False] * len(keys)
-        else:
-            fresh = {row[0] for row in await cursor.fetchall()}
-        if len(unique) == len(keys) and fresh is unique:
+        if cursor.rowcount == len(keys):
             return [True] * len(keys)
+        fresh = unique if cursor.rowcount == len(unique) else {row[0].bytes for row in await cursor.fetchall()}
         new = []
         for key in keys:
             new.append(key in fresh)
@@ -503,7 +509,7 @@ class PostgresTransaction:
         await self._connection.execute(_KEEP_ASIDE, [_clean(self._gateway), table, _clean(reason)[:1_000], text])
         self.poison += 1
 
-    async def _complete_earlier(self, results: Sequence[tuple[ToolResult, UUID]]) -> None:
+    async def _complete_earlier(self, results: Sequence[tuple[ToolResult, bytes]]) -> None:
         """Results of calls that were written before this transaction, or never."""
         async with self._connection.cursor() as cursor:
             parameters = [
@@ -525,7 +531,7 @@ class PostgresTransaction:
                 self._tool_calls.append(_orphan(row, key))
 
 
-def _model_call(row: ModelCall, key: UUID) -> Record:
+def _model_call(row: ModelCall, key: bytes) -> Record:
     return (
         row.ts, row.gateway, row.agent, row.session_id, row.session_key, row.parent_session_key, row.kind, row.channel,
         row.entry_id, key, row.provider, row.model, row.outcome, row.input_tokens, row.output_tokens,
@@ -534,7 +540,7 @@ def _model_call(row: ModelCall, key: UUID) -> Record:
     )  # fmt: skip
 
 
-def _tool_call(row: ToolCall, key: UUID) -> dict[str, Any]:
+def _tool_call(row: ToolCall, key: bytes) -> dict[str, Any]:
     """In the order of `_TOOL_CALLS`."""
     return {
         "ts": row.ts, "gateway": row.gateway, "agent": row.agent, "session_id": row.session_id,
@@ -544,7 +550,7 @@ def _tool_call(row: ToolCall, key: UUID) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _orphan(row: ToolResult, key: UUID) -> dict[str, Any]:
+def _orphan(row: ToolResult, key: bytes) -> dict[str, Any]:
     """A result whose call was never seen stands for itself: that it happened is known, when it began is not."""
     return {
         "ts": row.ts, "gateway": row.gateway, "agent": row.agent, "session_id": row.session_id,
@@ -562,12 +568,12 @@ def _complete(record: dict[str, Any], row: ToolResult) -> None:
     }  # fmt: skip
 
 
-def _session_event(row: SessionEvent, key: UUID) -> Record:
+def _session_event(row: SessionEvent, key: bytes) -> Record:
     detail = Jsonb(dict(row.detail))
     return (row.ts, row.gateway, row.agent, row.session_id, row.entry_id, key, row.event, detail)
 
 
-def _reject(row: Reject, key: UUID) -> Record:
+def _reject(row: Reject, key: bytes) -> Record:
     return (key, _clean(row.gateway), _clean(row.agent), row.source, row.reason, _clean(row.location))
 
 
@@ -640,6 +646,16 @@ def _agents(rows: Sequence[ModelCall]) -> list[Record]:
     return [(*key, *spans[key]) for key in sorted(spans)]
 
 
+def _is_plain(texts: Iterable[str | None], integers: Iterable[int | None]) -> bool:
+    """Whether the database will take all of these; asked for a whole batch, because it nearly always will."""
+    text = "".join(filter(None, texts))
+    return (
+        "\0" not in text
+        and _is_unicode(text)
+        and all(-_INTEGERS["int4"] <= number < _INTEGERS["int4"] for number in integers if number)
+    )
+
+
 def _refusal(record: dict[str, Any], columns: Columns) -> str | None:
     """Why the database would refuse a row that is written later than it is answered; None when it would not."""
     for name, kind in columns:
@@ -663,11 +679,15 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+# An identity is sent as its 16 bytes, which binary COPY takes as a uuid and a statement has to be told about.
+_VALUES: Final = {"bytea": "encode(%s::bytea, 'hex')::uuid"}
+
+
 def _insert_statement(table: str, columns: Columns) -> sql.Composed:
     return sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
         sql.Identifier("lobs", table),
         sql.SQL(", ").join(sql.Identifier(name) for name, _ in columns),
-        sql.SQL(", ").join(sql.SQL("%s::") + sql.SQL(kind) for _, kind in columns),
+        sql.SQL(", ").join(sql.SQL(_VALUES.get(kind, f"%s::{kind}")) for _, kind in columns),
     )
 
 
