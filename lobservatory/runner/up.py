@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -115,13 +115,15 @@ def up(
     settings: Settings,
     *,
     overrides: Mapping[str, str] | None = None,
-    before: Sequence[Program] = (),
+    before: Callable[[], Sequence[Program]] = tuple,
+    temporary: bool = False,
     title: str = "Lobservatory",
 ) -> int:
     """Run everything until a signal; the exit status.
 
-    `overrides`: `LOBS_*` variables for the parts on top of the environment. `before`: more programs, started before the
-    exporter. Raises UserError when it cannot start.
+    `overrides`: `LOBS_*` variables for the parts, on top of the environment. `before` makes programs that are started
+    before the exporter. `temporary`: the data directory is emptied first and removed at the end. Raises UserError when it
+    cannot start.
     """
     console = _console()
     place = prepare(settings)
@@ -129,15 +131,19 @@ def up(
         if not mine:
             return _already(place, console)
         with Signals().handled() as signals:
-            run = _Run(settings, place, console, signals, overrides or {}, before, title)
+            run = _Run(settings, place, console, signals, overrides or {}, before, title, temporary)
+            asked = False
             try:
                 run.start()
                 run.watch()
             except StopRequested:
+                asked = True
                 console.print("Stopping …")
             finally:
                 began = time.monotonic()
                 run.stop()
+                if temporary:
+                    run.remove(keep=() if asked else ("logs",))  # an error's message names a log
                 console.print(f"Everything is stopped ({time.monotonic() - began:.1f} s).")
     return 0
 
@@ -261,8 +267,9 @@ class _Run:
     console: Console
     signals: Signals
     overrides: Mapping[str, str]
-    before: Sequence[Program]
+    before: Callable[[], Sequence[Program]]
     title: str
+    temporary: bool
     cluster: postgres.Cluster | None = None
     programs: list[Program] = field(default_factory=list)
     addresses: dict[str, Listen] = field(default_factory=dict)
@@ -275,6 +282,8 @@ class _Run:
         if self.supervision.alive():
             self.console.print("An earlier run ended without stopping its parts; stopping them first.")
         self.supervision.shutdown()
+        if self.temporary:
+            self.remove(keep=("run", "logs"))
         secrets.create(self.place.data)
         found = {name: parts.find(part, os.environ) for name, part in parts.FOREIGN.items()}
         for name, (variable, listen) in parts.listens(self.settings).items():
@@ -304,6 +313,20 @@ class _Run:
         """Stop everything in order and remove what belongs to this run only."""
         self.supervision.shutdown()
         _remove_files(self.place)
+
+    def remove(self, keep: Sequence[str]) -> None:
+        """Delete a temporary data directory, and the database that root may have put elsewhere."""
+        for path in self.place.data.iterdir():
+            if path.name in keep:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        if self.cluster is not None:
+            shutil.rmtree(self.cluster.root, ignore_errors=True)
+        if not keep:
+            self.place.data.rmdir()
 
     def watch(self) -> NoReturn:
         """Say when a part crashed and was started again; try anew what supervisord has given up."""
@@ -363,7 +386,7 @@ class _Run:
                 )
             )
             secrets.write_private(self.place.run / _DATABASE_URL, cluster.dsn(postgres.WRITER) + "\n")
-        self.programs += self.before
+        self.programs += self.before()
         # -P: a folder `api` or `store` in the working directory must not shadow ours.
         self.programs += [Program(name, [sys.executable, "-P", "-m", name]) for name in ("exporter", "api")]
         self.programs += foreign.programs(self.settings, self.place.data, self.addresses, found, self.cluster)
