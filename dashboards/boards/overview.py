@@ -17,6 +17,15 @@ CRON_WORDS = {
     "never": ("never ran", config.MUTED),
 }
 
+AGENT_WORDS = {
+    "idle": ("idle", config.MUTED),
+    "thinking": ("thinking", config.NEUTRAL),
+    "tool": ("tool", config.NEUTRAL),
+    "waiting": ("waiting", config.WARN),
+    "error": ("error", config.BAD),
+    "offline": ("offline", config.MUTED),
+}
+
 
 def gateway_state() -> dashboard.Panel:
     """One tile a gateway. -1 where Prometheus cannot reach the exporter: then nobody knows."""
@@ -219,26 +228,30 @@ def agents_at_work() -> dashboard.Panel:
             rows(f"sum by (gateway, agent) (claw_active_runs{{{GATEWAY}}})"),
             rows(f"max by (gateway, agent) (claw_session_context_ratio_max{{{GATEWAY}}})"),
             rows(f'sum by (gateway, agent) (claw_cost_window_usd{{{GATEWAY}, window="today"}})'),
+            rows(f"max by (gateway, agent, state) (claw_agent_state{{{GATEWAY}}}) == 1"),
         ],
-        description="Agents with their runs in progress, their last activity, their fullest context and what they "
+        description="Agents: state, runs in progress, last activity, the fullest context and what they "
         "cost today. A context near 100 % is about to be compacted.",
         no_value="No agent seen",
         sort_by="Last activity",
         transformations=panels.merged(
             {
                 "agent": "Agent",
+                "state": "State",
                 "Value #B": "Runs",
                 "Value #A": "Last activity",
                 "Value #C": "Context",
                 "Value #D": "Cost today",
                 "gateway": "Gateway",
-            }
+            },
+            hidden=["Value #E"],
         ),
         overrides=[
-            panels.override("Last activity", unit="dateTimeFromNow", custom__width=125),
-            panels.count_badge("Runs", ((None, config.MUTED), (1, config.OK)), width=60),
-            panels.ratio_gauge("Context", config.CONTEXT_FULL, width=120),
-            panels.override("Cost today", unit="currencyUSD", decimals=2, custom__width=95),
+            panels.coloured("State", AGENT_WORDS, width=75),
+            panels.override("Last activity", unit="dateTimeFromNow", custom__width=120),
+            panels.count_badge("Runs", ((None, config.MUTED), (1, config.OK)), width=55),
+            panels.ratio_gauge("Context", config.CONTEXT_FULL, width=105),
+            panels.override("Cost today", unit="currencyUSD", decimals=2, custom__width=90),
             panels.override("Gateway", custom__width=75),
         ],
         height=8,
@@ -263,8 +276,8 @@ FROM (
   SELECT ts, gateway, agent, 'tool call', tool, coalesce('exit ' || exit_code::text, outcome)
   FROM tool_calls WHERE $__timeFilter(ts) AND :gateways AND outcome IN ('error', 'nonzero_exit')
   UNION ALL
-  SELECT last_run_at, gateway, agent, 'cron job', name, last_status
-  FROM cron_jobs WHERE $__timeFilter(last_run_at) AND :gateways AND last_status = 'error'
+  SELECT started_at, gateway, NULL, 'cron run', coalesce(name, job_id), status
+  FROM cron_runs WHERE $__timeFilter(started_at) AND :gateways AND status = 'error'
 ) AS failed
 ORDER BY ts DESC
 LIMIT 100
@@ -272,7 +285,7 @@ LIMIT 100
             )
         ],
         description="The newest 100 failures of the time range: model calls, tools (an exit status other than 0 is "
-        "the command's failure, not the tool's) and cron jobs whose last run failed.",
+        "the command's failure, not the tool's) and runs of cron jobs.",
         no_value="Nothing failed in this time range",
         overrides=[
             panels.override("When", unit="dateTimeFromNow", custom__width=120),
@@ -284,7 +297,7 @@ LIMIT 100
                 {
                     "model call": ("model call", config.BAD),
                     "tool call": ("tool call", config.WARN),
-                    "cron job": ("cron job", config.EQUIVALENT),
+                    "cron run": ("cron run", config.EQUIVALENT),
                 },
                 width=85,
             ),
@@ -309,6 +322,7 @@ def runs_in_progress() -> dashboard.Panel:
         stacked=True,
         interval="5m",
         colours={"sub-agents": config.WARN},
+        width=8,
     )
 
 
@@ -330,6 +344,24 @@ def tokens_by_class() -> dashboard.Panel:
         colours=config.TOKEN_COLOURS,
         interval="5m",
         links=[panels.link_to(config.COST)],
+        width=8,
+    )
+
+
+def model_latency() -> dashboard.Panel:
+    """p50 and p95 of all models together."""
+    bucket = f"sum by (le) (rate(claw_model_call_duration_seconds_bucket{{{GATEWAY}}}[$__rate_interval]))"
+    return panels.timeseries(
+        33,
+        "Model latency",
+        [series(f"histogram_quantile(0.5, {bucket})", "p50"), series(f"histogram_quantile(0.95, {bucket})", "p95")],
+        unit="s",
+        description="Time of model calls, median and 95th percentile, where the transcript tells it. Sessions has "
+        "them by model.",
+        no_value="No transcript told a duration in this time range",
+        interval="15m",
+        links=[panels.link_to(config.SESSIONS)],
+        width=8,
     )
 
 
@@ -465,7 +497,7 @@ def board() -> Board:
             Row(101, "", [cost_by_hour(), model_calls()]),
             Row(102, "", [agents_at_work(), recent_failures()]),
             Row(103, "", [cron_jobs(), machine()]),
-            Row(104, "", [runs_in_progress(), tokens_by_class()]),
+            Row(104, "", [runs_in_progress(), tokens_by_class(), model_latency()]),
             Row(105, "", [gateways()]),
         ],
     )

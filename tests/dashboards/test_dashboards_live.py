@@ -4,6 +4,7 @@ the exporter saw of a real gateway. Each must answer, and with data, or be named
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -118,7 +119,7 @@ def prometheus_config(folder: Path, metrics: Listen) -> Path:
 
 
 @pytest.fixture(scope="module")
-async def watched(start_gateway, postgres_server, tmp_path_factory):
+def watched(start_gateway, postgres_server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("boards")
     gateway = start_gateway()
     port = free_port()
@@ -143,7 +144,7 @@ async def watched(start_gateway, postgres_server, tmp_path_factory):
                 return bool(server.query(f'claw_ingest_progress_ratio{{gateway="{GATEWAY}"}} == 1'))
 
             wait_for(scraped, "the exporter's first scan in Prometheus", 60)
-            story = await scenario.play(gateway)
+            story = asyncio.run(scenario.play(gateway))
             turns = f'sum(claw_model_calls_total{{gateway="{GATEWAY}"}}) >= {story.turns}'
             wait_for(lambda: server.query(turns), "the scenario's model calls in Prometheus", 60)
             jobs = f'count(claw_cron_job_info{{gateway="{GATEWAY}"}}) >= 2'
