@@ -49,6 +49,7 @@ PROGRESS_LOG: Final = 5.0  # seconds between two lines of a long first scan
 _ROW_WEIGHT: Final = 1_500  # bytes that a row of a database counts for in the progress
 # Kept among the positions: that the first scan has ended once. `#` keeps it apart from names of files.
 _SCANNED: Final = "#first-scan"
+_NEWEST: Final = "#newest:"  # and the source: the time of its newest entry, epoch milliseconds
 
 T = TypeVar("T")
 
@@ -118,7 +119,7 @@ class Status:
 
 class Ingest:
     """Reads, accounts and commits, for ever. `on_registry(function, *arguments)` runs a method of the registry where
-    it belongs; `poke()` makes it look at once."""
+    it belongs; `committed` is called there after every commit; `poke()` makes it look at once."""
 
     def __init__(
         self,
@@ -131,6 +132,7 @@ class Ingest:
         registry: Registry,
         on_registry: OnRegistry | None = None,
         declare: Iterable[tuple[str, tuple[str, ...]]] = (),
+        committed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: Callable[[], float] = random.random,
@@ -144,6 +146,7 @@ class Ingest:
         self._registry = registry
         self._on_registry = on_registry or _directly
         self._declare = tuple(declare)
+        self._committed = committed
         self._clock = clock
         self._sleep = sleep
         self._rng = rng
@@ -293,6 +296,11 @@ class Ingest:
         self._positions = await self._ledger.positions()
         totals = await self._ledger.totals()
         self._known = {}
+        self.status.newest = {
+            key.removeprefix(_NEWEST): position.offset / 1000
+            for key, position in self._positions.items()
+            if key.startswith(_NEWEST)
+        }
         await self._on_registry(self._registry.restore, totals)
         if not self.status.ledger_up and self.failures["unavailable"]:
             log.info("rows can be kept again")
@@ -321,16 +329,21 @@ class Ingest:
             rows = [session for facts in batch.facts for session in facts.sessions]
             rows += [session_row(self._gateway, info) for info in batch.infos]
             await transaction.upsert_sessions(_last_of_each(rows))
+            newest = _newest(batch.facts, self.status.newest)
+            batch.positions.update(
+                {_NEWEST + store: _instant(self._gateway, store, at) for store, at in newest.items()}
+            )
             await transaction.save_positions(list(batch.positions.values()))
         self._in_step = True
         self.status.ledger_up = True
         self._positions.update(batch.positions)
         self._known.update({(info.agent, info.session_id): info for info in batch.infos})
-        self.status.newest = _newest(batch.facts, self.status.newest)
+        self.status.newest = newest
         await self._on_registry(self._raise, admitted, durations if self._begun else [])
 
     def _raise(self, admitted: Mapping[Key, Any], durations: Sequence[tuple[str, tuple[str, ...], float]]) -> None:
         self._registry.add(admitted)
+        self._committed()
         for metric, labels, seconds in durations:
             self._registry.observe(metric, labels, seconds)
 
@@ -374,7 +387,7 @@ class Ingest:
             seconds=round(self._clock() - self._started, 2),
             sources=len(discovery.sources),
             calls=int(calls),
-            billed_usd=str(cost),
+            billed_usd=f"{cost:.8f}",
         )
 
     # --- what others see --------------------------------------------------------------------------------------
@@ -475,6 +488,10 @@ def _newest(batch: Sequence[Facts], before: Mapping[str, float]) -> dict[str, fl
             if rows:
                 newest[facts.source] = max(newest.get(facts.source, 0.0), rows[-1].ts.timestamp())
     return newest
+
+
+def _instant(gateway: str, store: str, at: float) -> Position:
+    return Position(gateway, _NEWEST + store, round(at * 1000))
 
 
 def _weight(source: Source, position: Position | None) -> float:

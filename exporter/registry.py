@@ -38,9 +38,9 @@ Render = Callable[[], Iterable[Sample]]
 
 
 def plain(value: str) -> bool:
-    """Whether a label value may be shown as it is: 1 to 64 printable characters of any script. Control and formatting
-    characters (line ends, right-to-left marks), quotes and backslashes are not."""
-    return 0 < len(value) <= LONGEST_VALUE and value.isprintable() and '"' not in value and "\\" not in value
+    """Whether a label value may be shown as it is: at most 64 printable characters of any script. Control and
+    formatting characters (line ends, right-to-left marks), quotes and backslashes are not."""
+    return len(value) <= LONGEST_VALUE and value.isprintable() and '"' not in value and "\\" not in value
 
 
 class _Series:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging as stdlib_logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ from exporter.collectors import Collector
 from exporter.exposition import Sample
 from exporter.registry import Registry
 from lobservatory import logging
+from openclaw.protocol import GatewayUnavailableError
 
 log = logging.get(__name__)
 
@@ -34,6 +36,7 @@ def wait_after(interval: float, failures: int, random_unit: float) -> float:
 @dataclass(slots=True)
 class _State:
     failures: int = 0
+    said: bool = False  # that it fails
     success: float | None = None  # None: no refresh has ended yet
     duration: float = 0.0
     last_success: float | None = None  # epoch seconds
@@ -95,19 +98,23 @@ class Runner:
                 await collector.refresh()
         except Exception as error:  # noqa: BLE001 - the one boundary of all collectors
             failure = f"no result within {collector.deadline:g} s" if isinstance(error, TimeoutError) else str(error)
-            self._failed(collector, state, failure or type(error).__name__, type(error).__name__)
+            self._failed(collector, state, failure or type(error).__name__, error)
         else:
-            if state.failures:
+            if state.said:
                 log.info("collector works again", collector=collector.name)
-            state.failures = 0
+            state.failures, state.said = 0, False
             state.success = 1.0
             state.last_success = self._wall_clock()
         state.duration = self._clock() - started
         return state.failures == 0
 
-    def _failed(self, collector: Collector, state: _State, text: str, kind: str) -> None:
+    def _failed(self, collector: Collector, state: _State, text: str, error: Exception) -> None:
         if not state.failures:
-            log.warning("collector fails; it is tried again", collector=collector.name, error=text, kind=kind)
+            # That the gateway is away is said once, by its client, and not by every collector that asks it.
+            level = stdlib_logging.DEBUG if isinstance(error, GatewayUnavailableError) else stdlib_logging.WARNING
+            kind = type(error).__name__
+            log.log(level, "collector fails; it is tried again", collector=collector.name, error=text, kind=kind)
+            state.said = level > stdlib_logging.DEBUG
         state.failures += 1
         state.success = 0.0
         self._registry.count("lobservatory_collector_failures_total", (self._gateway, collector.name))

@@ -35,6 +35,7 @@ AGENT_STATES = ("idle", "thinking", "tool", "waiting", "error", "offline")
 CRON_STATUSES = ("ok", "error", "skipped", "running", "never")
 WINDOWS = ("1h", "today", "7d", "30d", "month", "month_projected")
 SOURCES = ("jsonl", "sqlite", "archive")
+REJECT_REASONS = ("bad_json", "not_object", "bad_number", "too_long", "bad_time", "undecodable")
 COLLECTORS = (
     "gateway",
     "sessions",
@@ -647,6 +648,14 @@ METRICS: tuple[Metric, ...] = (
         "",
         (),
         1,
+    ),
+    Metric(
+        "lobservatory_ledger_info",
+        "info",
+        "Where totals are kept: postgresql (with rows) or checkpoint (a local file, no rows).",
+        "",
+        ("ledger",),
+        5,
     ),
     Metric("lobservatory_rows_written_total", "counter", "Rows committed by table.", "", ("table",), 50),
     Metric("lobservatory_commit_failures_total", "counter", "Failed commits by reason.", "", ("reason",), 50),

@@ -10,7 +10,7 @@ import asyncio
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -71,12 +71,14 @@ class HostCollector:
         paths: Iterable[Path] = (),
         procfs_path: str = "/proc",
         wall_clock: Callable[[], float] = time.time,
+        save: Callable[[HostSample], Awaitable[None]] | None = None,
     ) -> None:
         self.interval = interval
         self._gateway = gateway
         self._paths = tuple(paths)  # their file systems are shown whatever their type
         self._procfs = procfs_path
         self._wall_clock = wall_clock
+        self._save = save
         self._samples: list[Sample] = []
         self._failing: set[str] = set()
         self._cpu: Cpu | None = None
@@ -100,6 +102,8 @@ class HostCollector:
         except BaseException:
             self._samples = []
             raise
+        if self._save is not None:
+            await self._save(self.sample())
 
     def render(self) -> Iterable[Sample]:
         """The last reading."""

@@ -1,0 +1,27 @@
+"""`python -P -m exporter`: the exporter's process. A person's mistake ends it with one clear line."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import uvloop
+
+from exporter import app
+from lobservatory import logging, settings
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT. Exit status: 0 stopped, 2 a mistake in settings or surroundings."""
+    configured = settings.main_or_exit()
+    logging.set_up(configured)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(app.run(configured, reload=settings.load))
+    except app.StartError as error:
+        print(f"exporter: {logging.REDACTOR.text(str(error))}", file=sys.stderr)  # noqa: T201 - one line for a person
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
