@@ -24,6 +24,7 @@ from api.security.limits import Limits, RateLimiter
 from api.security.password import PasswordFile
 from api.services.agents import AgentService
 from api.services.auth import AuthService
+from api.services.monitoring import MonitoringService
 from api.services.operations import OperationService
 from api.services.tasks import TaskService
 from lobservatory.settings import Settings
@@ -69,16 +70,18 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
             hub = Hub(source, counts, queue_size=limits.client_queue, most_clients=limits.websockets)
             auth = AuthService(pool, password, settings.data_dir, counts)
             await auth.adopt_service_token()
-            context = app.state.context = Context(
+            agents = AgentService(pool)
+            app.state.context = Context(
                 settings=settings,
                 limits=limits,
                 counts=counts,
                 pool=pool,
                 hub=hub,
                 auth=auth,
-                agents=AgentService(pool),
+                agents=agents,
                 operations=OperationService(pool),
                 tasks=TaskService(pool),
+                monitoring=MonitoringService(pool, agents),
                 limiters={
                     scopes.Scope.READ: RateLimiter(limits.read),
                     scopes.Scope.WRITE: RateLimiter(limits.write),
@@ -91,7 +94,7 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                 background = [
                     tasks.create_task(hub.run(), name="follow the outbox"),
                     tasks.create_task(_housekeeping(hub, auth), name="housekeeping"),
-                    tasks.create_task(broadcast_agent_status(hub, context.agents), name="agent status"),
+                    tasks.create_task(broadcast_agent_status(hub, agents), name="agent status"),
                 ]
                 try:
                     yield

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from api.routes import auth, live, operations, pages, tasks
+from api.routes import auth, live, monitoring, operations, pages, tasks
 
-ROUTERS = (pages.router, auth.router, operations.router, tasks.router, live.router)
+ROUTERS = (pages.router, auth.router, operations.router, tasks.router, monitoring.router, live.router)

@@ -158,14 +158,17 @@ async def test_it_refuses_a_schema_that_is_not_ours(process_environment, postgre
 
 
 async def test_sigterm_ends_it_with_live_clients_and_status_0(service):
-    async with service.websocket("/ws/operations") as websocket, service.client() as client:
-        async with client.stream("GET", "/api/events/stream") as stream:
-            assert stream.status_code == 200
-            service.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
-                assert await service.process.wait() == 0
-            with pytest.raises(ConnectionClosed):
-                await receive(websocket)
+    async with (
+        service.websocket("/ws/operations") as websocket,
+        service.client() as client,
+        client.stream("GET", "/api/events/stream") as stream,
+    ):
+        assert stream.status_code == 200
+        service.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            assert await service.process.wait() == 0
+        with pytest.raises(ConnectionClosed):
+            await receive(websocket)
     assert websocket.close_code == 1012
     assert "Traceback" not in "".join(service.log)
 
@@ -215,9 +218,11 @@ async def test_header_subprotocol_and_ticket_open_a_socket_and_leave_no_trace(se
 
 @pytest.mark.req("S0-12")
 async def test_a_whole_token_in_the_url_only_where_it_is_allowed(process_environment):
-    async with running({**process_environment, "LOBS_ALLOW_QUERY_TOKEN": "1"}) as service:
-        async with service.websocket(f"/ws/operations?token={SERVICE}", token=None):
-            pass
+    async with (
+        running({**process_environment, "LOBS_ALLOW_QUERY_TOKEN": "1"}) as service,
+        service.websocket(f"/ws/operations?token={SERVICE}", token=None),
+    ):
+        pass
     assert SERVICE not in "".join(service.log)
 
 
@@ -430,16 +435,17 @@ async def test_a_cut_stream_resumes_with_its_last_id_and_loses_nothing(service, 
 
 @pytest.mark.req("S0-13")
 async def test_two_processes_on_one_database_deliver_the_same_stream(process_environment):
-    async with running(process_environment) as one, running(process_environment) as other:
-        async with (
-            one.websocket("/ws/operations") as first,
-            other.websocket("/ws/operations") as second,
-            one.client() as client,
-            other.client() as other_client,
-        ):
-            operation = await post(client)
-            await other_client.patch(f"/api/operations/{operation['id']}", json={"status": "in_progress"})
-            await client.patch(f"/api/operations/{operation['id']}", json={"status": "completed"})
-            streams = [[await receive(websocket) for _ in range(3)] for websocket in (first, second)]
+    async with (
+        running(process_environment) as one,
+        running(process_environment) as other,
+        one.websocket("/ws/operations") as first,
+        other.websocket("/ws/operations") as second,
+        one.client() as client,
+        other.client() as other_client,
+    ):
+        operation = await post(client)
+        await other_client.patch(f"/api/operations/{operation['id']}", json={"status": "in_progress"})
+        await client.patch(f"/api/operations/{operation['id']}", json={"status": "completed"})
+        streams = [[await receive(websocket) for _ in range(3)] for websocket in (first, second)]
     assert streams[0] == streams[1]
     assert [message["status"] for message in streams[0]] == ["pending", "in_progress", "completed"]

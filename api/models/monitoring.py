@@ -1,0 +1,238 @@
+"""Costs, hosts, alerts, and what else the monitoring calls show."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from api.models.agents import Agent, CronJob, CronRun, Session, TokenClasses
+from api.models.base import Camel, Instant, Text
+from api.models.operations import Usd
+
+
+class CostGroup(Camel):
+    """Calls, tokens and money of one model, agent, kind, channel or day."""
+
+    name: str
+    calls: int
+    errors: int
+    tokens: TokenClasses
+    cost: Usd
+    equivalent_cost: Usd = Field(description="List price of what a subscription covers; never in `cost`.")
+    unpriced_calls: int = Field(description="Calls without a known price: their cost is not in `cost`.")
+
+
+class CostWindow(Camel):
+    """Money of a window."""
+
+    cost: Usd
+    equivalent_cost: Usd
+
+
+class Costs(Camel):
+    """Money by group, and by window as the boards show it."""
+
+    range: str
+    group: str
+    total: Usd
+    equivalent_total: Usd
+    windows: dict[str, CostWindow] = Field(
+        description="1h, today, 7d, 30d, month, month_projected; empty while nothing was ever spent."
+    )
+    groups: list[CostGroup]
+
+
+class SessionCount(Camel):
+    """Sessions of a kind and status."""
+
+    kind: str
+    status: str
+    number: int
+
+
+class SessionsSummary(Camel):
+    """Sessions: how many of what, and those that changed last."""
+
+    counts: list[SessionCount]
+    active_subagents: int
+    sessions: list[Session]
+
+
+class CronsSummary(Camel):
+    """Scheduled jobs and their last runs."""
+
+    jobs: list[CronJob]
+    runs: list[CronRun]
+
+
+class Host(Camel):
+    """The newest sample of a gateway's host. Ratios are 0 to 1."""
+
+    gateway: str
+    ts: Instant
+    cpu_ratio: float | None = None
+    load1: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    swap_used_bytes: int | None = None
+    disk_used_bytes: int | None = None
+    disk_total_bytes: int | None = None
+    network_receive_bytes: int | None = None
+    network_transmit_bytes: int | None = None
+    gateway_resident_bytes: int | None = None
+    gateway_cpu_ratio: float | None = None
+
+
+class Channel(Camel):
+    """An account of a chat channel."""
+
+    gateway: str
+    channel: str
+    account: str = ""
+    configured: bool | None = None
+    connected: bool | None = None
+    last_inbound_at: Instant | None = None
+    last_outbound_at: Instant | None = None
+    last_error: str | None = None
+    seen_at: Instant
+
+
+class System(Camel):
+    """Hosts and channels."""
+
+    hosts: list[Host]
+    channels: list[Channel]
+
+
+class Approval(Camel):
+    """A request to run a command."""
+
+    gateway: str
+    approval_id: str
+    agent: str | None = None
+    session_key: str | None = None
+    status: str = Field(description="pending, allowed, denied, expired or cancelled.")
+    requested_at: Instant | None = None
+    expires_at: Instant | None = None
+    resolved_at: Instant | None = None
+    resolved_by: str | None = None
+    seconds_left: float | None = Field(default=None, description="Of a pending one, until it expires.")
+
+
+class LogSignature(Camel):
+    """Errors of a gateway's log that are alike."""
+
+    gateway: str
+    signature: str
+    level: str
+    sample: str
+    count: int
+    first_seen_at: Instant
+    last_seen_at: Instant
+
+
+class AlertEvent(Camel):
+    """An alert as Alertmanager told it."""
+
+    id: str
+    alert: str
+    severity: str | None = None
+    gateway: str | None = None
+    status: Literal["firing", "resolved"]
+    starts_at: Instant
+    ends_at: Instant | None = None
+    summary: str | None = None
+    description: str | None = None
+    runbook: str | None = None
+    labels: dict[str, str] = {}
+
+
+class Alerts(Camel):
+    """Alerts of a range, newest first."""
+
+    firing: int
+    alerts: list[AlertEvent]
+
+
+class Summary(Camel):
+    """All of it in one document."""
+
+    generated_at: Instant
+    stale: bool = Field(description="A newer one is being made; ask again in a few seconds.")
+    costs: Costs
+    sessions: SessionsSummary
+    crons: CronsSummary
+    agents: list[Agent]
+    system: System
+    alerts: Alerts
+
+
+class AuditRow(Camel):
+    """Who did what. Rows are never changed."""
+
+    id: int
+    at: Instant
+    request_id: str | None = None
+    phase: str = Field(description="started, succeeded, failed or refused.")
+    actor: str
+    action: str
+    gateway: str | None = None
+    target: str | None = None
+    detail: dict[str, Any] = {}
+
+
+class NotifiedAlert(BaseModel):
+    """One alert of a notification."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    status: Literal["firing", "resolved"]
+    labels: Annotated[dict[Text, Text], Field(max_length=100)]
+    annotations: Annotated[dict[Text, Text], Field(max_length=100)] = {}
+    starts_at: AwareDatetime = Field(alias="startsAt")
+    ends_at: AwareDatetime | None = Field(default=None, alias="endsAt")
+    fingerprint: Annotated[Text, Field(min_length=1, max_length=64)]
+
+    def ended(self) -> datetime | None:
+        """When it ended; Alertmanager writes the year 1 for "not yet"."""
+        return self.ends_at if self.status == "resolved" and self.ends_at and self.ends_at.year > 1 else None
+
+    def began(self) -> datetime:
+        """When it began."""
+        return max(self.starts_at, datetime(1970, 1, 1, tzinfo=UTC))
+
+
+class Notification(BaseModel):
+    """What Alertmanager's webhook receiver sends (version 4)."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "examples": [
+                {
+                    "version": "4",
+                    "status": "firing",
+                    "alerts": [
+                        {
+                            "status": "firing",
+                            "labels": {"alertname": "GatewayDown", "severity": "critical", "gateway": "home"},
+                            "annotations": {"summary": "The gateway does not answer"},
+                            "startsAt": "2026-01-29T10:00:00Z",
+                            "endsAt": "0001-01-01T00:00:00Z",
+                            "fingerprint": "b2c1f5a0d9e8c7b6",
+                        }
+                    ],
+                }
+            ]
+        },
+    )
+
+    alerts: Annotated[list[NotifiedAlert], Field(max_length=1000)]
+
+
+class Recorded(Camel):
+    """How many alerts were new or changed."""
+
+    recorded: int

@@ -1,0 +1,198 @@
+"""Agents, sessions, jobs, and the figures of the boards."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query
+
+from api.context import Administrator, ContextDep, Reader, Writer
+from api.models.agents import Agent, AgentDetail, AgentMetricsIn, CronJob, CronRun, HubSession, SessionPage
+from api.models.base import Identifier, InstantIn, ShortText
+from api.models.monitoring import (
+    Alerts,
+    Approval,
+    AuditRow,
+    Channel,
+    Costs,
+    CronsSummary,
+    LogSignature,
+    Notification,
+    Recorded,
+    SessionsSummary,
+    Summary,
+    System,
+)
+from api.openapi import problems
+
+router = APIRouter(prefix="/api", tags=["monitoring"])
+
+RangeIn = Annotated[
+    Literal["24h", "7d", "30d", "all"],
+    Query(description="24h: the last 24 hours; 7d, 30d: today and the 6 (29) days before, in LOBS_TIMEZONE."),
+]
+GroupIn = Annotated[Literal["model", "agent", "kind", "channel", "day"], Query()]
+Limit = Annotated[int, Query(ge=1, le=500)]
+Filter = Annotated[ShortText | None, Query()]
+
+
+@router.get("/agents", tags=["agents"], summary="Agents with their figures", responses=problems())
+async def agents(context: ContextDep, actor: Reader) -> list[Agent]:
+    """Those that are configured, and those that ever called a model."""
+    return await context.agents.agents(actor)
+
+
+@router.get("/agents/{agent_id}", tags=["agents"], summary="One agent with its history", responses=problems(404, 409))
+async def agent(
+    context: ContextDep, actor: Reader, agent_id: Annotated[Identifier, Path()], gateway: Filter = None
+) -> AgentDetail:
+    """`gateway` is needed when several have an agent of this id (409)."""
+    return await context.agents.agent(actor, agent_id, gateway)
+
+
+@router.post(
+    "/agents/{agent_id}/metrics",
+    tags=["agents"],
+    status_code=204,
+    summary="Report figures of an agent",
+    responses=problems(body=True),
+)
+async def report(
+    context: ContextDep, actor: Writer, agent_id: Annotated[Identifier, Path()], body: AgentMetricsIn
+) -> None:
+    """What an agent says of itself; kept apart from what is measured, so nothing counts twice."""
+    await context.agents.report(actor, agent_id, body)
+
+
+@router.get("/sessions", tags=["sessions"], summary="Sessions, last changed first", responses=problems())
+async def sessions(
+    *,
+    context: ContextDep,
+    actor: Reader,
+    agent: Filter = None,
+    kind: Filter = None,
+    status: Filter = None,
+    cursor: Annotated[str | None, Query(max_length=2000)] = None,
+    limit: Limit = 100,
+) -> SessionPage:
+    """Filters combine."""
+    return await context.monitoring.sessions(actor, agent=agent, kind=kind, status=status, cursor=cursor, limit=limit)
+
+
+@router.get("/openclaw/sessions", tags=["sessions"], summary="Sessions of the task hub", responses=problems())
+async def hub_sessions(
+    context: ContextDep,
+    actor: Reader,
+    session_type: Literal["persistent", "subagent"] | None = None,
+    status: Literal["active", "completed", "failed"] | None = None,
+    limit: Limit = 100,
+) -> list[HubSession]:
+    """Those of the gateway, with the task that they work on, and those that only a task tells of."""
+    return await context.monitoring.hub_sessions(actor, session_type, status, limit)
+
+
+@router.get("/crons", tags=["cron"], summary="Scheduled jobs", responses=problems())
+async def crons(context: ContextDep, actor: Reader) -> list[CronJob]:
+    """As they are now."""
+    return await context.monitoring.cron_jobs(actor)
+
+
+@router.get("/crons/runs", tags=["cron"], summary="Runs of scheduled jobs, newest first", responses=problems())
+async def cron_runs(
+    context: ContextDep,
+    actor: Reader,
+    job_id: Annotated[ShortText | None, Query(alias="jobId")] = None,
+    before: Annotated[InstantIn | None, Query(description="Only runs that started earlier: the next page.")] = None,
+    limit: Limit = 100,
+) -> list[CronRun]:
+    """Of one job or of all."""
+    return await context.monitoring.cron_runs(actor, job_id, before, limit)
+
+
+@router.get("/channels", summary="Chat channels", responses=problems())
+async def channels(context: ContextDep, actor: Reader) -> list[Channel]:
+    """Configured, connected, last message."""
+    return (await context.monitoring.system(actor)).channels
+
+
+@router.get("/approvals", summary="Requests to run commands, newest first", responses=problems())
+async def approvals(
+    context: ContextDep,
+    actor: Reader,
+    status: Literal["pending", "allowed", "denied", "expired", "cancelled"] | None = None,
+    limit: Limit = 100,
+) -> list[Approval]:
+    """Without the command itself, which may hold secrets."""
+    return await context.monitoring.approvals(actor, status, limit)
+
+
+@router.get("/monitoring/costs", summary="Money by group and by window", responses=problems())
+async def costs(context: ContextDep, actor: Reader, range: RangeIn = "7d", group: GroupIn = "model") -> Costs:  # noqa: A002 - the name on the wire
+    """Billed and list-price-equivalent money are never added; unpriced is never 0."""
+    return await context.monitoring.costs(actor, range, group)
+
+
+@router.get("/monitoring/sessions", summary="Sessions by kind and status", responses=problems())
+async def monitored_sessions(context: ContextDep, actor: Reader, range: RangeIn = "7d") -> SessionsSummary:  # noqa: A002 - as above
+    """And those that changed last."""
+    return await context.monitoring.sessions_summary(actor, range)
+
+
+@router.get("/monitoring/crons", summary="Jobs and their last runs", responses=problems())
+async def monitored_crons(context: ContextDep, actor: Reader) -> CronsSummary:
+    """As they are now."""
+    return await context.monitoring.crons_summary(actor)
+
+
+@router.get("/monitoring/system", summary="Hosts and channels", responses=problems())
+@router.get("/system", summary="Hosts and channels", responses=problems())
+async def system(context: ContextDep, actor: Reader) -> System:
+    """The newest sample of each gateway's host."""
+    return await context.monitoring.system(actor)
+
+
+@router.get("/monitoring/alerts", summary="Alerts, newest first", responses=problems())
+async def alerts(
+    context: ContextDep,
+    actor: Reader,
+    range: RangeIn = "7d",  # noqa: A002 - as above
+    status: Literal["firing", "resolved"] | None = None,
+    limit: Limit = 100,
+) -> Alerts:
+    """Those that began or ended within the range."""
+    return await context.monitoring.alerts(actor, range, status, limit)
+
+
+@router.get("/errors", summary="Errors of the log by signature", responses=problems())
+async def error_groups(
+    context: ContextDep,
+    actor: Reader,
+    sort: Literal["count", "last_seen"] = "last_seen",
+    window_hours: Annotated[int, Query(alias="windowHours", ge=1, le=8760)] = 24,
+    limit: Limit = 100,
+) -> list[LogSignature]:
+    """Those seen within the window."""
+    return await context.monitoring.error_groups(actor, by_count=sort == "count", hours=window_hours, limit=limit)
+
+
+@router.get("/refresh", summary="Everything in one document", responses=problems())
+async def refresh(context: ContextDep, actor: Reader) -> Summary:
+    """At most 5 seconds old, or marked `stale` while a newer one is made; many askers cost one refresh."""
+    return await context.monitoring.summary(actor)
+
+
+@router.get("/audit", tags=["auth"], summary="The audit log, newest first", responses=problems())
+async def audit(
+    context: ContextDep,
+    _: Administrator,
+    before: Annotated[int | None, Query(ge=1, le=2**62)] = None,
+    limit: Limit = 100,
+) -> list[AuditRow]:
+    """Append-only: log-ins, tokens, commands."""
+    return await context.monitoring.audit(before, limit)
+
+
+@router.post("/webhooks/alertmanager", summary="Receive Alertmanager's notifications", responses=problems(body=True))
+async def alertmanager(context: ContextDep, _: Writer, body: Notification) -> Recorded:
+    """For a webhook receiver with `authorization: {credentials_file: …}`. The same again changes nothing."""
+    return Recorded(recorded=await context.monitoring.record_alerts(body))

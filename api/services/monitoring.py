@@ -1,0 +1,286 @@
+"""The figures of the boards over HTTP: from the same SQL, for programs and for our own pages."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from api import errors
+from api.models.agents import CronJob, CronRun, HubSession, Session, SessionPage
+from api.models.monitoring import (
+    AlertEvent,
+    Alerts,
+    Approval,
+    AuditRow,
+    Channel,
+    CostGroup,
+    Costs,
+    CostWindow,
+    CronsSummary,
+    Host,
+    LogSignature,
+    Notification,
+    SessionCount,
+    SessionsSummary,
+    Summary,
+    System,
+)
+from api.security.scopes import Actor
+from api.services.agents import AgentService, gateways_of, tokens_of
+from store import agents as agent_rows
+from store import alerts as alert_rows
+from store import monitoring as rows
+from store.monitoring import Group, Range
+from store.pool import Pool
+
+_FRESH = 5.0  # seconds for which a summary is given as it is
+_USABLE = 60.0  # seconds for which an older one is given while a newer one is made
+_LATEST = 50  # rows of a kind in a summary
+_MOST_SUMMARIES = 100
+
+
+class MonitoringService:
+    """Costs, sessions, jobs, hosts, alerts."""
+
+    def __init__(self, pool: Pool, agents: AgentService, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pool = pool
+        self._agents = agents
+        self._clock = clock
+        self._summaries: dict[frozenset[str] | None, tuple[float, Summary]] = {}
+        self._refreshing: dict[frozenset[str] | None, asyncio.Task[Summary]] = {}
+
+    async def costs(self, actor: Actor, range_: Range, group: Group) -> Costs:
+        """Money of a range by group, and by window."""
+        gateways = gateways_of(actor)
+        async with self._pool.connection() as connection:
+            groups = await rows.cost_groups(connection, range_, group, gateways)
+            windows = await rows.cost_windows(connection, gateways)
+        return Costs(
+            range=range_,
+            group=group,
+            total=sum((row["cost_usd"] for row in groups), Decimal(0)),
+            equivalent_total=sum((row["equivalent_cost_usd"] for row in groups), Decimal(0)),
+            windows={
+                row["window_name"]: CostWindow(cost=row["cost_usd"], equivalent_cost=row["equivalent_cost_usd"])
+                for row in windows
+            },
+            groups=[
+                CostGroup(
+                    name=row["name"],
+                    calls=row["calls"],
+                    errors=row["errors"],
+                    tokens=tokens_of(row),
+                    cost=row["cost_usd"],
+                    equivalent_cost=row["equivalent_cost_usd"],
+                    unpriced_calls=row["unpriced_calls"],
+                )
+                for row in groups
+            ],
+        )
+
+    async def sessions(
+        self,
+        actor: Actor,
+        *,
+        agent: str | None,
+        kind: str | None,
+        status: str | None,
+        cursor: str | None,
+        limit: int,
+    ) -> SessionPage:
+        """A page of sessions, those that changed last first."""
+        async with self._pool.connection() as connection:
+            found = await rows.sessions(
+                connection,
+                gateways=gateways_of(actor),
+                agent=agent,
+                kind=kind,
+                status=status,
+                after=_decoded(cursor),
+                limit=limit + 1,
+            )
+        page = found[:limit]
+        return SessionPage(
+            sessions=[_session(row) for row in page], next_cursor=_encoded(page[-1]) if len(found) > limit else None
+        )
+
+    async def hub_sessions(
+        self, actor: Actor, session_type: str | None, status: str | None, limit: int
+    ) -> list[HubSession]:
+        """Sessions in the words of the task hub."""
+        async with self._pool.connection() as connection:
+            found = await rows.hub_sessions(
+                connection, gateways=gateways_of(actor), session_type=session_type, status=status, limit=limit
+            )
+        return [HubSession.model_validate(row) for row in found]
+
+    async def sessions_summary(self, actor: Actor, range_: Range) -> SessionsSummary:
+        """How many sessions of what, and those that changed last within the range."""
+        gateways = gateways_of(actor)
+        async with self._pool.connection() as connection:
+            counts = await rows.session_counts(connection, gateways)
+            active = await agent_rows.active_subagents(connection, gateways=gateways)
+            since = await rows.starts(connection, range_)
+            found = await rows.sessions(connection, gateways=gateways, since=since, limit=_LATEST)
+        return SessionsSummary(
+            counts=[SessionCount.model_validate(row) for row in counts],
+            active_subagents=active,
+            sessions=[_session(row) for row in found],
+        )
+
+    async def cron_jobs(self, actor: Actor) -> list[CronJob]:
+        """Every scheduled job."""
+        async with self._pool.connection() as connection:
+            found = await rows.cron_jobs(connection, gateways_of(actor))
+        return [CronJob.model_validate({**row, "last_duration": row["last_duration_ms"]}) for row in found]
+
+    async def cron_runs(self, actor: Actor, job_id: str | None, before: datetime | None, limit: int) -> list[CronRun]:
+        """Runs, newest first."""
+        async with self._pool.connection() as connection:
+            found = await rows.cron_runs(
+                connection, gateways=gateways_of(actor), job_id=job_id, before=before, limit=limit
+            )
+        return [CronRun.model_validate({**row, "duration": row["duration_ms"]}) for row in found]
+
+    async def crons_summary(self, actor: Actor) -> CronsSummary:
+        """Jobs and their last runs."""
+        return CronsSummary(jobs=await self.cron_jobs(actor), runs=await self.cron_runs(actor, None, None, _LATEST))
+
+    async def system(self, actor: Actor) -> System:
+        """Hosts and channels."""
+        gateways = gateways_of(actor)
+        async with self._pool.connection() as connection:
+            return System(
+                hosts=[Host.model_validate(row) for row in await rows.hosts(connection, gateways)],
+                channels=[Channel.model_validate(row) for row in await rows.channels(connection, gateways)],
+            )
+
+    async def approvals(self, actor: Actor, status: str | None, limit: int) -> list[Approval]:
+        """Requests to run commands, newest first; without the command, which is content."""
+        async with self._pool.connection() as connection:
+            found = await rows.approvals(connection, gateways=gateways_of(actor), status=status, limit=limit)
+        now = datetime.now(UTC)
+        return [
+            Approval.model_validate(
+                {
+                    **row,
+                    "seconds_left": max(0.0, (row["expires_at"] - now).total_seconds())
+                    if row["status"] == "pending" and row["expires_at"]
+                    else None,
+                }
+            )
+            for row in found
+        ]
+
+    async def error_groups(self, actor: Actor, *, by_count: bool, hours: int, limit: int) -> list[LogSignature]:
+        """Errors of the log that are alike."""
+        async with self._pool.connection() as connection:
+            found = await rows.log_signatures(
+                connection,
+                gateways=gateways_of(actor),
+                order="count" if by_count else "last_seen",
+                hours=hours,
+                limit=limit,
+            )
+        return [LogSignature.model_validate(row) for row in found]
+
+    async def alerts(self, actor: Actor, range_: Range, status: str | None, limit: int) -> Alerts:
+        """Alerts that began or ended within the range, newest first."""
+        async with self._pool.connection() as connection:
+            since = await rows.starts(connection, range_)
+            found = await rows.alerts(connection, gateways=gateways_of(actor), status=status, since=since, limit=limit)
+        shown = [AlertEvent.model_validate(alert_rows.document(row)) for row in found]
+        return Alerts(firing=sum(one.status == "firing" for one in shown), alerts=shown)
+
+    async def record_alerts(self, notification: Notification) -> int:
+        """Keep what Alertmanager tells; the same again changes nothing."""
+        async with self._pool.connection() as connection:
+            return await alert_rows.record(
+                connection,
+                [
+                    alert_rows.Alert(
+                        fingerprint=one.fingerprint,
+                        status=one.status,
+                        starts_at=one.began(),
+                        ends_at=one.ended(),
+                        labels=one.labels,
+                        annotations=one.annotations,
+                    )
+                    for one in notification.alerts
+                ],
+            )
+
+    async def audit(self, before: int | None, limit: int) -> list[AuditRow]:
+        """The audit log, newest first."""
+        async with self._pool.connection() as connection:
+            return [
+                AuditRow.model_validate(row) for row in await rows.audit_rows(connection, before=before, limit=limit)
+            ]
+
+    async def summary(self, actor: Actor) -> Summary:
+        """One document for a page: fresh, or a little old while a newer one is made. One refresh at a time."""
+        key = actor.gateways
+        made_at, known = self._summaries.get(key, (0.0, None))
+        age = self._clock() - made_at
+        if known is not None and age < _FRESH:
+            return known
+        task = self._refreshing.get(key)
+        if task is None or task.done():
+            task = self._refreshing[key] = asyncio.create_task(self._refresh(actor), name="refresh the summary")
+        if known is not None and age < _USABLE:
+            return known.model_copy(update={"stale": True})
+        return await asyncio.shield(task)
+
+    async def _refresh(self, actor: Actor) -> Summary:
+        made = Summary(
+            generated_at=datetime.now(UTC),
+            stale=False,
+            costs=await self.costs(actor, "30d", "model"),
+            sessions=await self.sessions_summary(actor, "30d"),
+            crons=await self.crons_summary(actor),
+            agents=await self._agents.agents(actor),
+            system=await self.system(actor),
+            alerts=await self.alerts(actor, "7d", None, _LATEST),
+        )
+        if len(self._summaries) >= _MOST_SUMMARIES:
+            self._summaries.clear()
+        self._summaries[actor.gateways] = (self._clock(), made)
+        return made
+
+
+def _session(row: dict[str, Any]) -> Session:
+    return Session.model_validate(
+        {
+            **row,
+            "tokens": tokens_of(row),
+            "cost": row["cost_usd"],
+            "equivalent_cost": row["equivalent_cost_usd"],
+        }
+    )
+
+
+def _encoded(row: dict[str, Any]) -> str:
+    place = [row["updated_at"].isoformat(), row["gateway"], row["agent"], row["session_id"]]
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+
+
+def _decoded(cursor: str | None) -> tuple[datetime, str, str, str] | None:
+    if cursor is None:
+        return None
+    try:
+        at, *rest = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        instant = datetime.fromisoformat(at)
+        gateway, agent, session = rest
+    except (ValueError, TypeError, binascii.Error, RecursionError):
+        raise errors.InvalidFieldError("Not a cursor of this list.", field="query.cursor") from None
+    strings = (gateway, agent, session)
+    if instant.tzinfo is None or any(not isinstance(one, str) or "\0" in one for one in strings):
+        raise errors.InvalidFieldError("Not a cursor of this list.", field="query.cursor")
+    return instant, gateway, agent, session

@@ -1,0 +1,260 @@
+"""What the monitoring pages of the API show: the same views that the boards query, and no second formula for money.
+
+Functions give rows of the database as they are; `gateways` None is all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from psycopg import sql
+
+from store.pool import Connection
+
+Row = dict[str, Any]
+Gateways = Sequence[str] | None
+Range = Literal["24h", "7d", "30d", "all"]
+Group = Literal["model", "agent", "kind", "channel", "day"]
+
+_ZONE: Final = "(SELECT value FROM lobs.settings WHERE key = 'timezone')"
+# A day range is whole days of the zone: today and those before it, as in public.cost_windows.
+_STARTS: Final = {
+    "24h": "now() - interval '24 hours'",
+    "7d": f"((now() AT TIME ZONE {_ZONE})::date - 6)::timestamp AT TIME ZONE {_ZONE}",
+    "30d": f"((now() AT TIME ZONE {_ZONE})::date - 29)::timestamp AT TIME ZONE {_ZONE}",
+    "all": "'-infinity'::timestamptz",
+}
+_GROUPS: Final = {
+    "model": "u.provider || '/' || u.model",
+    "agent": "u.agent",
+    "kind": "u.kind",
+    "channel": "u.channel",
+    "day": f"(u.bucket AT TIME ZONE {_ZONE})::date::text",
+}
+_MOST_GROUPS: Final = 1_000
+
+
+async def _rows(connection: Connection, statement: str, values: dict[str, Any]) -> list[Row]:
+    cursor = await connection.execute(statement.encode(), values)
+    return await cursor.fetchall()
+
+
+async def cost_groups(connection: Connection, range_: Range, group: Group, gateways: Gateways) -> list[Row]:
+    """Calls, tokens and money of a range by group, dearest first (days: oldest first)."""
+    order = "1" if group == "day" else "cost_usd DESC, 1"
+    return await _rows(
+        connection,
+        f"SELECT {_GROUPS[group]} AS name, sum(u.calls)::bigint AS calls, sum(u.errors)::bigint AS errors,"  # noqa: S608 - expressions of ours
+        " sum(u.input_tokens)::bigint AS input_tokens, sum(u.output_tokens)::bigint AS output_tokens,"
+        " sum(u.cache_read_tokens)::bigint AS cache_read_tokens,"
+        " sum(u.cache_write_tokens)::bigint AS cache_write_tokens,"
+        " sum(u.reasoning_tokens)::bigint AS reasoning_tokens,"
+        " coalesce(sum(u.cost_usd) FILTER (WHERE u.billing = 'billed'), 0) AS cost_usd,"
+        " coalesce(sum(u.cost_usd) FILTER (WHERE u.billing = 'equivalent'), 0) AS equivalent_cost_usd,"
+        " sum(u.unpriced_calls)::bigint AS unpriced_calls"
+        f" FROM public.usage_15m AS u WHERE u.bucket >= {_STARTS[range_]}"
+        " AND (%(gateways)s::text[] IS NULL OR u.gateway = ANY(%(gateways)s))"
+        f" GROUP BY 1 ORDER BY {order} LIMIT {_MOST_GROUPS}",
+        {"gateways": gateways},
+    )
+
+
+async def cost_windows(connection: Connection, gateways: Gateways) -> list[Row]:
+    """Billed and equivalent US dollars by window, over all agents: what the boards' top strip shows."""
+    return await _rows(
+        connection,
+        "SELECT window_name, sum(cost_usd) AS cost_usd, sum(equivalent_cost_usd) AS equivalent_cost_usd"  # noqa: S608 - a constant of ours
+        f" FROM public.cost_windows({_ZONE}) WHERE %(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s)"
+        " GROUP BY 1",
+        {"gateways": gateways},
+    )
+
+
+async def sessions(
+    connection: Connection,
+    *,
+    gateways: Gateways,
+    agent: str | None = None,
+    kind: str | None = None,
+    status: str | None = None,
+    since: datetime | None = None,
+    after: tuple[datetime, str, str, str] | None = None,
+    limit: int,
+) -> list[Row]:
+    """Sessions, those that changed last first. `after`: (updated_at, gateway, agent, session_id) of the last seen."""
+    return await _rows(
+        connection,
+        "SELECT * FROM public.sessions WHERE updated_at IS NOT NULL"
+        " AND (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s))"
+        " AND (%(agent)s::text IS NULL OR agent = %(agent)s) AND (%(kind)s::text IS NULL OR kind = %(kind)s)"
+        " AND (%(status)s::text IS NULL OR status = %(status)s)"
+        " AND (%(since)s::timestamptz IS NULL OR updated_at >= %(since)s)"
+        " AND (%(at)s::timestamptz IS NULL"
+        "      OR (updated_at, gateway, agent, session_id) < (%(at)s, %(g)s::text, %(a)s::text, %(s)s::text))"
+        " ORDER BY updated_at DESC, gateway DESC, agent DESC, session_id DESC LIMIT %(limit)s",
+        {
+            "gateways": gateways,
+            "agent": agent,
+            "kind": kind,
+            "status": status,
+            "since": since,
+            "at": after and after[0],
+            "g": after and after[1],
+            "a": after and after[2],
+            "s": after and after[3],
+            "limit": limit,
+        },
+    )
+
+
+async def hub_sessions(
+    connection: Connection, *, gateways: Gateways, session_type: str | None, status: str | None, limit: int
+) -> list[Row]:
+    """Sessions in the words of the task hub: those that are known here, with the task that they work on, and those
+    that only a task tells of. `failed`: ended otherwise than well; `completed`: ended, or at rest."""
+    return await _rows(
+        connection,
+        "SELECT * FROM ("
+        " SELECT s.session_id AS id, coalesce(s.session_key, s.session_id) AS openclaw_session_id,"
+        "  s.agent AS agent_name,"
+        "  CASE WHEN s.kind = 'subagent' THEN 'subagent' ELSE 'persistent' END AS session_type,"
+        "  CASE WHEN s.status = 'running' THEN 'active' WHEN s.status IN ('failed', 'killed', 'timeout') THEN 'failed'"
+        "       ELSE 'completed' END AS status,"
+        "  t.task_id, s.started_at, s.ended_at,"
+        "  (extract(epoch FROM s.ended_at - s.started_at) * 1000)::bigint AS duration_ms, s.updated_at"
+        " FROM public.sessions AS s LEFT JOIN public.task_sessions AS t"
+        "  ON t.openclaw_session_id IN (s.session_key, s.session_id)"
+        " WHERE %(gateways)s::text[] IS NULL OR s.gateway = ANY(%(gateways)s)"
+        " UNION ALL"
+        " SELECT t.id::text, t.openclaw_session_id, t.agent_name, t.session_type, t.status, t.task_id, t.started_at,"
+        "  t.ended_at, t.duration_ms, coalesce(t.ended_at, t.started_at)"
+        " FROM public.task_sessions AS t WHERE NOT EXISTS (SELECT 1 FROM public.sessions AS s"
+        "  WHERE t.openclaw_session_id IN (s.session_key, s.session_id))"
+        ") AS every"
+        " WHERE (%(type)s::text IS NULL OR session_type = %(type)s)"
+        " AND (%(status)s::text IS NULL OR status = %(status)s)"
+        " ORDER BY updated_at DESC NULLS LAST, id LIMIT %(limit)s",
+        {"gateways": gateways, "type": session_type, "status": status, "limit": limit},
+    )
+
+
+async def session_counts(connection: Connection, gateways: Gateways) -> list[Row]:
+    """Sessions by kind and status."""
+    return await _rows(
+        connection,
+        "SELECT coalesce(kind, 'unknown') AS kind, coalesce(status, 'unknown') AS status, count(*) AS number"
+        " FROM public.sessions WHERE NOT archived AND (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s))"
+        " GROUP BY 1, 2 ORDER BY 1, 2",
+        {"gateways": gateways},
+    )
+
+
+async def cron_jobs(connection: Connection, gateways: Gateways) -> list[Row]:
+    """Every scheduled job that exists."""
+    return await _rows(
+        connection,
+        "SELECT * FROM public.cron_jobs WHERE %(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s)"
+        " ORDER BY gateway, name, job_id",
+        {"gateways": gateways},
+    )
+
+
+async def cron_runs(
+    connection: Connection, *, gateways: Gateways, job_id: str | None, before: datetime | None, limit: int
+) -> list[Row]:
+    """Runs of jobs, newest first."""
+    return await _rows(
+        connection,
+        "SELECT * FROM public.cron_runs WHERE (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s))"
+        " AND (%(job)s::text IS NULL OR job_id = %(job)s)"
+        " AND (%(before)s::timestamptz IS NULL OR started_at < %(before)s)"
+        " ORDER BY started_at DESC, gateway, job_id LIMIT %(limit)s",
+        {"gateways": gateways, "job": job_id, "before": before, "limit": limit},
+    )
+
+
+async def hosts(connection: Connection, gateways: Gateways) -> list[Row]:
+    """The newest sample of each gateway's host."""
+    return await _rows(
+        connection,
+        "SELECT DISTINCT ON (gateway) * FROM public.host_samples"
+        " WHERE %(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s) ORDER BY gateway, ts DESC",
+        {"gateways": gateways},
+    )
+
+
+async def channels(connection: Connection, gateways: Gateways) -> list[Row]:
+    """Every channel account."""
+    return await _rows(
+        connection,
+        "SELECT * FROM public.channels WHERE %(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s)"
+        " ORDER BY gateway, channel, account",
+        {"gateways": gateways},
+    )
+
+
+async def approvals(connection: Connection, *, gateways: Gateways, status: str | None, limit: int) -> list[Row]:
+    """Requests to run commands, newest first."""
+    return await _rows(
+        connection,
+        "SELECT * FROM public.exec_approvals WHERE (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s))"
+        " AND (%(status)s::text IS NULL OR status = %(status)s)"
+        " ORDER BY requested_at DESC NULLS LAST, approval_id LIMIT %(limit)s",
+        {"gateways": gateways, "status": status, "limit": limit},
+    )
+
+
+async def log_signatures(
+    connection: Connection,
+    *,
+    gateways: Gateways,
+    order: Literal["count", "last_seen"],
+    hours: int,
+    limit: int,
+) -> list[Row]:
+    """Errors of the gateway's log grouped by signature, seen within the last hours."""
+    by = {"count": sql.SQL("count DESC, last_seen_at DESC"), "last_seen": sql.SQL("last_seen_at DESC, count DESC")}
+    cursor = await connection.execute(
+        sql.SQL(
+            "SELECT * FROM public.log_signatures WHERE (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s))"
+            " AND last_seen_at >= now() - make_interval(hours => %(hours)s) ORDER BY {}, signature LIMIT %(limit)s"
+        ).format(by[order]),
+        {"gateways": gateways, "hours": hours, "limit": limit},
+    )
+    return await cursor.fetchall()
+
+
+async def alerts(
+    connection: Connection, *, gateways: Gateways, status: str | None, since: datetime | None, limit: int
+) -> list[Row]:
+    """Alerts as Alertmanager told them, newest first; those of no gateway are for everyone."""
+    return await _rows(
+        connection,
+        "SELECT * FROM public.alert_events"
+        " WHERE (%(gateways)s::text[] IS NULL OR gateway IS NULL OR gateway = ANY(%(gateways)s))"
+        " AND (%(status)s::text IS NULL OR status = %(status)s)"
+        " AND (%(since)s::timestamptz IS NULL OR starts_at >= %(since)s OR ends_at >= %(since)s)"
+        " ORDER BY starts_at DESC, id DESC LIMIT %(limit)s",
+        {"gateways": gateways, "status": status, "since": since, "limit": limit},
+    )
+
+
+async def starts(connection: Connection, range_: Range) -> datetime | None:
+    """When a range began; None for all."""
+    if range_ == "all":
+        return None
+    rows = await _rows(connection, f"SELECT {_STARTS[range_]} AS at", {})
+    at: datetime = rows[0]["at"]
+    return at
+
+
+async def audit_rows(connection: Connection, *, before: int | None, limit: int) -> list[Row]:
+    """The audit log, newest first."""
+    return await _rows(
+        connection,
+        "SELECT * FROM public.audit_log WHERE %(before)s::bigint IS NULL OR id < %(before)s"
+        " ORDER BY id DESC LIMIT %(limit)s",
+        {"before": before, "limit": limit},
+    )
