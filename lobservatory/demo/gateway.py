@@ -121,7 +121,7 @@ class ReplayGateway:
         self._peers: set[_Peer] = set()
         self._server: Server | None = None
         self._ticker: asyncio.Task[None] | None = None
-        self._recorded_ms = max(
+        recorded_ms = max(
             (
                 payload["ts"]
                 for payload in (reply.get("payload") for reply in self._replies.values())
@@ -129,6 +129,8 @@ class ReplayGateway:
             ),
             default=int(self._started * 1000),
         )
+        # Fixed at the start: what is past stays where it is, however often it is asked for.
+        self.moved_by_ms = int(self._started * 1000) - recorded_ms
 
     # --- life ---------------------------------------------------------------------------------------------
 
@@ -170,6 +172,10 @@ class ReplayGateway:
     def clients(self) -> int:
         """How many clients are connected."""
         return len(self._peers)
+
+    def recorded(self, method: str) -> Any:
+        """The recorded payload of a method, moved to the time of our start."""
+        return self._replayed(method)["payload"]
 
     # --- events -------------------------------------------------------------------------------------------
 
@@ -251,7 +257,7 @@ class ReplayGateway:
             await peer.socket.close(1008, str(error["message"])[:100])
             return False
         peer.scopes = tuple(params.get("scopes") or ())
-        hello = moved(self._hello, int(self._now() * 1000) - self._recorded_ms)
+        hello = moved(self._hello, self.moved_by_ms)
         hello["protocol"] = self.faults.protocol or hello["protocol"]
         hello["server"] = {**hello["server"], "bootId": self._boot_id, "connId": str(uuid4())}
         hello["auth"] = {"method": "token", "role": "operator", "scopes": list(peer.scopes)}
@@ -310,7 +316,7 @@ class ReplayGateway:
         recorded = self._replies[method]
         now = self._now()
         kept = {key: recorded[key] for key in ("ok", "payload", "error") if key in recorded}
-        answer: dict[str, Any] = moved(kept, int(now * 1000) - self._recorded_ms)
+        answer: dict[str, Any] = moved(kept, self.moved_by_ms)
         payload = answer.get("payload")
         if isinstance(payload, dict):
             if method == "cron.list":

@@ -105,7 +105,7 @@ def _moved_file(path: str, data: bytes, move: Callable[[str], str], *, legacy: b
 
 def open_database(path: Path) -> sqlite3.Connection:
     """For writing. The tables' checks call a function that SQLite has since 3.43 only."""
-    connection = sqlite3.connect(path, timeout=10, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
     connection.create_function(
         "octet_length", 1, lambda value: None if value is None else len(str(value).encode()), deterministic=True
     )

@@ -24,7 +24,7 @@ async def test_equal_accounts_have_no_drift_and_all_agents_are_asked_for(gateway
     async def save(rows):
         saved.extend(rows)
 
-    gateway._now = lambda: gateway._recorded_ms / 1000  # times as they were recorded
+    gateway._now, gateway.moved_by_ms = lambda: 1795224076, 0  # times as they were recorded
     async with helpers.watched(gateway) as client:
         collector = UsageCollector("home", client, ours(TRUTH, asked), save=save)
         await collector.refresh()
