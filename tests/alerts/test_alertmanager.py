@@ -196,7 +196,7 @@ def states(alerts, gateway):
     [
         (
             alert("GatewayDown", "", "critical"),
-            ["ChannelDown", "CronJobMissed", "CollectorFailing", "GatewayFlapping", "ApprovalPending"],
+            ["ChannelDown", "CronJobMissed", "GatewayNotReady", "GatewayFlapping", "ApprovalPending"],
             ["HostMemoryLow", "DailyCostHigh"],
         ),
         (
