@@ -122,8 +122,8 @@ def up(
     """Run everything until a signal; the exit status.
 
     `overrides`: `LOBS_*` variables for the parts, on top of the environment. `before` makes programs that are started
-    before the exporter. `temporary`: the data directory is emptied first and removed at the end. Raises UserError when it
-    cannot start.
+    before the exporter. `temporary`: the data directory is emptied first and removed at the end. Raises UserError when
+    it cannot start.
     """
     console = _console()
     place = prepare(settings)
