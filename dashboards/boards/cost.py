@@ -64,7 +64,10 @@ def all_time() -> dashboard.Panel:
         "All time",
         [
             now(f"sum(claw_cost_usd_total{{{GATEWAY}}})", "billed"),
-            now(f"sum(claw_equivalent_cost_usd_total{{{GATEWAY}}})", "equivalent"),
+            now(
+                f"sum(claw_equivalent_cost_usd_total{{{GATEWAY}}}) or 0 * count(claw_model_calls_total{{{GATEWAY}}})",
+                "equivalent",
+            ),
         ],
         unit="currencyUSD",
         decimals=2,

@@ -11,7 +11,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -53,6 +53,7 @@ EMPTY = {
     "lobs-quality/Rejected, by reason/A": "the transcripts are clean",
     "lobs-quality/Failed commits and overflowing labels/A": "no commit fails",
     "lobs-quality/Failed commits and overflowing labels/B": "no label overflows",
+    "lobs-cost/Burn rate/B": "agents that were born today have no usual hour yet",
     "lobs-cost/Without a price/A": "every model of the gateway under test has a price",
 }
 
@@ -62,7 +63,7 @@ class Watched:
     """A gateway that has worked while the exporter watched and Prometheus scraped."""
 
     prometheus: Prometheus
-    reader_dsn: str
+    reader_dsn: str = field(repr=False)
 
 
 @contextmanager
