@@ -34,7 +34,7 @@ def parse(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
     number = Decimal(value)
-    return int(number) if number.is_finite() and abs(number) < _LARGEST_MS else None
+    return int(number) if number.is_finite() and -_LARGEST_MS < number < _LARGEST_MS else None
 
 
 def raw(entry_time: Any, message_time: Any) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 LARGEST = 10**12  # beyond this a count or a cost is no measurement
-_SMALLEST = -30  # decimal places of a cost; JavaScript writes at most 25, databases end somewhere
+_PLACES = -30  # of a cost; JavaScript writes at most 25, and databases end somewhere
+_SMALLEST = Decimal("1E-30")
+_WIDE = Context(prec=100)
 _CLASSES = (
     ("input", ("input",)),
     ("output", ("output",)),
@@ -69,7 +71,7 @@ def _count(value: Any, name: str, rejected: list[str]) -> int:
         return 0
     if type(value) is int:
         number = value
-    elif isinstance(value, Decimal) and value.is_finite() and abs(value) <= LARGEST and value == int(value):
+    elif isinstance(value, Decimal) and value.is_finite() and -LARGEST <= value <= LARGEST and value == int(value):
         number = int(value)
     else:
         number = -1
@@ -87,9 +89,17 @@ def _cost(value: Any, rejected: list[str]) -> Decimal | None:
     if type(value) is int or isinstance(value, Decimal):
         cost = Decimal(value)
         if cost.is_finite() and 0 <= cost <= LARGEST:
-            return cost if cost.as_tuple().exponent >= _SMALLEST else round(cost, -_SMALLEST)  # type: ignore[operator] # finite
+            return _storable(cost)
     rejected.append("cost")
     return None
+
+
+def _storable(cost: Decimal) -> Decimal:
+    """The same cost without digits that no money has: of 1e-9999999 nothing is left."""
+    exponent = cost.as_tuple().exponent
+    if isinstance(exponent, int) and exponent >= _PLACES:
+        return cost
+    return cost.quantize(_SMALLEST, context=_WIDE) if cost else Decimal(0)
 
 
 def _lifetimes(usage: dict[str, Any], cache_write: int, rejected: list[str]) -> tuple[int, int]:
@@ -125,7 +135,7 @@ _IDENTITY = ("input", "output", "cacheRead", "cacheWrite", "reasoningTokens", "t
 
 def _number(value: Any) -> str:
     if isinstance(value, Decimal):
-        if value.is_finite() and abs(value) < LARGEST and value == int(value):
-            return str(int(value))
-        return str(value.normalize())
+        if not value.is_finite() or not -LARGEST <= value <= LARGEST:
+            return str(value)  # arithmetic on 1e9999999 would overflow
+        return str(int(value)) if value == int(value) else str(value.normalize())
     return "" if value is None else str(value)

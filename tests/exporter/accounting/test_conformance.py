@@ -182,11 +182,13 @@ CASES = {
                 json.dumps(call("1", usage=usage(input=float("nan"), cost={"total": 1}))).encode(),
                 json.dumps(call("2", usage=usage(cost={"total": float("inf")}))).encode(),
                 json.dumps(call("3")).encode().replace(b'"total": 1', b'"total": 1e999'),
+                json.dumps(call("4")).encode().replace(b'"input": 10', b'"input": -1e99999999'),
+                json.dumps(call("5")).encode().replace(b'"total": 1', b'"total": 1e-99999999'),
             )
         ],
-        3,
-        1,
-        {"rejected": {"bad_number": 3}, "tokens.input": 20},
+        5,
+        2,
+        {"rejected": {"bad_number": 4}, "tokens.input": 30},
     ),
     "input that includes cached tokens is not counted twice": (
         [

@@ -1,0 +1,143 @@
+"""`lobservatory scan` at the command line: JSON, tables, filters, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from decimal import Decimal
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from lobservatory.cli.scan import scan
+from lobservatory.errors import UserError
+from openclaw.state_dir import StateDirError
+from tests.openclaw.state_builder import BuiltSession, build, call, header, write_database
+
+KEYS = {
+    "calls",
+    "tokens",
+    "cost_usd",
+    "unpriced_calls",
+    "duplicates",
+    "rejected",
+    "sessions",
+    "by_model",
+    "by_agent",
+    "by_kind",
+    "by_day",
+    "tools",
+    "nested_tools",
+    "sources",
+}
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("LOBS_STATE_DIR", "OPENCLAW_STATE_DIR", "LOBS_TIMEZONE"):
+        monkeypatch.delenv(name, raising=False)
+    app = typer.Typer()
+    app.command()(scan)
+
+    def invoke(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def state(tmp_path):
+    entries = [
+        call("1", cost=0.1, timestamp="2026-11-19T23:30:00Z"),
+        call("2", cost=0.00000001, timestamp="2026-11-20T12:00:00Z", model="[red]m\x1b[31m"),
+    ]
+    return build(tmp_path / "state", [BuiltSession("a", [header("a"), *entries], key="agent:main:main")], "jsonl")
+
+
+def test_json_has_exactly_the_documented_keys(run, state):
+    done = run(state, "--json")
+    answer = json.loads(done.stdout, parse_float=Decimal)
+    assert done.exit_code == 0
+    assert done.stderr == ""
+    assert answer.keys() == KEYS
+    assert answer["cost_usd"] == {"billed": Decimal("0.10000001"), "equivalent": 0}
+    assert answer["tokens"] == {"input": 20, "output": 10, "cache_read": 0, "cache_write": 0, "reasoning": 0}
+    assert answer["by_kind"]["main"] == {"calls": 2, "tokens": answer["tokens"], "cost_usd": Decimal("0.10000001")}
+    assert set(answer["by_day"]) == {"2026-11-19", "2026-11-20"}
+    assert answer["sources"]["jsonl"]["entries"] == 3
+
+
+@pytest.mark.parametrize(
+    ("since", "zone", "calls"),
+    [
+        ("2026-11-20", "UTC", 1),
+        ("2026-11-20", "Europe/Berlin", 2),
+        ("2026-11-19T23:30:00Z", "UTC", 2),
+        ("2026-11-19T23:30:00.001Z", "UTC", 1),
+        ("2026-11-20T13:00:00+01:00", "UTC", 1),
+        ("2026-11-20T13:00:00", "Europe/Berlin", 1),
+        ("2026-11-20T13:00:01", "Europe/Berlin", 0),
+    ],
+)
+def test_since_and_zone(run, state, since, zone, calls):
+    answer = json.loads(run(state, "--json", "--since", since, "--tz", zone).stdout)
+    assert answer["calls"] == calls
+    assert answer["sessions"] == min(calls, 1)
+
+
+def test_tables_show_the_totals_and_no_escape_of_a_name(run, state):
+    done = run(state)
+    assert done.exit_code == 0
+    assert "$0.10000001" in done.stdout
+    assert "[red]m" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("option", [("--since", "last week"), ("--since", "2026-13-01"), ("--tz", "Mars/Base")])
+def test_a_wrong_option_is_one_clear_line(run, state, option):
+    error = run(state, *option).exception
+    assert isinstance(error, UserError)
+    assert error.status == 2
+    assert option[1] in str(error)
+    assert "for example" in str(error)
+    assert "\n" not in str(error)
+
+
+def test_a_wrong_directory_is_one_clear_line(run, tmp_path):
+    for name in ("missing", "other"):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / "photo.jpg").touch()
+        error = run(tmp_path / name).exception
+        assert isinstance(error, StateDirError)
+        assert str(tmp_path / name) in str(error)
+
+
+def test_an_empty_state_directory_is_said_to_be_empty(run, tmp_path):
+    (tmp_path / "state").mkdir()
+    done = run(tmp_path / "state", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["calls"] == 0
+    assert "no session was found" in done.stderr
+
+
+@pytest.mark.req("P-5")
+def test_what_cannot_be_read_is_no_silent_zero(run, tmp_path):
+    write_database(tmp_path / "state", [BuiltSession("a", [call("1")])])
+    path = tmp_path / "state/agents/main/agent/openclaw-agent.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    done = run(tmp_path / "state", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["calls"]) == (0, 1)
+    assert "schema version 99 is newer" in done.stderr
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE transcript_events")
+    connection.close()
+    done = run(tmp_path / "state", "--json")
+    assert done.exit_code == 1
+    assert "unknown schema" in done.stderr
+    assert "the totals are incomplete" in done.stderr
