@@ -25,24 +25,25 @@ async def take(events, count):
         return [await anext(events) for _ in range(count)]
 
 
-async def test_a_reader_gets_what_is_written_after_it_came(postgres_dsn):
+async def test_a_reader_gets_what_is_written_after_it_came(postgres_dsn, postgres_server, postgres_database):
     await write(postgres_dsn, 0)
     events = outbox.follow(postgres_dsn)
     first = asyncio.ensure_future(anext(events))
-    await listening(postgres_dsn)
+    await listening(postgres_server, postgres_database)
     await write(postgres_dsn, 1, 2)
     assert (await first).payload == {"n": 1}
     assert [one.payload["n"] for one in await take(events, 1)] == [2]
     await events.aclose()
 
 
-async def listening(dsn):
-    """Return when the follower is on its connection."""
-    async with asyncio.timeout(30), await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+async def listening(server, database):
+    """Return when the follower waits on its connection."""
+    async with asyncio.timeout(30), await psycopg.AsyncConnection.connect(server.admin, autocommit=True) as connection:
         while True:
             cursor = await connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lobservatory events'"
-                " AND datname = current_database() AND state = 'idle' AND query NOT LIKE 'LISTEN%'"
+                " AND datname = %s AND state = 'idle' AND query LIKE '%%FROM lobs.events%%'",
+                [database],
             )
             if (await cursor.fetchone())[0]:
                 return
@@ -90,7 +91,7 @@ async def test_a_cut_connection_is_made_again_without_a_gap(postgres_dsn, postgr
     await write(postgres_dsn, 1)
     assert (await take(events, 1))[0].payload == {"n": 1}
     pending = asyncio.ensure_future(anext(events))
-    await listening(postgres_dsn)
+    await listening(postgres_server, postgres_database)
     async with await psycopg.AsyncConnection.connect(postgres_server.admin, autocommit=True) as admin:
         await admin.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lobservatory events'"

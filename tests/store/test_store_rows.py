@@ -188,7 +188,7 @@ async def test_a_circle_of_parents_ends(ledger, ask):
     assert len(ask("SELECT * FROM session_roots")) == 2
 
 
-POISON = [
+POISON: list[dict[str, object]] = [
     {"error_code": "a\0b"},
     {"model": "\ud800"},
     {"input_tokens": 2**63},
