@@ -40,7 +40,7 @@ RUNNING: Final = "RUNNING"
 _GONE: Final = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Program:
     """One supervised process. `environment` is added to that of `up`; no secret belongs into it, only paths."""
 

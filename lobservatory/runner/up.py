@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -40,6 +40,7 @@ _STATE = "up.json"
 _DATABASE_URL = "database_url"
 # Where each part says that it works.
 PROBES = {
+    "gateway": "/readyz",
     "exporter": "/healthz",
     "api": "/readyz",
     "prometheus": "/-/ready",
@@ -115,15 +116,15 @@ def up(
     settings: Settings,
     *,
     overrides: Mapping[str, str] | None = None,
-    before: Callable[[], Sequence[Program]] = tuple,
+    before: Mapping[Program, Listen] | None = None,
     temporary: bool = False,
     title: str = "Lobservatory",
 ) -> int:
     """Run everything until a signal; the exit status.
 
-    `overrides`: `LOBS_*` variables for the parts, on top of the environment. `before` makes programs that are started
-    before the exporter. `temporary`: the data directory is emptied first and removed at the end. Raises UserError when
-    it cannot start.
+    `overrides`: `LOBS_*` variables for the parts, beside the environment. `before`: programs that are ready before the
+    exporter starts, with their addresses. `temporary`: the data directory is emptied first and removed at the end.
+    Raises UserError when it cannot start.
     """
     console = _console()
     place = prepare(settings)
@@ -131,7 +132,7 @@ def up(
         if not mine:
             return _already(place, console)
         with Signals().handled() as signals:
-            run = _Run(settings, place, console, signals, overrides or {}, before, title, temporary)
+            run = _Run(settings, place, console, signals, overrides or {}, before or {}, title, temporary)
             asked = False
             try:
                 run.start()
@@ -267,7 +268,7 @@ class _Run:
     console: Console
     signals: Signals
     overrides: Mapping[str, str]
-    before: Callable[[], Sequence[Program]]
+    before: Mapping[Program, Listen]
     title: str
     temporary: bool
     cluster: postgres.Cluster | None = None
@@ -290,14 +291,17 @@ class _Run:
             if name not in found or found[name] is not None:
                 parts.check_free(listen, variable)
                 self.addresses[name] = listen
+        self.addresses |= {program.name: listen for program, listen in self.before.items()}
         with self.console.status("Starting …") if self.console.is_terminal else contextlib.nullcontext():
             self._prepare(found)
             self.supervision.start(self.programs, self._environment())
             rows = [self._database()]
-            rest = [program.name for program in self.programs if program.name != _POSTGRES]
-            for name in rest:
-                self.supervision.start_program(name)
-            rows += self._await(rest)
+            first = [program.name for program in self.before]
+            rest = [program.name for program in self.programs if program.name not in {_POSTGRES, *first}]
+            for names in (first, rest):
+                for name in names:
+                    self.supervision.start_program(name)
+                rows += self._await(names)
         rows += [Row(name, "missing", "", part.how) for name, part in parts.FOREIGN.items() if name not in rest]
         state = {
             "title": self.title,
@@ -386,7 +390,7 @@ class _Run:
                 )
             )
             secrets.write_private(self.place.run / _DATABASE_URL, cluster.dsn(postgres.WRITER) + "\n")
-        self.programs += self.before()
+        self.programs += self.before
         # -P: a folder `api` or `store` in the working directory must not shadow ours.
         self.programs += [Program(name, [sys.executable, "-P", "-m", name]) for name in ("exporter", "api")]
         self.programs += foreign.programs(self.settings, self.place.data, self.addresses, found, self.cluster)

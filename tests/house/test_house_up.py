@@ -53,11 +53,11 @@ class Installation:
         }
         self.started = []
 
-    def up(self, *arguments):
+    def up(self, *arguments, command="up"):
         output = self.folder / f"output-{len(self.started)}"
         with output.open("wb") as stream:
             process = subprocess.Popen(
-                [str(PROGRAM), "up", *arguments],
+                [str(PROGRAM), command, *arguments],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -68,8 +68,8 @@ class Installation:
         self.started.append(process)
         return process, output
 
-    def ready(self, process, output):
-        state = self.data / "run" / "up.json"
+    def ready(self, process, output, data=None):
+        state = (data or self.data) / "run" / "up.json"
 
         def is_ready():
             assert process.poll() is None, output.read_text(encoding="utf-8")
@@ -216,7 +216,10 @@ def test_a_crashed_part_is_started_again(installation):
     installation.assert_nothing_left()
 
 
-def test_after_kill_9_of_up_the_next_one_recovers(installation):
+def test_after_kill_9_of_up_the_next_one_recovers_also_with_a_long_path(installation):
+    installation.data = installation.folder / ("long-" * 20) / "data"
+    installation.data.parent.mkdir(parents=True)
+    installation.environment["LOBS_DATA_DIR"] = str(installation.data)
     process, output = installation.up()
     installation.ready(process, output)
     process.kill()
@@ -225,9 +228,13 @@ def test_after_kill_9_of_up_the_next_one_recovers(installation):
     process, output = installation.up()
     installation.ready(process, output)
     assert "An earlier run ended without stopping its parts" in output.read_text(encoding="utf-8")
+    socket_file = Path(installation.url.removeprefix("unix://"))
+    assert len(str(socket_file)) < 90
+    assert socket_file.parent.stat().st_mode & 0o777 == 0o700
     process.send_signal(signal.SIGHUP)
     assert process.wait(30) == 0
     installation.assert_nothing_left()
+    assert not socket_file.parent.exists()
 
 
 def test_after_kill_9_of_supervisord_nothing_is_left(installation):
@@ -272,16 +279,29 @@ def test_a_taken_port_is_one_line_that_names_the_setting(installation):
     installation.assert_nothing_left()
 
 
-def test_a_data_directory_with_a_long_path_works(installation):
-    installation.data = installation.folder / ("long-" * 20) / "data"
-    installation.data.parent.mkdir(parents=True)
-    installation.environment["LOBS_DATA_DIR"] = str(installation.data)
-    process, output = installation.up()
-    installation.ready(process, output)
-    socket_file = Path(installation.url.removeprefix("unix://"))
-    assert len(str(socket_file)) < 90
-    assert socket_file.parent.stat().st_mode & 0o777 == 0o700
+def test_the_demo_needs_nothing_says_so_and_leaves_nothing(installation):
+    shutil.rmtree(installation.folder / ".openclaw")
+    # What the surrounding says of a real installation is not for the demo.
+    installation.environment["LOBS_GATEWAY_TOKEN"] = "of-the-real-gateway"
+    installation.environment["LOBS_SLACK_WEBHOOK_URL"] = "http://127.0.0.1:1/real"
+    process, output = installation.up(command="demo")
+    state = installation.ready(process, output, installation.data / "demo")
+    assert output.read_text(encoding="utf-8").startswith("Lobservatory DEMO: recorded data")
+    rows = {row["part"]: row for row in state["rows"]}
+    assert [name for name, row in rows.items() if row["state"] != "running" and name != "grafana"] == []
+
+    def is_alive():
+        text = get(rows["exporter"]["url"])
+        return 'claw_gateway_up{gateway="demo"} 1' in text and "claw_cost_usd_total{" in text and text
+
+    text = wait_until("the gateway and the first scan", is_alive)
+    calls = [line for line in text.splitlines() if line.startswith("claw_model_calls_total{")]
+    assert any('agent="legacy-main"' in line for line in calls)
+    assert any('agent="main"' in line for line in calls)
+    assert not any('gateway="demo"' not in line for line in calls)
+    receivers = json.loads(get(f"{rows['alertmanager']['url']}/api/v2/receivers"))
+    assert [receiver["name"] for receiver in receivers] == ["shown"], "a demo tells nobody"
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
-    installation.assert_nothing_left()
-    assert not socket_file.parent.exists()
+    assert not (installation.data / "demo").exists()
+    assert [(process.pid, process.cmdline()) for process in installation.processes()] == []

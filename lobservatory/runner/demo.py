@@ -1,0 +1,51 @@
+"""`lobservatory demo`: everything over recorded data, in a folder of its own that is removed at the end.
+
+Nothing of an OpenClaw on this machine is read, nothing of an installation of ours is touched, nothing is sent.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from pydantic import SecretStr
+
+from lobservatory.runner import parts
+from lobservatory.runner.supervision import Program
+from lobservatory.runner.up import up
+from lobservatory.settings import Listen, Settings
+
+TITLE = "Lobservatory DEMO: recorded data, played back as if it happened now. None of it is yours."
+
+
+def demo(settings: Settings) -> int:
+    """Run until a signal; the exit status. Raises UserError."""
+    folder = settings.data_dir.expanduser().absolute() / "demo"
+    state = folder / "openclaw"
+    listen = parts.concrete(Listen(host="127.0.0.1", port=0))
+    gateway = Program("gateway", [sys.executable, "-P", "-m", "lobservatory.demo", str(state), str(listen.port)])
+    settings = settings.model_copy(
+        update={
+            "data_dir": folder,
+            "state_dir": state,
+            "gateway_name": "demo",
+            "gateway_url": f"ws://{listen}",
+            "gateway_token": SecretStr(""),
+            "database_url": SecretStr(""),
+            "migrate_url": SecretStr(""),
+            "slack_webhook_url": SecretStr(""),
+            "commands": False,
+            "chat": False,
+        }
+    )
+    overrides = {
+        "LOBS_STATE_DIR": str(state),
+        "LOBS_GATEWAY_NAME": "demo",
+        "LOBS_GATEWAY_URL": settings.gateway_url,
+        # What the surrounding says of a real gateway is not for the demo; its token is in its openclaw.json.
+        **dict.fromkeys(("LOBS_GATEWAY_TOKEN", "LOBS_GATEWAY_TOKEN_FILE", "OPENCLAW_GATEWAY_TOKEN"), ""),
+        **dict.fromkeys(("OPENCLAW_GATEWAY_PORT", "OPENCLAW_CONFIG_PATH"), ""),
+        **dict.fromkeys(("LOBS_SLACK_WEBHOOK_URL", "LOBS_SLACK_WEBHOOK_URL_FILE"), ""),
+        "LOBS_COMMANDS": "false",
+        "LOBS_CHAT": "false",
+    }
+    return up(settings, overrides=overrides, before={gateway: listen}, temporary=True, title=TITLE)
