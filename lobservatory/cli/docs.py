@@ -76,7 +76,7 @@ def _default(name: str, field: FieldInfo) -> str:
     if name == "data_dir":
         return "see the text"
     value = field.default
-    if isinstance(value, SecretStr) or value is None or value == ():
+    if isinstance(value, SecretStr) or value in (None, (), ""):
         return ""
     if isinstance(value, bool):
         return "`true`" if value else "`false`"
