@@ -155,6 +155,9 @@ class Settings(BaseModel):
     alertmanager_url: str = Field(
         "", description="Address of Alertmanager in messages. Empty: `http://` and its listen address."
     )
+    alertmanager_config: Path | None = Field(
+        None, description="A configuration of Alertmanager of your own, instead of ours (docs/alerts.md)."
+    )
     runbook_url: str = Field(
         "", description="Address of the folder `alerts/runbooks` in messages. Empty: its path in the repository."
     )
@@ -240,7 +243,7 @@ class Settings(BaseModel):
     def _origins(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("state_dir", "data_dir", "prices_file", mode="before")
+    @field_validator("state_dir", "data_dir", "alertmanager_config", "prices_file", mode="before")
     @classmethod
     def _expand(cls, value: object) -> object:
         if isinstance(value, str):

@@ -49,7 +49,7 @@ def prepare_prometheus(
     else:
         official.unlink(missing_ok=True)
     _copy_rules(rules)
-    return _copy(PROMETHEUS / "prometheus.yml", directory)
+    return _copy(PROMETHEUS / "prometheus.yml", directory / "prometheus.yml")
 
 
 def _official(settings: Settings) -> tuple[list[str], dict[str, str]]:
@@ -70,23 +70,27 @@ def prometheus_arguments(config: Path, data: Path, listen: Listen) -> list[str]:
 
 
 def prepare_alertmanager(directory: Path, settings: Settings, addresses: Mapping[str, Listen]) -> Path:
-    """Make `directory` ready and return the configuration file in it: that with Slack when there is a webhook.
+    """Make `directory` ready and return the configuration file in it: the user's own, else that with Slack when there
+    is a webhook.
 
     `addresses`: part → address; `grafana` is read. Raises UserError.
     """
     private_directory(directory)
     webhook = settings.slack_webhook_url.get_secret_value().strip()
     secret = directory / "slack_url"
-    _copy(ALERTS / "slack.tmpl", directory)
+    _copy(ALERTS / "slack.tmpl", directory / "slack.tmpl")
     write_private(directory / "links.tmpl", links_template(settings, addresses.get("grafana", settings.grafana_listen)))
-    if not webhook:
+    if webhook:
+        parts = urlsplit(webhook)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or any(mark.isspace() for mark in webhook):
+            raise UserError("LOBS_SLACK_WEBHOOK_URL is no http(s) URL: copy it again from Slack's page of the webhook")
+        write_private(secret, webhook)
+    else:
         secret.unlink(missing_ok=True)
-        return _copy(ALERTMANAGER / "alertmanager-without-slack.yml", directory)
-    parts = urlsplit(webhook)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or any(mark.isspace() for mark in webhook):
-        raise UserError("LOBS_SLACK_WEBHOOK_URL is not an http(s) URL: copy it again from Slack's page of the webhook")
-    write_private(secret, webhook)
-    return _copy(ALERTMANAGER / "alertmanager.yml", directory)
+    config = directory / "alertmanager.yml"
+    if settings.alertmanager_config is not None:
+        return _copy(settings.alertmanager_config, config, "LOBS_ALERTMANAGER_CONFIG: correct the path, or unset it")
+    return _copy(ALERTMANAGER / ("alertmanager.yml" if webhook else "alertmanager-without-slack.yml"), config)
 
 
 def alertmanager_arguments(config: Path, data: Path, listen: Listen, settings: Settings) -> list[str]:
@@ -130,14 +134,14 @@ def _copy_rules(folder: Path) -> None:
         if path.name not in sources:
             path.unlink()
     for path in sources.values():
-        _copy(path, folder)
+        _copy(path, folder / path.name)
 
 
-def _copy(source: Path, directory: Path) -> Path:
-    target = directory / source.name
+def _copy(source: Path, target: Path, remedy: str = "Install Lobservatory again") -> Path:
     try:
         text = source.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{source} cannot be read: {error.strerror}. Install Lobservatory again") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"{source} cannot be read: {reason}. {remedy}") from error
     write_private(target, text)
     return target

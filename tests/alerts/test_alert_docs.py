@@ -1,0 +1,114 @@
+"""docs/alerts.md says what the rules say, and its examples work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import tomllib
+
+import pytest
+import yaml
+
+from lobservatory.runner.monitoring import prepare_alertmanager
+from lobservatory.settings import Settings
+from lobservatory.thresholds import THRESHOLDS
+from tests.alerts.stack import fast_alertmanager
+from tests.fakes.slack import fake_slack
+from tests.servers import post
+from tests.tools import REPOSITORY, debian_tool
+
+PAGE = (REPOSITORY / "docs" / "alerts.md").read_text()
+
+
+def blocks(language):
+    return [code.strip() for code in re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)]
+
+
+def table(header):
+    body = PAGE.partition(header)[2].split("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in body.strip().splitlines()[1:]]
+
+
+def test_every_alert_is_listed_with_its_severity_and_patience():
+    rules = [
+        rule
+        for path in sorted((REPOSITORY / "alerts" / "rules").glob("*.yml"))
+        for group in yaml.safe_load(path.read_text())["groups"]
+        for rule in group["rules"]
+    ]
+    assert table("| alert | severity | what | after |") == [
+        [
+            f"[{rule['alert']}](../alerts/runbooks/{rule['alert']}.md)",
+            rule["labels"]["severity"],
+            rule["annotations"]["summary"],
+            rule.get("for", "at once"),
+        ]
+        for rule in rules
+    ]
+
+
+def test_every_threshold_is_listed_with_its_default():
+    assert table("| threshold | default | unit | what it is compared with |") == [
+        [f"{one.alert}.{one.severity}", f"{one.default:g}", one.unit, one.meaning] for one in THRESHOLDS
+    ]
+
+
+def test_example_of_thresholds_is_valid():
+    (example,) = blocks("toml")
+    values = Settings.model_validate(tomllib.loads(example)).alert_thresholds()
+    assert values["DailyCostHigh", "warning"] == 40
+    assert values["HostDiskFull", "critical"] == 0.08
+
+
+def merged(base, addition):
+    """As the page means it: new routes before ours, receivers by name, other keys added."""
+    result = {**base, **{key: value for key, value in addition.items() if key not in {"route", "receivers"}}}
+    routes = addition.get("route", {}).get("routes", [])
+    result["route"] = {**base["route"], "routes": routes + base["route"]["routes"]}
+    replaced = {receiver["name"]: receiver for receiver in addition.get("receivers", [])}
+    kept = [receiver for receiver in base["receivers"] if receiver["name"] not in replaced]
+    result["receivers"] = kept + list(replaced.values())
+    return result
+
+
+@pytest.mark.parametrize("example", blocks("yaml"))
+def test_examples_of_configuration_are_valid(tmp_path, example):
+    settings = {"slack_webhook_url": "https://hooks.example/x"}
+    ours = prepare_alertmanager(tmp_path, Settings.model_validate(settings), {})
+    own = tmp_path / "own.yml"
+    own.write_text(yaml.safe_dump(merged(yaml.safe_load(ours.read_text()), yaml.safe_load(example))))
+    used = prepare_alertmanager(tmp_path, Settings.model_validate({**settings, "alertmanager_config": str(own)}), {})
+    assert used.read_text() == own.read_text()
+    checked = subprocess.run(
+        [debian_tool("amtool"), "check-config", used], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_example_of_a_try_reaches_slack_and_the_silence_silences(tmp_path):
+    (curl,) = [code for code in blocks("sh") if code.startswith("curl")]
+    (silence,) = [code for code in blocks("sh") if "silence add" in code]
+    words = shlex.split(curl)
+    body = yaml.safe_load(words[words.index("-d") + 1])
+    with fake_slack() as slack, fast_alertmanager(tmp_path, slack.url) as alerts:
+        post(next(word for word in words if word.startswith("http")).replace("http://127.0.0.1:9093", alerts.url), body)
+        (message,) = slack.wait(lambda messages: len(messages) == 1)
+        assert message.title == "🔴 It works · default"
+        command = shlex.split(silence.replace("http://127.0.0.1:9093", alerts.url))
+        subprocess.run([debian_tool("amtool"), *command[1:]], check=True, timeout=60, capture_output=True)
+        assert [alert["status"]["state"] for alert in alerts.alerts()] == ["suppressed"]
+
+
+def test_commands_for_rules_name_files_that_exist():
+    (commands,) = [code for code in blocks("sh") if code.startswith("promtool")]
+    for line in commands.splitlines():
+        assert list(REPOSITORY.glob(line.split()[-1])), line
+
+
+def test_resolution_of_a_tried_alert_takes_the_time_that_is_said():
+    config = yaml.safe_load((REPOSITORY / "provisioning/alertmanager/alertmanager.yml").read_text())
+    # Alertmanager's own default, which the page counts on, is 5 minutes.
+    assert "resolve_timeout" not in config.get("global", {})
+    waits = {route["matchers"][0]: route.get("group_wait") for route in config["route"]["routes"]}
+    assert waits['severity="critical"'] == "10s"
