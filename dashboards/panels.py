@@ -184,6 +184,7 @@ def timeseries(
     steps: Steps = PLAIN,
     show_steps: bool = False,
     legend_calcs: Sequence[str] = (),
+    legend_right: bool = False,
     interval: str | None = None,
     links: Sequence[dashboard.DashboardLink] = (),
     overrides: Sequence[dashboard.DashboardFieldConfigSourceOverrides] = (),
@@ -192,7 +193,7 @@ def timeseries(
     height: int = 8,
 ) -> dashboard.Panel:
     """Lines, or bars, over time. A gap is a gap: nothing is drawn where nothing was measured."""
-    legend_mode = common.LegendDisplayMode.TABLE if legend_calcs else common.LegendDisplayMode.LIST
+    legend_mode = common.LegendDisplayMode.TABLE if legend_right else common.LegendDisplayMode.LIST
     panel = dashboard.Panel(
         type_val="timeseries",
         id_val=id_,
@@ -203,7 +204,7 @@ def timeseries(
         options=timeseries_model.Options(
             legend=common.VizLegendOptions(
                 display_mode=legend_mode,
-                placement=common.LegendPlacement.RIGHT if legend_calcs else common.LegendPlacement.BOTTOM,
+                placement=common.LegendPlacement.RIGHT if legend_right else common.LegendPlacement.BOTTOM,
                 show_legend=True,
                 calcs=list(legend_calcs),
             ),

@@ -90,7 +90,7 @@ def cost_by_day() -> dashboard.Panel:
                 """
 SELECT day AS "time", coalesce(nullif($by, ''), 'none') AS metric, sum(cost_usd)::float8 AS cost
 FROM cost_daily
-WHERE $__timeFilter(day) AND :gateways AND billing = 'billed'
+WHERE day > $__timeFrom()::timestamptz - interval '1 day' AND day <= $__timeTo() AND :gateways AND billing = 'billed'
 GROUP BY 1, 2
 ORDER BY 1, 2
 """
@@ -103,6 +103,7 @@ ORDER BY 1, 2
         stacked=True,
         interval="1d",
         legend_calcs=("sum",),
+        legend_right=True,
         width=16,
         height=9,
     )

@@ -184,7 +184,7 @@ def cost_by_hour() -> dashboard.Panel:
                 """
 SELECT hour AS "time", provider || '/' || model AS metric, sum(cost_usd)::float8 AS cost
 FROM cost_hourly
-WHERE $__timeFilter(hour) AND :gateways AND billing = 'billed'
+WHERE hour > $__timeFrom()::timestamptz - interval '1 hour' AND hour <= $__timeTo() AND :gateways AND billing = 'billed'
 GROUP BY 1, 2
 ORDER BY 1, 2
 """
@@ -197,6 +197,7 @@ ORDER BY 1, 2
         bars=True,
         stacked=True,
         interval="1h",
+        legend_calcs=("sum",),
         links=[panels.link_to(config.COST)],
     )
 
@@ -247,12 +248,13 @@ def agents_at_work() -> dashboard.Panel:
             hidden=["Value #E"],
         ),
         overrides=[
-            panels.coloured("State", AGENT_WORDS, width=75),
-            panels.override("Last activity", unit="dateTimeFromNow", custom__width=120),
+            panels.override("Agent", custom__minWidth=110),
+            panels.coloured("State", AGENT_WORDS, width=70),
+            panels.override("Last activity", unit="dateTimeFromNow", custom__width=115),
             panels.count_badge("Runs", ((None, config.MUTED), (1, config.OK)), width=55),
-            panels.ratio_gauge("Context", config.CONTEXT_FULL, width=105),
+            panels.ratio_gauge("Context", config.CONTEXT_FULL, width=90),
             panels.override("Cost today", unit="currencyUSD", decimals=2, custom__width=90),
-            panels.override("Gateway", custom__width=75),
+            panels.override("Gateway", custom__width=70),
         ],
         height=8,
         links={"Agent": panels.link_to(config.SESSIONS)},
