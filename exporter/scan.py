@@ -161,6 +161,7 @@ class Books:
         counts = result.sources[facts.source]
         counts.entries += facts.entries
         counts.bytes += facts.bytes
+        result.duplicates += facts.shadowed_calls
         new_calls = [self._new(identities.of_model_call(call)) for call in facts.calls]
         for call, new in zip(facts.calls, new_calls, strict=True):
             if self._counts(call.ts):

@@ -43,6 +43,7 @@ class Facts:
     source: Store
     entries: int = 0
     bytes: int = 0
+    shadowed_calls: int = 0  # calls of a file that the database has too, whose rows win
     calls: list[ModelCall] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
     tool_results: list[ToolResult] = field(default_factory=list)
@@ -90,10 +91,26 @@ class Accountant:
         )
         work = _Work(self, facts, info, chunk.written_ms, int(self._now() * 1000))
         for entry in chunk.entries:
-            work.entry(entry)
+            if chunk.shadowed and isinstance(entry.id, str) and entry.id in chunk.shadowed:
+                facts.shadowed_calls += is_call(entry)
+            else:
+                work.entry(entry)
         if chunk.entries or info is not None:
             facts.sessions.append(work.session(archive=source.store == "archive"))
         return facts
+
+
+def is_call(entry: Entry) -> bool:
+    """One model call is one message of an assistant with a usage object, unless it only mirrors a delivery."""
+    message = entry.message
+    return (
+        entry.type == "message"
+        and message is not None
+        and message.role == "assistant"
+        and isinstance(message.usage, dict)
+        and message.model not in MIRRORS
+        and message.provider not in MIRRORS
+    )
 
 
 class _Work:

@@ -29,7 +29,9 @@ def increments(
     totals.add("claw_source_bytes_total", (gateway, source), facts.bytes)
     for call in _new(facts.calls, new_calls):
         _call(totals, call)
-    totals.add("claw_duplicate_entries_total", (gateway, source), len(new_calls) - sum(new_calls))
+    totals.add(
+        "claw_duplicate_entries_total", (gateway, source), len(new_calls) - sum(new_calls) + facts.shadowed_calls
+    )
     for tool_call in _new(facts.tool_calls, new_tool_calls):
         totals.add("claw_tool_calls_started_total", (gateway, tool_call.agent, tool_call.tool), 1)
     for result in _new(facts.tool_results, new_results):

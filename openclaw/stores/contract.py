@@ -126,6 +126,7 @@ class Chunk:
     done: bool  # nothing more can be read now
     lag: int  # bytes (files) or rows (database) present and not yet read
     restarted: bool = False  # the source was truncated, replaced or rewritten and is read from its beginning
+    shadowed: frozenset[str] = frozenset()  # ids of entries that the session's rows in the database have: those win
 
 
 @dataclass(frozen=True, slots=True)

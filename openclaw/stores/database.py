@@ -87,6 +87,8 @@ class AgentDatabase:
         self._state: tuple[object, ...] = ()
         self._contents: tuple[tuple[object, ...], Contents] | None = None
         self._forks: dict[str, bool] = {}
+        self._stored: dict[str, StoredSession] = {}
+        self._ids: dict[str, tuple[StoredSession, frozenset[str]]] = {}
         self._counters: dict[str, tuple[Any, tuple[Any, ...]]] = {}
         self._sessions: tuple[tuple[object, ...], dict[str, SessionInfo]] | None = None
 
@@ -195,6 +197,7 @@ class AgentDatabase:
             if self._contents is not None and self._contents[0] == signature:
                 return self._contents[1]
             contents = self._query(self._list)
+            self._stored = {session.session_id: session for session in contents.sessions}
         except (StoreError, OSError) as error:
             return Contents(problem=Problem("sqlite", self.path, str(error)))
         if self.settled(signature):
@@ -287,6 +290,17 @@ class AgentDatabase:
             lag=0 if done else max(0, source.size - 1 - last),
             restarted=restarted,
         )
+
+    def entry_ids(self, session_id: str) -> frozenset[str]:
+        """Ids of all entries of a session, as of the last `contents`. Raises StoreError."""
+        session = self._stored.get(session_id)
+        if session is None:
+            return frozenset()
+        known = self._ids.get(session_id)
+        if known is None or known[0] != session:
+            rows = self._query(lambda connection: _ids(connection, session_id))
+            known = self._ids[session_id] = (session, rows)
+        return known[1]
 
     def archive(self, source: Source) -> bytes:
         """The bytes of an archive inside the database. Raises StoreError."""
@@ -508,6 +522,11 @@ def _read_rows(
         if size >= max_bytes:
             return entries, rejects, after, size, written, False
     return entries, rejects, after, size, written, True
+
+
+def _ids(connection: sqlite3.Connection, session_id: str) -> frozenset[str]:
+    found = (_entry(row) for _, row in _one_by_one(connection, session_id, -1) if row is not None)
+    return frozenset(entry.id for entry in found if isinstance(entry, Entry) and isinstance(entry.id, str))
 
 
 _inflate = zstandard.ZstdDecompressor(max_window_size=MAX_EVENT)

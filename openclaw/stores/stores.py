@@ -167,8 +167,18 @@ class Stores:
             database = self._databases[_database_key(source)]
             return database.read(source, position, gateway=self._gateway, max_bytes=limit)
         if source.store == "archive":
-            return self._read_archive(source, position, limit)
-        return files.read_file(source, position, gateway=self._gateway, max_bytes=limit)
+            chunk = self._read_archive(source, position, limit)
+        else:
+            chunk = files.read_file(source, position, gateway=self._gateway, max_bytes=limit)
+        shadowed = self._shadowed(chunk) if chunk.entries else frozenset()
+        return replace(chunk, shadowed=shadowed) if shadowed else chunk
+
+    def _shadowed(self, chunk: Chunk) -> frozenset[str]:
+        """Of a session that lies in the database too, the database's entries win; the file's others are kept."""
+        for database in self._databases.values():
+            if database.agent == chunk.source.agent:
+                return database.entry_ids(chunk.session_id)
+        return frozenset()
 
     def _read_archive(self, source: Source, position: Position | None, limit: int) -> Chunk:
         restarted = position is not None and not position.fingerprint.startswith(source.fingerprint + ":")

@@ -433,6 +433,14 @@ def test_entries_that_only_the_files_have_are_kept_beside_the_database(tmp_path)
     assert (answer["calls"], answer["cost_usd"]["billed"], answer["duplicates"]) == (2, 6, 1)
 
 
+def test_the_database_wins_where_a_files_entry_says_something_else(tmp_path):
+    write_database(tmp_path, [session("a", call("1", cost=2), call("3"))])
+    write_files(tmp_path, [session("a", call("1", cost=9), call("2", cost=4)), session("b", call("1", cost=8))])
+    write_archive(tmp_path, session("a", call("3", cost=7)), compressed=True)
+    answer = scan(tmp_path).as_json()
+    assert (answer["calls"], answer["cost_usd"]["billed"], answer["duplicates"]) == (4, 2 + 1 + 4 + 8, 2)
+
+
 def test_a_fork_is_counted_for_its_parent(tmp_path):
     copied = [call("1"), call("2", timestamp="2026-11-20T12:00:05.000Z")]
     parent = session("z-parent", *copied, key="agent:main:telegram:group:7")
