@@ -22,6 +22,7 @@ from api.routes import ROUTERS
 from api.security import scopes
 from api.security.limits import Limits, RateLimiter
 from api.security.password import PasswordFile
+from api.services import commands
 from api.services.agents import AgentService
 from api.services.auth import AuthService
 from api.services.monitoring import MonitoringService
@@ -71,6 +72,9 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
             auth = AuthService(pool, password, settings.data_dir, counts)
             await auth.adopt_service_token()
             agents = AgentService(pool)
+            gateway = None
+            if settings.commands:
+                gateway = await stack.enter_async_context(commands.connection(settings))
             app.state.context = Context(
                 settings=settings,
                 limits=limits,
@@ -82,6 +86,7 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                 operations=OperationService(pool),
                 tasks=TaskService(pool),
                 monitoring=MonitoringService(pool, agents),
+                commands=commands.CommandService(pool, settings.gateway_name, gateway),
                 limiters={
                     scopes.Scope.READ: RateLimiter(limits.read),
                     scopes.Scope.WRITE: RateLimiter(limits.write),

@@ -15,6 +15,7 @@ from api.security.limits import Limits, RateLimiter
 from api.security.scopes import Actor, Scope
 from api.services.agents import AgentService
 from api.services.auth import AuthService
+from api.services.commands import CommandService
 from api.services.monitoring import MonitoringService
 from api.services.operations import OperationService
 from api.services.tasks import TaskService
@@ -36,6 +37,7 @@ class Context:
     operations: OperationService
     tasks: TaskService
     monitoring: MonitoringService
+    commands: CommandService
     limiters: dict[Scope, RateLimiter]
     login_limiter: RateLimiter
 

@@ -176,6 +176,19 @@ class StaleVersionError(ApiError):
         super().__init__("It has been changed since; read it again and repeat the change.", field="header.If-Match")
 
 
+class ConfirmationNeededError(ApiError):
+    """A dangerous command without a valid confirmation."""
+
+    status = HTTPStatus.PRECONDITION_REQUIRED
+    code = "confirmation_needed"
+
+    def __init__(self, action: str) -> None:
+        super().__init__(
+            f"{action} needs a confirmation: POST /api/commands/confirm, then send its nonce as X-Confirmation.",
+            field="header.X-Confirmation",
+        )
+
+
 class PayloadTooLargeError(ApiError):
     """The body is over the limit."""
 

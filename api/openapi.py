@@ -44,6 +44,7 @@ _TEXTS = {
     412: "It has been changed since.",
     413: "The body is too large.",
     422: "A field is wrong.",
+    428: "A confirmation is needed.",
     429: "Too many requests; Retry-After says when.",
     502: "The gateway refused.",
     503: "A dependency is away.",

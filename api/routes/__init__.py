@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
-from api.routes import auth, live, monitoring, operations, pages, tasks
+from api.routes import auth, commands, live, monitoring, operations, pages, tasks
 
-ROUTERS = (pages.router, auth.router, operations.router, tasks.router, monitoring.router, live.router)
+# Commands first: /api/agents/spawn is no agent's id.
+ROUTERS = (
+    pages.router,
+    auth.router,
+    operations.router,
+    tasks.router,
+    commands.router,
+    monitoring.router,
+    live.router,
+)

@@ -1,0 +1,115 @@
+"""Commands to a gateway. All text is data: nothing of it reaches a shell or a query."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from api.models.base import Camel, Identifier, Name, Storable
+
+Prompt = Annotated[str, Field(min_length=1, max_length=200_000), Storable]
+AgentId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+SessionKey = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\s\x00-\x1f/?#]+$"), Storable]
+Action = Literal["session.reset", "session.delete"]
+
+
+class SpawnIn(Camel):
+    """Work for an agent, in a session of its own."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"label": "Research", "task": "Find three sources", "agentId": "main"}]},
+        alias_generator=to_camel,
+        extra="forbid",
+    )
+
+    label: Name
+    task: Prompt
+    agent_id: AgentId = "main"
+    model: Annotated[Identifier | None, Field(description="provider/model is written provider:model.")] = None
+
+
+class Run(Camel):
+    """A run that the gateway has accepted."""
+
+    run_id: str
+    session_key: str
+    operation_id: str | None = None
+
+
+class SendIn(Camel):
+    """A message for an agent."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"message": "How far are you?"}]},
+        alias_generator=to_camel,
+        extra="forbid",
+    )
+
+    message: Prompt
+    session_key: Annotated[SessionKey | None, Field(description="The agent's main session unless given.")] = None
+
+
+class KillIn(Camel):
+    """Which session's run to stop."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"sessionKey": "agent:main:main"}]}, alias_generator=to_camel, extra="forbid"
+    )
+
+    session_key: Annotated[SessionKey | None, Field(description="The agent's main session unless given.")] = None
+
+
+class Killed(Camel):
+    """What was stopped."""
+
+    aborted: bool
+    run_ids: list[str] = []
+
+
+class Accepted(Camel):
+    """The gateway has taken the command."""
+
+    ok: bool = True
+    run_id: str | None = None
+
+
+class DecisionIn(Camel):
+    """The answer to a request to run a command."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"decision": "allow-once"}]}, alias_generator=to_camel, extra="forbid"
+    )
+
+    decision: Literal["allow-once", "allow-always", "deny"]
+
+
+class SessionPatch(Camel):
+    """The model of a session; null: the agent's own."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "anthropic/claude"}]}, alias_generator=to_camel, extra="forbid"
+    )
+
+    model: Annotated[str | None, Field(max_length=200), Storable]
+
+
+class ConfirmIn(Camel):
+    """A dangerous command that is about to be given."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"action": "session.delete", "target": "agent:main:dashboard:old"}]},
+        alias_generator=to_camel,
+        extra="forbid",
+    )
+
+    action: Action
+    target: SessionKey
+
+
+class Confirmation(Camel):
+    """For the header `X-Confirmation` of that command, once."""
+
+    nonce: str
+    expires_in: int = Field(default=60, description="Seconds.")

@@ -1,0 +1,181 @@
+"""Commands to the gateway; 403 unless LOBS_COMMANDS=1."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path
+from fastapi.responses import JSONResponse
+
+from api.context import Commander, ContextDep
+from api.models.base import Identifier
+from api.models.commands import (
+    Accepted,
+    AgentId,
+    Confirmation,
+    ConfirmIn,
+    DecisionIn,
+    Killed,
+    KillIn,
+    Run,
+    SendIn,
+    SessionKey,
+    SessionPatch,
+    SpawnIn,
+)
+from api.openapi import problems
+from api.routes.operations import IdempotencyKey
+
+router = APIRouter(prefix="/api", tags=["commands"])
+
+AgentPath = Annotated[AgentId, Path()]
+SessionPath = Annotated[SessionKey, Path(description="For example agent:main:main.")]
+ConfirmationHeader = Annotated[
+    Identifier | None,
+    Header(alias="X-Confirmation", description="The nonce of `POST /api/commands/confirm`."),
+]
+
+
+@router.post("/commands/confirm", summary="Confirm a dangerous command", responses=problems(body=True))
+async def confirm(context: ContextDep, actor: Commander, body: ConfirmIn) -> Confirmation:
+    """A nonce for this command on this target, once, within 60 seconds."""
+    return await context.commands.confirm(actor, body.action, body.target)
+
+
+@router.post(
+    "/agents/spawn",
+    status_code=202,
+    summary="Start work in a new session",
+    response_model=Run,
+    responses=problems(404, 409, 502, body=True),
+)
+async def spawn(
+    context: ContextDep, actor: Commander, body: SpawnIn, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """The run shows up as the operation of the answer."""
+    return JSONResponse(await context.commands.spawn(actor, body, idempotency_key), status_code=202)
+
+
+@router.post(
+    "/agents/{agent_id}/send",
+    status_code=202,
+    summary="Say something to an agent",
+    response_model=Run,
+    responses=problems(404, 409, 502, body=True),
+)
+async def send(
+    context: ContextDep, actor: Commander, agent_id: AgentPath, body: SendIn, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """In its main session unless another is named."""
+    return JSONResponse(await context.commands.send(actor, agent_id, body, idempotency_key), status_code=202)
+
+
+@router.post(
+    "/agents/{agent_id}/kill",
+    summary="Stop what an agent does",
+    response_model=Killed,
+    responses=problems(404, 409, 502, body=True),
+)
+async def kill(
+    context: ContextDep, actor: Commander, agent_id: AgentPath, body: KillIn, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """In its main session unless another is named."""
+    return JSONResponse(await context.commands.kill(actor, agent_id, body, idempotency_key))
+
+
+@router.post(
+    "/crons/{job_id}/run",
+    status_code=202,
+    summary="Run a scheduled job now",
+    response_model=Accepted,
+    responses=problems(404, 409, 502),
+)
+async def run_cron(
+    context: ContextDep,
+    actor: Commander,
+    job_id: Annotated[Identifier, Path()],
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """Its run shows up among the runs of scheduled jobs."""
+    return JSONResponse(await context.commands.run_cron(actor, job_id, idempotency_key), status_code=202)
+
+
+@router.post(
+    "/approvals/{approval_id}/resolve",
+    summary="Answer a request to run a command",
+    response_model=Accepted,
+    responses=problems(404, 409, 502, body=True),
+)
+async def resolve(
+    context: ContextDep,
+    actor: Commander,
+    approval_id: Annotated[Identifier, Path()],
+    body: DecisionIn,
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """Once, always, or not."""
+    return JSONResponse(await context.commands.resolve(actor, approval_id, body, idempotency_key))
+
+
+@router.patch(
+    "/sessions/{session_key}",
+    summary="Choose a session's model",
+    response_model=Accepted,
+    responses=problems(404, 409, 502, body=True),
+)
+async def patch_session(
+    context: ContextDep,
+    actor: Commander,
+    session_key: SessionPath,
+    body: SessionPatch,
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """From its next turn on."""
+    return JSONResponse(await context.commands.patch_session(actor, session_key, body, idempotency_key))
+
+
+@router.post(
+    "/sessions/{session_key}/compact",
+    summary="Compact a session",
+    response_model=Accepted,
+    responses=problems(404, 409, 502),
+)
+async def compact_session(
+    context: ContextDep, actor: Commander, session_key: SessionPath, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """A model call that no transcript holds."""
+    return JSONResponse(await context.commands.compact_session(actor, session_key, idempotency_key))
+
+
+@router.post(
+    "/sessions/{session_key}/reset",
+    summary="Empty a session",
+    response_model=Accepted,
+    responses=problems(404, 409, 428, 502),
+)
+async def reset_session(
+    context: ContextDep,
+    actor: Commander,
+    session_key: SessionPath,
+    confirmation: ConfirmationHeader = None,
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """Needs a confirmation (428 without). What it cost stays counted."""
+    return JSONResponse(await context.commands.reset_session(actor, session_key, confirmation, idempotency_key))
+
+
+@router.delete(
+    "/sessions/{session_key}",
+    summary="Delete a session",
+    response_model=Accepted,
+    responses=problems(404, 409, 428, 502),
+)
+async def delete_session(
+    context: ContextDep,
+    actor: Commander,
+    session_key: SessionPath,
+    confirmation: ConfirmationHeader = None,
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """Needs a confirmation (428 without). What it cost stays counted."""
+    return JSONResponse(await context.commands.delete_session(actor, session_key, confirmation, idempotency_key))

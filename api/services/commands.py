@@ -1,0 +1,300 @@
+"""Commands: authorised by their route, audited before they are sent and after, sent once per Idempotency-Key.
+
+They go through a connection of the API's own with write scopes, which exists only while LOBS_COMMANDS is on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import structlog
+
+from api import errors
+from api.models.commands import Action, Confirmation, DecisionIn, KillIn, SendIn, SessionPatch, SpawnIn
+from api.security.scopes import Actor
+from lobservatory import logging
+from lobservatory.settings import Settings
+from openclaw.client import GatewayClient
+from openclaw.protocol import CallTimeoutError, GatewayError, NotReadyError, RpcError
+from openclaw.state_dir import OpenClawConfig, StateDirError, gateway_token, load_config, resolve
+from store import agents as agent_rows
+from store import auth as auth_rows
+from store import commands as rows
+from store import feed
+from store.pool import Pool
+
+log = structlog.get_logger(__name__)
+
+SCOPES = ("operator.read", "operator.write", "operator.approvals", "operator.admin")
+CONFIRM_SECONDS = 60
+_RPC_SECONDS = 20.0
+
+Answer = dict[str, Any]
+
+
+def connection(settings: Settings) -> GatewayClient:
+    """The API's own connection; its token is looked up at each attempt."""
+
+    def token() -> str:
+        try:
+            config = load_config(resolve(settings.state_dir))
+        except StateDirError:
+            config = OpenClawConfig()
+        found = gateway_token(settings, config).get_secret_value()
+        logging.REDACTOR.learn(found)
+        return found
+
+    return GatewayClient(settings.gateway_url, token, scopes=SCOPES, capabilities=(), subscribe_sessions=False)
+
+
+class CommandService:
+    """What may be asked of one gateway."""
+
+    def __init__(self, pool: Pool, gateway: str, client: GatewayClient | None) -> None:
+        self._pool = pool
+        self._gateway = gateway
+        self._client = client  # None: commands are off
+
+    async def confirm(self, actor: Actor, action: Action, target: str) -> Confirmation:
+        """A nonce for one dangerous command on one target."""
+        self._connection(actor)
+        nonce = secrets.token_urlsafe(24)
+        async with self._pool.connection() as connection:
+            await auth_rows.insert_ticket(
+                connection,
+                sha256=_confirmation(nonce, action, target),
+                token_id=actor.token_id,
+                lifetime=timedelta(seconds=CONFIRM_SECONDS),
+            )
+        return Confirmation(nonce=nonce, expires_in=CONFIRM_SECONDS)
+
+    async def spawn(self, actor: Actor, wanted: SpawnIn, key: str | None) -> Answer:
+        """Start a run in a new session. Raises NotFoundError for an agent that is not configured."""
+        await self._known_agent(actor, wanted.agent_id)
+        session_key = f"agent:{wanted.agent_id}:dashboard:{_slug(wanted.label)}-{secrets.token_hex(4)}"
+
+        async def send(client: GatewayClient) -> Answer:
+            if wanted.model is not None:
+                model = {"key": session_key, "model": wanted.model.replace(":", "/", 1)}
+                await client.call("sessions.create", model, timeout=_RPC_SECONDS)
+            return await _agent(client, session_key, wanted.task)
+
+        detail = {"label": wanted.label, "characters": len(wanted.task), "session": session_key}
+        answer = await self._run(
+            actor, "agent.spawn", wanted.agent_id, detail=detail, request=wanted, key=key, send=send
+        )
+        return await self._followed(actor, answer, wanted.label, wanted.agent_id, "spawned")
+
+    async def send(self, actor: Actor, agent: str, wanted: SendIn, key: str | None) -> Answer:
+        """Say something to an agent."""
+        await self._known_agent(actor, agent)
+        session_key = _session_of(agent, wanted.session_key)
+
+        async def send(client: GatewayClient) -> Answer:
+            return await _agent(client, session_key, wanted.message)
+
+        detail = {"characters": len(wanted.message), "session": session_key}
+        answer = await self._run(actor, "agent.send", agent, detail=detail, request=wanted, key=key, send=send)
+        return await self._followed(actor, answer, f"Message to {agent}", agent, "message_sent")
+
+    async def kill(self, actor: Actor, agent: str, wanted: KillIn, key: str | None) -> Answer:
+        """Stop what runs in a session of an agent."""
+        await self._known_agent(actor, agent)
+        session_key = _session_of(agent, wanted.session_key)
+
+        async def send(client: GatewayClient) -> Answer:
+            payload = await client.call("chat.abort", {"sessionKey": session_key}, timeout=_RPC_SECONDS)
+            return {"aborted": bool(payload.get("aborted")), "runIds": [str(run) for run in payload.get("runIds", [])]}
+
+        answer = await self._run(
+            actor, "agent.kill", agent, detail={"session": session_key}, request=wanted, key=key, send=send
+        )
+        await self._note(actor, "killed", "agent", agent, answer)
+        return answer
+
+    async def run_cron(self, actor: Actor, job_id: str, key: str | None) -> Answer:
+        """Run a scheduled job now."""
+        return await self._simple(
+            actor, "cron.run", job_id, method="cron.run", params={"id": job_id, "mode": "force"}, key=key
+        )
+
+    async def resolve(self, actor: Actor, approval_id: str, wanted: DecisionIn, key: str | None) -> Answer:
+        """Answer a request to run a command."""
+        params = {"id": approval_id, "decision": wanted.decision}
+        return await self._simple(
+            actor, "approval.resolve", approval_id, method="exec.approval.resolve", params=params, key=key
+        )
+
+    async def patch_session(self, actor: Actor, session_key: str, wanted: SessionPatch, key: str | None) -> Answer:
+        """Choose a session's model."""
+        params = {"key": session_key, "model": wanted.model}
+        return await self._simple(actor, "session.patch", session_key, method="sessions.patch", params=params, key=key)
+
+    async def compact_session(self, actor: Actor, session_key: str, key: str | None) -> Answer:
+        """Compact a session's transcript."""
+        return await self._simple(
+            actor, "session.compact", session_key, method="sessions.compact", params={"key": session_key}, key=key
+        )
+
+    async def reset_session(self, actor: Actor, session_key: str, nonce: str | None, key: str | None) -> Answer:
+        """Empty a session. Needs a confirmation."""
+        await self._confirmed(actor, "session.reset", session_key, nonce)
+        return await self._simple(
+            actor, "session.reset", session_key, method="sessions.reset", params={"key": session_key}, key=key
+        )
+
+    async def delete_session(self, actor: Actor, session_key: str, nonce: str | None, key: str | None) -> Answer:
+        """Delete a session and its transcript. Needs a confirmation."""
+        await self._confirmed(actor, "session.delete", session_key, nonce)
+        params = {"key": session_key, "deleteTranscript": True}
+        return await self._simple(
+            actor, "session.delete", session_key, method="sessions.delete", params=params, key=key
+        )
+
+    # --- how every command goes -------------------------------------------------------------------------------
+
+    def _connection(self, actor: Actor) -> GatewayClient:
+        if self._client is None:
+            raise errors.CommandsDisabledError
+        if not actor.sees(self._gateway):
+            raise errors.WrongGatewayError("This token is limited to other gateways.")
+        return self._client
+
+    async def _known_agent(self, actor: Actor, agent: str) -> None:
+        self._connection(actor)
+        async with self._pool.connection() as connection:
+            found = await agent_rows.agents(connection, gateways=[self._gateway], agent=agent)
+        if not any(row["configured"] for row in found):
+            raise errors.NotFoundError(f"The gateway {self._gateway} has no agent {agent}.", field="agentId")
+
+    async def _confirmed(self, actor: Actor, action: Action, target: str, nonce: str | None) -> None:
+        self._connection(actor)
+        token = None
+        if nonce is not None:
+            async with self._pool.connection() as connection:
+                token = await auth_rows.redeem_ticket(connection, _confirmation(nonce, action, target))
+        if token is None or token.id != actor.token_id:
+            raise errors.ConfirmationNeededError(action)
+
+    async def _simple(
+        self, actor: Actor, action: str, target: str, *, method: str, params: Mapping[str, Any], key: str | None
+    ) -> Answer:
+        async def send(client: GatewayClient) -> Answer:
+            payload = await client.call(method, params, timeout=_RPC_SECONDS)
+            if isinstance(payload, dict) and payload.get("ok") is False:
+                raise RpcError(method, "REFUSED", str(payload.get("reason") or payload.get("error") or "refused"))
+            run = payload.get("runId") if isinstance(payload, dict) else None
+            return {"ok": True, "runId": run}
+
+        detail = {name: value for name, value in params.items() if name not in {"id", "key"}}
+        answer = await self._run(actor, action, target, detail=detail, request=params, key=key, send=send)
+        await self._note(actor, action.partition(".")[2], action.partition(".")[0], target, {})
+        return answer
+
+    async def _run(
+        self,
+        actor: Actor,
+        action: str,
+        target: str,
+        *,
+        detail: Mapping[str, Any],
+        request: Any,
+        key: str | None,
+        send: Callable[[GatewayClient], Awaitable[Answer]],
+    ) -> Answer:
+        client = self._connection(actor)
+        content = [action, target, request.model_dump() if hasattr(request, "model_dump") else dict(request)]
+        digest = hashlib.sha256(msgspec.json.encode(content, order="sorted")).digest()
+        request_id = secrets.token_hex(8)
+        common = {"actor": actor.name, "action": action, "target": target, "gateway": self._gateway}
+        async with self._pool.connection() as connection:
+            if key is not None:
+                done = await rows.reserve(connection, actor=actor.token_id, key=key, request_hash=digest)
+                if done is not None:
+                    return done
+            await auth_rows.audit(connection, phase="started", request_id=request_id, detail=detail, **common)
+        try:
+            answer: Answer = await send(client)
+        except GatewayError as error:
+            async with self._pool.connection() as connection:
+                # After a deadline nobody knows whether it was carried out: then the key stays taken.
+                if key is not None and not isinstance(error, CallTimeoutError):
+                    await rows.release(connection, actor=actor.token_id, key=key)
+                reason = error.code if isinstance(error, RpcError) else type(error).__name__
+                await auth_rows.audit(
+                    connection, phase="failed", request_id=request_id, detail={"reason": reason}, **common
+                )
+            raise _refusal(error) from error
+        async with self._pool.connection() as connection:
+            if key is not None:
+                await rows.complete(connection, actor=actor.token_id, key=key, response=answer)
+            await auth_rows.audit(connection, phase="succeeded", request_id=request_id, detail={}, **common)
+        return answer
+
+    async def _followed(self, actor: Actor, answer: Answer, name: str, agent: str, action: str) -> Answer:
+        """Give the run an operation: the one that the exporter goes on with."""
+        async with self._pool.connection() as connection:
+            identifier = await rows.follow_run(
+                connection,
+                gateway=self._gateway,
+                run_id=answer["runId"],
+                session_key=answer["sessionKey"],
+                name=name,
+                agent=agent,
+                user=actor.name,
+            )
+        await self._note(actor, action, "agent", agent, {"run": answer["runId"]})
+        return {**answer, "operationId": identifier}
+
+    async def _note(self, actor: Actor, action: str, kind: str, target: str, detail: Mapping[str, Any]) -> None:
+        async with self._pool.connection() as connection:
+            await feed.add(
+                connection,
+                type=kind,
+                actor=actor.name,
+                action=action,
+                target_type=kind,
+                target_id=target,
+                metadata=detail,
+            )
+
+
+async def _agent(client: GatewayClient, session_key: str, message: str) -> Answer:
+    params = {"message": message, "sessionKey": session_key, "idempotencyKey": secrets.token_hex(16)}
+    payload = await client.call("agent", params, timeout=_RPC_SECONDS)
+    return {"runId": str(payload["runId"]), "sessionKey": str(payload.get("sessionKey") or session_key)}
+
+
+def _session_of(agent: str, session_key: str | None) -> str:
+    """The session that is meant; it must be one of the agent."""
+    if session_key is None:
+        return f"agent:{agent}:main"
+    if not session_key.startswith(f"agent:{agent}:"):
+        raise errors.InvalidFieldError("This session belongs to another agent.", field="body.sessionKey")
+    return session_key
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:40] or "task"
+
+
+def _confirmation(nonce: str, action: str, target: str) -> bytes:
+    return hashlib.sha256(msgspec.json.encode(["confirm", nonce, action, target])).digest()
+
+
+def _refusal(error: GatewayError) -> errors.ApiError:
+    if isinstance(error, RpcError):
+        return errors.GatewayRefusedError(f"The gateway refused: {error.code}: {error.message[:300]}")
+    if isinstance(error, NotReadyError):
+        return errors.GatewayUnavailableError("The gateway is not connected; nothing was sent.")
+    return errors.GatewayUnavailableError(
+        "The gateway did not answer in time; whether it was carried out is not known."
+        if isinstance(error, CallTimeoutError)
+        else "The connection to the gateway was lost; whether it was carried out is not known."
+    )
