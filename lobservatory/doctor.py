@@ -225,11 +225,11 @@ def database(settings: Settings) -> Iterator[Line]:
         yield Line("wrong", "database", f"{str(error).splitlines()[0]}. Check LOBS_DATABASE_URL")
         return
     if schema.unknown:
-        yield Line("wrong", "schema", f"newer than this version ({schema.unknown[-1]}): upgrade Lobservatory")
+        yield Line("wrong", "migrations", f"newer than this version ({schema.unknown[-1]}): upgrade Lobservatory")
     elif schema.pending:
-        yield Line("wrong", "schema", f"{len(schema.pending)} migrations are missing: run `lobservatory migrate`")
+        yield Line("wrong", "migrations", f"{len(schema.pending)} migrations are missing: run `lobservatory migrate`")
     else:
-        yield Line("ok", "schema", f"{len(schema.applied)} migrations, all applied")
+        yield Line("ok", "migrations", f"{len(schema.applied)}, all applied")
     yield Line("ok", "extension", f"TimescaleDB {schema.timescale}" if schema.timescale else "none: plain PostgreSQL")
     yield from roles
 

@@ -105,7 +105,7 @@ def test_secrets_that_others_can_read_are_wrong(tmp_path):
 def test_the_database_is_looked_at(postgres_dsn, tmp_path):
     lines = list(doctor.database(Settings(database_url=postgres_dsn, data_dir=tmp_path)))
     assert {line.level for line in lines} == {"ok"}
-    assert [line.part for line in lines] == ["database", "schema", "extension", "roles"]
+    assert [line.part for line in lines] == ["database", "migrations", "extension", "roles"]
     assert of(lines, "roles") == [("ok", "lobs_writer writes, lobs_reader reads views only")]
 
 
