@@ -182,6 +182,14 @@ class Cluster:
                     connection.execute(
                         sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), sql.Identifier(OWNER))
                     )
+                connection.execute(
+                    sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(DATABASE), sql.Identifier(OWNER))
+                )
+            with psycopg.connect(self.dsn(SUPERUSER), autocommit=True, connect_timeout=10) as connection:
+                # TimescaleDB, where the server has it loaded; only a superuser may create it.
+                loaded = connection.execute("SELECT current_setting('shared_preload_libraries')").fetchone()
+                if loaded and "timescaledb" in loaded[0]:
+                    connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
         except psycopg.Error as error:
             raise PostgresError(f"roles of the embedded database: {error}") from error
 
@@ -340,7 +348,9 @@ def _cluster_root(data_dir: Path, user: OsUser | None) -> Path:
     if not _can_enter(data_dir, user):
         # One folder for each data directory that cannot be entered, named after it.
         name = "postgres" + str(data_dir.resolve()).replace("/", "-")
-        _ROOT_FALLBACK.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not _ROOT_FALLBACK.exists():
+            _ROOT_FALLBACK.mkdir(parents=True)
+            _ROOT_FALLBACK.chmod(0o755)  # ours, whatever the umask says
         root = _ROOT_FALLBACK / name
         if user is not None and not _can_enter(_ROOT_FALLBACK, user):
             raise PostgresError(
@@ -364,17 +374,19 @@ def _reachable(installation: Path, version: str, parent: Path, user: OsUser | No
     """The `bin` folder, copied beside the cluster when the unprivileged user could not reach the original."""
     if _can_enter(installation / "bin", user):
         return installation / "bin"
+    # The same folders around it: the binaries find the wheel's bundled libraries relative to themselves.
     copy = parent / f"postgresql-{version}"
     if not copy.exists():
         partial = parent / f"postgresql-{version}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(installation, partial)
+        shutil.copytree(installation, partial / _WHEEL / installation.name, symlinks=True)
         libraries = installation.parent.parent / f"{_WHEEL}.libs"
         if libraries.is_dir():
-            # The binaries look for the wheel's bundled libraries relative to themselves.
-            shutil.copytree(libraries, parent / f"{_WHEEL}.libs", dirs_exist_ok=True)
+            shutil.copytree(libraries, partial / libraries.name, symlinks=True)
+        for folder in (partial, partial / _WHEEL):
+            folder.chmod(0o755)  # ours, whatever the umask says
         partial.rename(copy)
-    return copy / "bin"
+    return copy / _WHEEL / installation.name / "bin"
 
 
 def _password(folder: Path, role: str, *, must_exist: bool) -> str:
