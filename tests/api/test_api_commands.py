@@ -15,6 +15,7 @@ from api.security.limits import Limits, Rate
 from api.security.scopes import Scope
 from exporter.operations import operation_id
 from lobservatory.demo.gateway import ReplayGateway
+from openclaw.client import GatewayClient
 from store.commands import run_operation_id
 from tests.api.conftest import LOOSE, connected, new_token, started
 
@@ -29,6 +30,12 @@ class Setup:
 
     def sent(self, method: str) -> list[dict]:
         return [params for name, params in self.gateway.calls if name == method]
+
+
+def gateway_client(app: FastAPI) -> GatewayClient:
+    client = of_app(app).commands._client
+    assert client is not None
+    return client
 
 
 @pytest.fixture
@@ -60,7 +67,7 @@ async def setup(settings, gateway, database) -> AsyncIterator[Setup]:
         }
     )
     async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
-        await of_app(app).commands._client.wait_connected()
+        await gateway_client(app).wait_connected()
         yield Setup(app, client, gateway)
 
 
@@ -163,7 +170,7 @@ async def test_what_the_gateway_refuses_is_told_and_audited(setup, database):
 
 async def test_a_gateway_that_went_away_is_503_and_the_key_stays_free(setup, gateway):
     await gateway.stop()
-    client = of_app(setup.app).commands._client
+    client = gateway_client(setup.app)
     async with asyncio.timeout(10):
         while client.hello is not None:  # noqa: ASYNC110 - the client tells only of a connection's beginning
             await asyncio.sleep(0.01)
@@ -218,7 +225,7 @@ async def test_a_hundred_at_once_are_slowed_down_and_a_limited_token_refused(set
     )
     limits = Limits(read=LOOSE.read, write=LOOSE.write, command=Rate(0.5, 10), anonymous=LOOSE.anonymous)
     async with started(chosen, limits) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
-        await of_app(app).commands._client.wait_connected()
+        await gateway_client(app).wait_connected()
         statuses = [(await client.post("/api/crons/j/run")).status_code for _ in range(30)]
         assert statuses.count(202) in {10, 11}
         assert set(statuses) == {202, 429}

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 import psycopg
@@ -46,10 +47,11 @@ async def running(environment: dict[str, str]) -> AsyncIterator[Service]:
         sys.executable, "-P", "-m", "api", env=environment, stderr=asyncio.subprocess.PIPE
     )
     service = Service(process)
-    assert process.stderr is not None
+    stderr = process.stderr
+    assert stderr is not None
 
     async def read() -> None:
-        async for line in process.stderr:
+        async for line in stderr:
             service.log.append(line.decode())
 
     reader = asyncio.create_task(read())
@@ -85,18 +87,18 @@ async def service(process_environment) -> AsyncIterator[Service]:
         yield made
 
 
-async def receive(websocket: ClientConnection) -> dict:
+async def receive(websocket: ClientConnection) -> Any:
     async with asyncio.timeout(10):
         return json.loads(await websocket.recv())
 
 
-async def post(client: httpx.AsyncClient, **changes) -> dict:
+async def post(client: httpx.AsyncClient, **changes) -> Any:
     answer = await client.post("/api/operations", json={"type": "skill", "name": "n", **changes})
     assert answer.status_code == 201
     return answer.json()
 
 
-async def refused(environment) -> tuple[int, str]:
+async def refused(environment) -> tuple[int | None, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "api", env=environment, stderr=asyncio.subprocess.PIPE
     )
