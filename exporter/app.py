@@ -39,7 +39,7 @@ from exporter.watch import Watch
 from exporter.windows import Windows, WindowsCollector, compute
 from lobservatory import logging
 from lobservatory.catalogue import CALL_OUTCOMES, REJECT_REASONS, SOURCES, TOKEN_TYPES
-from lobservatory.settings import Settings, SettingsError
+from lobservatory.settings import Listen, Settings, SettingsError
 from openclaw.state_dir import OpenClawConfig, StateDirError, gateway_token, gateway_url, load_config, resolve
 from openclaw.stores import Stores
 from store import cost, maintenance
@@ -195,7 +195,8 @@ class Exporter:
             await server.start()
             stack.push_async_callback(server.stop)
             self.port = server.port
-            log.info("exporter started", metrics=f"http://{self._settings.metrics_listen}/metrics", **self._modes())
+            address = Listen(host=self._settings.metrics_listen.host, port=server.port)
+            log.info("exporter started", metrics=f"http://{address}/metrics", **self._modes())
             started(self.port)
             await self._until_stopped(stop)
         log.info("exporter stopped")

@@ -8,14 +8,18 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from pydantic import SecretStr
 
 from exporter.accounting import Accountant, BillingPolicy, price_book
+from exporter.app import Exporter
 from exporter.ingest import Ingest
 from exporter.registry import Registry
 from exporter.watch import Watch
+from lobservatory.settings import Listen, Settings
 from openclaw.state_dir import load_config
 from openclaw.stores import Stores
 from store.checkpoint import CheckpointLedger
@@ -178,3 +182,77 @@ def transcript(files_dir):
 @pytest.fixture
 def call():
     return entry
+
+
+NOBODY = "ws://127.0.0.1:9"  # the discard port: nothing listens there
+FREE = Listen(host="127.0.0.1", port=0)
+
+
+def settings(state_dir, data_dir, *, dsn="", gateway_name="g", **values):
+    return Settings(
+        state_dir=state_dir,
+        data_dir=data_dir,
+        metrics_listen=FREE,
+        gateway_url=NOBODY,
+        gateway_name=gateway_name,
+        database_url=SecretStr(dsn),
+        **values,
+    )
+
+
+class Running:
+    def __init__(self, exporter, client):
+        self.exporter, self.client = exporter, client
+
+    async def values(self, metric, **headers):
+        text = (await self.client.get("/metrics", headers=headers)).text
+        return {
+            tuple(value for label, value in sample.labels.items() if label != "gateway"): sample.value
+            for family in parse_text(text)
+            for sample in family.samples
+            if sample.name == metric
+        }
+
+    async def until(self, metric, condition, seconds=20):
+        async with asyncio.timeout(seconds):
+            while not condition(shown := await self.values(metric)):  # noqa: ASYNC110 - over HTTP, as users look
+                await asyncio.sleep(0.01)
+            return shown
+
+
+@contextlib.asynccontextmanager
+async def running(configured, *, scanned=True):
+    exporter = Exporter(configured)
+    stop, port = asyncio.Event(), asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(exporter.run(stop, port.set_result))
+    await asyncio.wait([task, port], return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        await task
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port.result()}") as client:
+        alive = Running(exporter, client)
+        try:
+            if scanned:
+                await alive.until("claw_ingest_progress_ratio", lambda shown: shown == {(): 1.0})
+            yield alive
+        finally:
+            stop.set()
+            async with asyncio.timeout(10):
+                await task
+
+
+class Lab:
+    """What tests of the whole process need."""
+
+    def __init__(self, state_dir):
+        self.state_dir = state_dir
+        self.call = entry
+        self.settings = settings
+        self.running = running
+
+    def transcript(self, agent="main"):
+        return Transcript(self.state_dir, agent)
+
+
+@pytest.fixture
+def lab(files_dir):
+    return Lab(files_dir)
