@@ -10,6 +10,8 @@ REFRESH: Final = "30s"
 TIME_FROM: Final = "now-24h"
 TIMEZONE: Final = "browser"
 MAX_OPEN_PANELS: Final = 20
+FEW_POINTS: Final = 96  # of a panel; a quarter of an hour each over a day
+MANY_POINTS: Final = 288
 
 # The uids of our provisioned data sources. Boards never name them outside of the variables' defaults, so that an
 # imported board works with any other data source of the same type.

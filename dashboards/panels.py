@@ -186,13 +186,17 @@ def timeseries(
     legend_calcs: Sequence[str] = (),
     legend_right: bool = False,
     interval: str | None = None,
+    points: int | None = None,
     links: Sequence[dashboard.DashboardLink] = (),
     overrides: Sequence[dashboard.DashboardFieldConfigSourceOverrides] = (),
     transformations: Sequence[dashboard.DataTransformerConfig] = (),
     width: int = 12,
     height: int = 8,
 ) -> dashboard.Panel:
-    """Lines, or bars, over time. A gap is a gap: nothing is drawn where nothing was measured."""
+    """Lines, or bars, over time. A gap is a gap: nothing is drawn where nothing was measured.
+
+    `points`: how many bars or points at most; few of them gather what is rare, over a day as over ten minutes.
+    """
     legend_mode = common.LegendDisplayMode.TABLE if legend_right else common.LegendDisplayMode.LIST
     panel = dashboard.Panel(
         type_val="timeseries",
@@ -200,6 +204,7 @@ def timeseries(
         title=title,
         description=description,
         interval=interval,
+        max_data_points=points,
         transformations=list(transformations),
         options=timeseries_model.Options(
             legend=common.VizLegendOptions(

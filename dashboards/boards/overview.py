@@ -153,20 +153,21 @@ def failures() -> dashboard.Panel:
 
 
 def oldest_data() -> dashboard.Panel:
-    """The collector that has been silent longest; each refreshes every 15 s."""
+    """The collector that has been silent longest; `usage` asks the gateway only every 5 minutes."""
     return panels.stat(
         6,
         "Age of data",
         [
             now(
-                f"max(time() - lobservatory_collector_last_success_timestamp_seconds{{{GATEWAY}}})",
+                f'max(time() - lobservatory_collector_last_success_timestamp_seconds{{{GATEWAY}, collector!="usage"}})',
                 "oldest collector",
             )
         ],
         unit="s",
         decimals=0,
-        description="Time since the last success of the collector that has been silent longest. Each refreshes every "
-        "few seconds: minutes mean that something on this board is stale. Data quality says which.",
+        description="Time since the last success of the collector that has been silent longest. Each refreshes at "
+        "least once a minute (but the reconciliation, which is left out): more means that something here is stale. "
+        "Data quality says what.",
         no_value="No exporter",
         steps=((None, config.OK), (120, config.WARN), (600, config.BAD)),
         links=[panels.link_to(config.QUALITY)],
@@ -214,7 +215,7 @@ def model_calls() -> dashboard.Panel:
         no_value="No calls yet",
         bars=True,
         stacked=True,
-        interval="15m",
+        points=config.FEW_POINTS,
         colours=config.OUTCOME_COLOURS,
     )
 
@@ -322,7 +323,7 @@ def runs_in_progress() -> dashboard.Panel:
         "claw_subagents_running). A line that never falls is a run that never ends.",
         no_value="Gateway not read yet",
         stacked=True,
-        interval="5m",
+        points=config.MANY_POINTS,
         colours={"sub-agents": config.WARN},
         width=8,
     )
@@ -344,7 +345,7 @@ def tokens_by_class() -> dashboard.Panel:
         no_value="No calls yet",
         stacked=True,
         colours=config.TOKEN_COLOURS,
-        interval="5m",
+        points=config.MANY_POINTS,
         links=[panels.link_to(config.COST)],
         width=8,
     )
@@ -361,7 +362,7 @@ def model_latency() -> dashboard.Panel:
         description="Time of model calls, median and 95th percentile, where the transcript tells it. Sessions has "
         "them by model.",
         no_value="No transcript told a duration in this time range",
-        interval="15m",
+        points=config.FEW_POINTS,
         links=[panels.link_to(config.SESSIONS)],
         width=8,
     )

@@ -227,7 +227,7 @@ def model_latency() -> dashboard.Panel:
         unit="s",
         description="Time of model calls, median and 95th percentile, where the transcript tells it.",
         no_value="No transcript told a duration in this time range",
-        interval="15m",
+        points=config.FEW_POINTS,
     )
 
 
@@ -245,7 +245,7 @@ def tool_latency() -> dashboard.Panel:
         description="Time of tool calls, median and 95th percentile, where the transcript tells it. The table above "
         "has them by tool.",
         no_value="No tool finished in this time range",
-        interval="15m",
+        points=config.FEW_POINTS,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ MAX_DATA_POINTS = 600  # a panel of half a screen
 class TimeRange:
     start: datetime
     end: datetime
+    points: int = MAX_DATA_POINTS
+    least_interval: int = SCRAPE_INTERVAL
 
     @classmethod
     def last(cls, span: timedelta, end: datetime | None = None) -> TimeRange:
@@ -32,7 +34,11 @@ class TimeRange:
     @property
     def interval(self) -> int:
         """`$__interval` in seconds: the range over the panel's points, not below the scrape interval."""
-        return max(SCRAPE_INTERVAL, round(self.seconds / MAX_DATA_POINTS))
+        return max(self.least_interval, round(self.seconds / self.points))
+
+    def of(self, query: PanelQuery) -> TimeRange:
+        """The same range in the steps of the query's panel."""
+        return replace(self, points=query.points, least_interval=query.least_interval)
 
     @property
     def rate_interval(self) -> int:
@@ -50,6 +56,8 @@ class PanelQuery:
     panel_type: str
     ref_id: str
     target: Mapping[str, Any]
+    points: int = MAX_DATA_POINTS
+    least_interval: int = SCRAPE_INTERVAL
 
     @property
     def is_sql(self) -> bool:
@@ -80,7 +88,16 @@ def panels(board: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def panel_queries() -> list[PanelQuery]:
     return [
-        PanelQuery(uid, panel["title"], panel["id"], panel["type"], target["refId"], target)
+        PanelQuery(
+            uid,
+            panel["title"],
+            panel["id"],
+            panel["type"],
+            target["refId"],
+            target,
+            panel.get("maxDataPoints", MAX_DATA_POINTS),
+            max(SCRAPE_INTERVAL, _seconds(panel.get("interval", "15s"))),
+        )
         for uid, board in boards().items()
         for panel in panels(board)
         for target in panel["targets"]

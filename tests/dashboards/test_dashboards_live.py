@@ -170,6 +170,7 @@ def variables(server: Prometheus) -> dict[str, list[str]]:
 def answer(query: PanelQuery, watched: Watched, span: TimeRange) -> list:
     """The rows or samples; raises what the server says against the query."""
     chosen = variables(watched.prometheus)
+    span = span.of(query)
     if query.is_sql:
         with psycopg.connect(watched.reader_dsn) as connection:
             return connection.execute(expand_sql(query.text, span, chosen)).fetchall()
