@@ -49,6 +49,7 @@ OK: Final = "green"
 BAD: Final = "red"
 WARN: Final = "orange"
 MUTED: Final = "text"
+NO_GROUND: Final = "transparent"  # MUTED where the colour is that of the ground
 NEUTRAL: Final = "blue"
 MONEY: Final = "yellow"
 EQUIVALENT: Final = "purple"  # list price of what a subscription covers: never the colour of money

@@ -370,11 +370,12 @@ def state_timeline(
         description=description,
         transformations=list(transformations),
         options=statetimeline_model.Options(
-            show_value=common.VisibilityMode.NEVER,
+            show_value=common.VisibilityMode.AUTO,
             row_height=0.8,
             merge_values=True,
+            # The bands carry their words; a legend would name the gaps as well.
             legend=common.VizLegendOptions(
-                display_mode=common.LegendDisplayMode.LIST, placement=common.LegendPlacement.BOTTOM, show_legend=True
+                display_mode=common.LegendDisplayMode.LIST, placement=common.LegendPlacement.BOTTOM, show_legend=False
             ),
             tooltip=common.VizTooltipOptions(mode=common.TooltipDisplayMode.SINGLE),
         ),

@@ -162,7 +162,7 @@ ORDER BY 2 DESC NULLS LAST
             panels.override("Of", custom__minWidth=180),
             panels.override("Cost", unit="currencyUSD", decimals=4),
             panels.override("Equivalent", unit="currencyUSD", decimals=4),
-            panels.ratio_gauge("Cache hits", ((None, config.WARN), (0.3, config.OK))),
+            panels.ratio_gauge("Cache hits", ((None, config.NEUTRAL),)),
             panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=80),
             panels.count_badge("Unpriced", panels.ZERO_IS_GOOD_WARN, width=90),
         ],
@@ -227,15 +227,15 @@ def reasoning() -> dashboard.Panel:
     )
 
 
-def dearest_sessions() -> dashboard.Panel:
+def expensive_sessions() -> dashboard.Panel:
     """With their sub-agents."""
     return panels.table(
         40,
-        "Dearest trees of sessions",
+        "Most expensive sessions",
         [
             sql_rows(
                 """
-SELECT root_session_key AS "Root session", cost_usd::float8 AS "Cost", subagent_cost_usd::float8 AS "Of it sub-agents",
+SELECT root_session_key AS "Root session", cost_usd::float8 AS "Cost", subagent_cost_usd::float8 AS "By sub-agents",
        sessions AS "Sessions", calls AS "Calls", tokens AS "Tokens", gateway AS "Gateway"
 FROM cost_by_root
 WHERE :gateways
@@ -244,13 +244,13 @@ LIMIT 50
 """
             )
         ],
-        description="The 50 dearest sessions of all time with the sub-agents that they started, and what those cost "
-        "(view cost_by_root).",
+        description="The 50 most expensive sessions of all time, each with the sub-agents that it started, and what those "
+        "cost (view cost_by_root).",
         no_value="No session yet",
         overrides=[
             panels.override("Root session", custom__minWidth=220),
             panels.override("Cost", unit="currencyUSD", decimals=4),
-            panels.override("Of it sub-agents", unit="currencyUSD", decimals=4, noValue="none", custom__minWidth=120),
+            panels.override("By sub-agents", unit="currencyUSD", decimals=4, noValue="none", custom__minWidth=120),
         ],
         links={"Root session": panels.link_to(config.SESSIONS)},
         width=16,
@@ -309,6 +309,6 @@ def board() -> Board:
             Row(101, "", [cost_by_day(), burn_rate()]),
             Row(102, "", [by_dimension()]),
             Row(103, "Tokens", [tokens_by_class(), cache_hits(), reasoning()]),
-            Row(104, "Sessions and gaps", [dearest_sessions(), unpriced_models()]),
+            Row(104, "Sessions and gaps", [expensive_sessions(), unpriced_models()]),
         ],
     )

@@ -15,9 +15,9 @@ STATUS_WORDS: Final = {
     "error": ("error", config.BAD),
     "skipped": ("skipped", config.WARN),
     "interrupted": ("interrupted", config.WARN),
-    "superseded": ("superseded", config.MUTED),
+    "superseded": ("superseded", config.NO_GROUND),
     "running": ("running", config.NEUTRAL),
-    "never": ("never ran", config.MUTED),
+    "never": ("never ran", config.NO_GROUND),
 }
 # The name of a job beside its id, for legends.
 NAMED: Final = "* on (gateway, cron_job) group_left (name) claw_cron_job_info"

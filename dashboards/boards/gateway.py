@@ -226,14 +226,14 @@ def rpc_errors() -> dashboard.Panel:
         "RPC errors",
         [
             series(
-                f"60 * sum by (method, code) (rate(claw_rpc_errors_total{{{GATEWAY}}}[$__rate_interval]))",
+                f"60 * sum by (method, code) (rate(claw_rpc_errors_total{{{GATEWAY}}}[$__rate_interval])) > 0",
                 "{{method}} {{code}}",
             )
         ],
         unit="cpm",
         description="Failed RPC calls a minute by method and error code. A missing scope or an unknown method "
         "empties one panel, not the rest.",
-        no_value="No RPC call ever failed",
+        no_value="No RPC call failed in this time range",
         bars=True,
         stacked=True,
     )
@@ -263,20 +263,20 @@ def gaps_and_drops() -> dashboard.Panel:
         41,
         "Gaps, dropped frames, failed connects",
         [
-            series(f"60 * sum(rate(claw_gateway_event_gaps_total{{{GATEWAY}}}[$__rate_interval]))", "gaps"),
+            series(f"60 * sum(rate(claw_gateway_event_gaps_total{{{GATEWAY}}}[$__rate_interval])) > 0", "gaps"),
             series(
-                f"60 * sum by (reason) (rate(claw_gateway_frames_dropped_total{{{GATEWAY}}}[$__rate_interval]))",
+                f"60 * sum by (reason) (rate(claw_gateway_frames_dropped_total{{{GATEWAY}}}[$__rate_interval])) > 0",
                 "dropped: {{reason}}",
             ),
             series(
-                f"60 * sum by (reason) (rate(claw_gateway_connect_failures_total{{{GATEWAY}}}[$__rate_interval]))",
+                f"60 * sum by (reason) (rate(claw_gateway_connect_failures_total{{{GATEWAY}}}[$__rate_interval])) > 0",
                 "connect: {{reason}}",
             ),
         ],
         unit="cpm",
         description="Gaps in the sequence of events (everything is then fetched again), frames that could not be "
         "read, and connects that failed, by reason, a minute.",
-        no_value="No gap and no failure ever",
+        no_value="No gap and no failure in this time range",
         bars=True,
         stacked=True,
     )

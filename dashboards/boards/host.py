@@ -89,13 +89,14 @@ def cpu_by_mode() -> dashboard.Panel:
         "CPU by mode",
         [
             series(
-                f'sum by (mode) (rate(claw_host_cpu_seconds_total{{{GATEWAY}, mode!="idle"}}[$__rate_interval])) '
+                f'sum by (mode) (rate(claw_host_cpu_seconds_total{{{GATEWAY}, mode!~"idle|guest.*"}}[$__rate_interval])) '
                 f"/ on () group_left () sum(claw_host_cpus{{{GATEWAY}}})",
                 "{{mode}}",
             )
         ],
         unit="percentunit",
-        description="Share of all processors by mode. iowait is a slow disk, steal a crowded virtual machine.",
+        description="Share of all processors by mode. iowait is a slow disk, steal a crowded virtual "
+        "machine. What guests use is in user.",
         no_value="No host data",
         stacked=True,
         colours=CPU_MODES,

@@ -14,7 +14,7 @@ CRON_WORDS = {
     "error": ("error", config.BAD),
     "skipped": ("skipped", config.WARN),
     "running": ("running", config.NEUTRAL),
-    "never": ("never ran", config.MUTED),
+    "never": ("never ran", config.NO_GROUND),
 }
 
 AGENT_WORDS = {
@@ -249,11 +249,11 @@ def agents_at_work() -> dashboard.Panel:
             hidden=["Value #E"],
         ),
         overrides=[
-            panels.override("Agent", custom__minWidth=110),
+            panels.override("Agent", custom__minWidth=100),
             panels.coloured("State", AGENT_WORDS, width=70),
-            panels.override("Last activity", unit="dateTimeFromNow", custom__width=115),
+            panels.override("Last activity", unit="dateTimeFromNow", custom__width=120),
             panels.count_badge("Runs", ((None, config.MUTED), (1, config.OK)), width=55),
-            panels.ratio_gauge("Context", config.CONTEXT_FULL, width=90),
+            panels.ratio_gauge("Context", config.CONTEXT_FULL, width=80),
             panels.override("Cost today", unit="currencyUSD", decimals=2, custom__width=90),
             panels.override("Gateway", custom__width=70),
         ],

@@ -136,7 +136,7 @@ def collectors() -> dashboard.Panel:
             panels.count_badge("Failures", panels.ZERO_IS_GOOD_WARN, width=75),
         ],
         width=11,
-        height=10,
+        height=12,
     )
 
 
@@ -182,7 +182,7 @@ def sources() -> dashboard.Panel:
             panels.count_badge("Rejected", panels.ZERO_IS_GOOD_WARN, width=80),
         ],
         width=13,
-        height=10,
+        height=12,
     )
 
 
@@ -211,13 +211,13 @@ def rejected() -> dashboard.Panel:
         "Rejected, by reason",
         [
             series(
-                f"60 * sum by (source, reason) (rate(claw_rejected_entries_total{{{GATEWAY}}}[$__rate_interval]))",
+                f"60 * sum by (source, reason) (rate(claw_rejected_entries_total{{{GATEWAY}}}[$__rate_interval])) > 0",
                 "{{source}} {{reason}}",
             )
         ],
         unit="cpm",
         description="Entries or fields a minute that were refused, by reason. Each is a line that nobody counts.",
-        no_value="Nothing was ever rejected",
+        no_value="Nothing was rejected in this time range",
         bars=True,
         stacked=True,
         width=8,
@@ -267,17 +267,17 @@ def commit_failures() -> dashboard.Panel:
         "Failed commits and overflowing labels",
         [
             series(
-                f"60 * sum by (reason) (rate(lobservatory_commit_failures_total{{{GATEWAY}}}[$__rate_interval]))",
+                f"60 * sum by (reason) (rate(lobservatory_commit_failures_total{{{GATEWAY}}}[$__rate_interval])) > 0",
                 "commit: {{reason}}",
             ),
             series(
-                f"60 * sum by (metric) (rate(lobservatory_label_overflow_total{{{GATEWAY}}}[$__rate_interval]))",
+                f"60 * sum by (metric) (rate(lobservatory_label_overflow_total{{{GATEWAY}}}[$__rate_interval])) > 0",
                 "overflow: {{metric}}",
             ),
         ],
         unit="cpm",
         description="Commits a minute that failed (they are retried) and label values replaced by 'other'.",
-        no_value="No commit ever failed, no label overflowed",
+        no_value="No commit failed, no label overflowed in this time range",
         bars=True,
         stacked=True,
         width=8,

@@ -1,4 +1,4 @@
-"""Sessions: who is talking, how full, how dear, and which tools fail."""
+"""Sessions: who is talking, how full, how expensive, and which tools fail."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ KIND_WORDS: Final = {
     "hook": ("webhook", "yellow"),
     "dashboard": ("dashboard", "light-blue"),
     "acp": ("acp", "dark-blue"),
-    "other": ("other", config.MUTED),
-    "unknown": ("unknown", config.MUTED),
+    "other": ("other", config.NO_GROUND),
+    "unknown": ("unknown", config.NO_GROUND),
 }
 STATUS_WORDS: Final = {
     "running": ("running", config.NEUTRAL),
@@ -31,7 +31,7 @@ STATUS_WORDS: Final = {
     "error": ("error", config.BAD),
     "killed": ("killed", config.WARN),
     "timeout": ("timeout", config.BAD),
-    "unknown": ("unknown", config.MUTED),
+    "unknown": ("unknown", config.NO_GROUND),
 }
 
 
@@ -45,7 +45,11 @@ def by_state() -> dashboard.Panel:
         decimals=0,
         description="Sessions that the gateway knows, by state (claw_sessions).",
         no_value="Gateway not read yet",
-        overrides=[panels.override(name, color=panels.fixed(colour)) for name, (_, colour) in STATUS_WORDS.items()],
+        overrides=[
+            panels.override(name, color=panels.fixed(colour))
+            for name, (_, colour) in STATUS_WORDS.items()
+            if colour != config.NO_GROUND
+        ],
         width=10,
     )
 
@@ -129,11 +133,11 @@ LIMIT 500
         "cost and when they last did something (view sessions).",
         no_value="No session was active in this time range",
         overrides=[
-            panels.override("Session", custom__minWidth=180),
+            panels.override("Session", custom__minWidth=160),
             panels.badge("Kind", KIND_WORDS, width=90),
             panels.badge("Status", STATUS_WORDS, width=80),
             panels.override("Agent", custom__width=95),
-            panels.override("Model", custom__minWidth=130),
+            panels.override("Model", custom__minWidth=110),
             panels.ratio_gauge("Context", config.CONTEXT_FULL, width=110),
             panels.override("Cost", unit="currencyUSD", decimals=4, custom__width=85),
             panels.override("Calls", custom__width=60),

@@ -48,6 +48,7 @@ EMPTY = {
     "lobs-gateway/Channels/D": "the gateway under test has no channel",
     "lobs-gateway/Approvals waiting/B": "no command waits for a human",
     "lobs-gateway/RPC errors/A": "no RPC call fails",
+    "lobs-gateway/Gaps, dropped frames, failed connects/A": "no event is missed",
     "lobs-gateway/Gaps, dropped frames, failed connects/B": "no frame is dropped",
     "lobs-gateway/Gaps, dropped frames, failed connects/C": "no connect fails",
     "lobs-quality/Rejected, by reason/A": "the transcripts are clean",
