@@ -471,11 +471,11 @@ class RunTracker:
 
     def _still_running(self, session: Mapping[str, Any], run_id: str, now: datetime) -> Derived:
         shape = _as_payload(session, run_id)
-        started = instant(session.get("startedAt")) or now
-        run, new = self._find(shape, started, now)
+        # A session tells when its last run began, and while a run begins that is still the one before.
+        run, new = self._find(shape, now, now)
         if run is None or not new:
             return Derived()
-        return self._derived(run, started, [self._tell(run, now, "thinking", "Thinking")])
+        return self._derived(run, now, [self._tell(run, now, "thinking", "Thinking")])
 
     def _lost(self, run: _Run, session: Mapping[str, Any] | None, asked_at: datetime) -> Derived:
         """A run that is no longer active and whose end was not told."""

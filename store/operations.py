@@ -373,6 +373,7 @@ async def _merge(connection: AsyncConnection[Any], one: DerivedOperation, before
                 duration_ms, error)
             VALUES (%s, %s, (SELECT count(*) FROM lobs.operation_steps WHERE operation_id = %s), %s, %s, %s, %s, %s, %s)
             ON CONFLICT (operation_id, id) DO UPDATE SET
+                name = excluded.name,
                 status = CASE WHEN s.status IN ('completed', 'failed', 'skipped') THEN s.status
                     ELSE excluded.status END,
                 started_at = coalesce(s.started_at, excluded.started_at),

@@ -19,6 +19,7 @@ from exporter.exposition import Sample
 from lobservatory.catalogue import TOKEN_TYPES
 from openclaw.client import GatewayClient
 from openclaw.fields import instant, items, mapping, text, whole
+from openclaw.protocol import RpcError
 from store.rows import CostSnapshot
 
 DAYS = 30
@@ -105,13 +106,20 @@ class UsageCollector:
         try:
             async with asyncio.timeout(self.deadline - 10):
                 while True:
-                    answer = mapping(await self._client.call("usage.cost", {"days": DAYS, "agentScope": "all"}))
-                    status = mapping(answer, "cacheStatus").get("status", "fresh")
-                    if status == "fresh":
+                    answer = await self._ask()
+                    if mapping(answer, "cacheStatus").get("status", "fresh") == "fresh":
                         return answer
                     await asyncio.sleep(self._pause)
         except TimeoutError:
             raise NotFreshError("usage.cost: the gateway still refreshes its own account; tried again later") from None
+
+    async def _ask(self) -> Mapping[str, Any]:
+        try:
+            return mapping(await self._client.call("usage.cost", {"days": DAYS, "agentScope": "all"}, timeout=30.0))
+        except RpcError as error:
+            if error.code != "UNAVAILABLE":
+                raise
+            return {"cacheStatus": {"status": "unavailable"}}  # a new gateway that is busy says so at first
 
     async def _default_agent(self) -> str | None:
         return text(mapping(await self._client.call("agents.list")).get("defaultId"))

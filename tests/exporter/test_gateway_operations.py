@@ -240,6 +240,13 @@ def test_a_poll_that_was_asked_before_a_run_began_does_not_end_it():
     assert runs.active == 1
 
 
+def test_a_run_that_a_poll_finds_does_not_begin_when_the_one_before_it_began():
+    earlier = int((NOW - timedelta(hours=1)).timestamp() * 1000)
+    session = {"key": "agent:main:main", "sessionId": "s", "startedAt": earlier, "activeRunIds": ["r9"]}
+    (operation,) = tracker().sessions([{**session, "status": "running"}], NOW, NOW).operations
+    assert operation.started_at == NOW
+
+
 def test_runs_that_only_a_poll_saw_are_operations_too():
     runs = tracker()
     derived = runs.sessions(LISTED, ASKED, ASKED)
