@@ -5,8 +5,12 @@ The same readers and the same accounting as the exporter, with sets in memory in
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -16,7 +20,6 @@ from typing import Any, get_args
 from exporter.accounting import EXACT, Accountant, BillingPolicy, Facts, PriceBook, price_book
 from openclaw.state_dir import load_config
 from openclaw.stores import Problem, SessionInfo, Source, Store, StoreError, Stores
-from store import identities
 from store.rows import ModelCall
 
 _CENTS_OF_CENTS = Decimal("0.00000001")
@@ -48,6 +51,13 @@ class Group:
                 self.billed = EXACT.add(self.billed, call.cost_usd)
             else:
                 self.equivalent = EXACT.add(self.equivalent, call.cost_usd)
+
+    def include(self, other: Group) -> None:
+        """Add all of another group."""
+        self.calls += other.calls
+        self.tokens = [one + more for one, more in zip(self.tokens, other.tokens, strict=True)]
+        self.billed = EXACT.add(self.billed, other.billed)
+        self.equivalent = EXACT.add(self.equivalent, other.equivalent)
 
 
 @dataclass(slots=True)
@@ -138,79 +148,160 @@ def _groups(groups: Mapping[str, Group]) -> dict[str, Any]:
     }
 
 
-class Books:
-    """What has been counted, in memory: the ledger of a scan."""
+_Cell = tuple[str, str, str, str, str, str]  # agent, provider, model, kind, day, billing
 
-    def __init__(self, zone: tzinfo, since: datetime | None) -> None:
-        self.result = ScanResult()
+
+@dataclass(slots=True)
+class Tally:
+    """What one source adds. Small enough to hand from a worker process to its parent."""
+
+    store: Store
+    agent: str
+    entries: int = 0
+    bytes_read: int = 0
+    duplicates: int = 0
+    unpriced_calls: int = 0
+    sessions: set[str] = field(default_factory=set)
+    cells: dict[_Cell, Group] = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    tools: dict[str, ToolCounts] = field(default_factory=dict)
+    nested_tools: Counter[str] = field(default_factory=Counter)
+    seen: set[bytes] = field(default_factory=set)  # identities, without gateway and agent
+    problem: Problem | None = None
+
+
+class Reader:
+    """Reads one source to its end and adds it up."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        accountant: Accountant,
+        sessions: Mapping[tuple[str, str], SessionInfo],
+        zone: tzinfo,
+        since: datetime | None,
+    ) -> None:
+        self._stores = stores
+        self._accountant = accountant
+        self._sessions = sessions
         self._zone = zone
         self._since = since
-        self._seen: set[bytes] = set()
+        self._days: dict[int, str] = {}
 
-    def _new(self, identity: bytes) -> bool:
-        before = len(self._seen)
-        self._seen.add(identity)
-        return len(self._seen) > before
+    def through(self, stores: Stores) -> Reader:
+        """The same reader with stores of its own, for another process."""
+        return Reader(stores, self._accountant, self._sessions, self._zone, self._since)
+
+    def read(self, source: Source, seen: set[bytes]) -> Tally:
+        """The tally of a source; what is in `seen` was counted before, what is new is added to it."""
+        tally = Tally(source.store, source.agent)
+        position = None
+        try:
+            while True:
+                chunk = self._stores.read(source, position)
+                self._add(tally, self._accountant.facts(chunk, self._sessions), seen)
+                position = chunk.position
+                if chunk.done:
+                    break
+        except StoreError as error:
+            tally.problem = Problem(source.store, source.path, str(error))
+        return tally
 
     def _counts(self, ts: datetime) -> bool:
         return self._since is None or ts >= self._since
 
-    def add(self, facts: Facts) -> None:
-        """Count what is new in the rows of one chunk."""
-        result = self.result
-        counts = result.sources[facts.source]
-        counts.entries += facts.entries
-        counts.bytes += facts.bytes
-        result.duplicates += facts.shadowed_calls
-        new_calls = [self._new(identities.of_model_call(call)) for call in facts.calls]
-        for call, new in zip(facts.calls, new_calls, strict=True):
+    def _add(self, tally: Tally, facts: Facts, seen: set[bytes]) -> None:
+        tally.entries += facts.entries
+        tally.bytes_read += facts.bytes
+        tally.duplicates += facts.shadowed_calls
+        new_calls = []
+        for call in facts.calls:
+            new = _first_sight(seen, b"c" + call.entry_id.encode() + call.fingerprint)
+            new_calls.append(new)
             if self._counts(call.ts):
                 if new:
-                    self._call(call)
+                    self._call(tally, call)
                 else:
-                    result.duplicates += 1
-        self._tools(facts)
+                    tally.duplicates += 1
+        self._tools(tally, facts, seen)
         for reject in facts.rejects(new_calls):
-            result.rejected[reject.reason] += 1
+            tally.rejected[reject.reason] += 1
         if facts.entries and (self._since is None or self._touched(facts)):
-            result.sessions.add(facts.session_id)
+            tally.sessions.add(facts.session_id)
 
-    def _tools(self, facts: Facts) -> None:
-        result = self.result
+    def _tools(self, tally: Tally, facts: Facts, seen: set[bytes]) -> None:
         for tool_call in facts.tool_calls:
-            if self._new(identities.of_tool_call(tool_call)) and self._counts(tool_call.ts):
-                result.tools.setdefault(tool_call.tool, ToolCounts()).calls += 1
+            identity = b"t%d:" % tool_call.position + tool_call.entry_id.encode() + tool_call.fingerprint
+            if _first_sight(seen, identity) and self._counts(tool_call.ts):
+                tally.tools.setdefault(tool_call.tool, ToolCounts()).calls += 1
         for tool_result in facts.tool_results:
-            if self._new(identities.of_tool_result(tool_result)) and self._counts(tool_result.ts):
-                tool = result.tools.setdefault(tool_result.tool, ToolCounts())
+            identity = b"r" + tool_result.entry_id.encode() + tool_result.fingerprint
+            if _first_sight(seen, identity) and self._counts(tool_result.ts):
+                tool = tally.tools.setdefault(tool_result.tool, ToolCounts())
                 tool.errors += tool_result.outcome == "error"
                 tool.nonzero_exits += tool_result.outcome == "nonzero_exit"
         for event in facts.events:
-            nested = event.event == "nested_tool" and self._new(identities.of_session_event(event))
-            if nested and self._counts(event.ts):
-                result.nested_tools[event.detail["tool"]] += 1
+            if event.event == "nested_tool":
+                identity = b"n" + event.entry_id.encode() + event.fingerprint
+                if _first_sight(seen, identity) and self._counts(event.ts):
+                    tally.nested_tools[event.detail["tool"]] += 1
 
     def _touched(self, facts: Facts) -> bool:
         """Whether anything that counts happened since then."""
         rows: Iterable[Any] = (*facts.calls, *facts.tool_calls, *facts.tool_results, *facts.events)
         return any(self._counts(row.ts) for row in rows)
 
-    def _call(self, call: ModelCall) -> None:
-        result = self.result
-        result.total.add(call)
-        result.outcomes[call.outcome] += 1
-        result.unpriced_calls += call.cost_usd is None
-        day = call.ts.astimezone(self._zone).date().isoformat()
+    def _call(self, tally: Tally, call: ModelCall) -> None:
+        tally.outcomes[call.outcome] += 1
+        tally.unpriced_calls += call.cost_usd is None
+        cell = (call.agent, call.provider, call.model, call.kind, self._day(call.ts), call.billing)
+        group = tally.cells.get(cell)
+        if group is None:
+            group = tally.cells[cell] = Group()
+        group.add(call)
+
+    def _day(self, ts: datetime) -> str:
+        """The ISO date in the zone. Every offset since 2020 is a multiple of a quarter of an hour."""
+        quarter = int(ts.timestamp()) // 900
+        day = self._days.get(quarter)
+        if day is None:
+            day = self._days[quarter] = ts.astimezone(self._zone).date().isoformat()
+        return day
+
+
+def _first_sight(seen: set[bytes], identity: bytes) -> bool:
+    before = len(seen)
+    seen.add(identity)
+    return len(seen) > before
+
+
+def _merge(result: ScanResult, tally: Tally) -> None:
+    counts = result.sources[tally.store]
+    counts.entries += tally.entries
+    counts.bytes += tally.bytes_read
+    result.duplicates += tally.duplicates
+    result.unpriced_calls += tally.unpriced_calls
+    result.sessions |= tally.sessions
+    result.outcomes += tally.outcomes
+    result.rejected += tally.rejected
+    result.nested_tools += tally.nested_tools
+    if tally.problem is not None:
+        result.problems.append(tally.problem)
+    for name, tool in tally.tools.items():
+        known = result.tools.setdefault(name, ToolCounts())
+        known.calls += tool.calls
+        known.errors += tool.errors
+        known.nonzero_exits += tool.nonzero_exits
+    for (agent, provider, model, kind, day, _billing), cell in tally.cells.items():
+        result.total.include(cell)
         for groups, name in (
-            (result.by_model, f"{call.provider}/{call.model}"),
-            (result.by_agent, call.agent),
-            (result.by_kind, call.kind),
+            (result.by_model, f"{provider}/{model}"),
+            (result.by_agent, agent),
+            (result.by_kind, kind),
             (result.by_day, day),
         ):
-            group = groups.get(name)
-            if group is None:
-                group = groups[name] = Group()
-            group.add(call)
+            groups.setdefault(name, Group()).include(cell)
 
 
 def scan(
@@ -221,11 +312,13 @@ def scan(
     billing: BillingPolicy | None = None,
     prices: PriceBook | None = None,
     progress: Progress | None = None,
+    workers: int | None = None,
 ) -> ScanResult:
     """Read every store of a state directory and add up.
 
     `zone`: whose days `by_day` has. `since`: only what happened at or after this instant. `billing` and `prices`:
-    by default from the gateway's own configuration. What could not be read is in `problems`, never a silent zero.
+    by default from the gateway's own configuration. `workers`: processes; by default as many as pay for this size.
+    What could not be read is in `problems`, never a silent zero.
     """
     config = load_config(state_dir)
     accountant = Accountant(
@@ -235,48 +328,96 @@ def scan(
     )
     stores = Stores(state_dir, gateway="scan")
     try:
-        return _scan(stores, accountant, Books(zone, since), progress, config.problem)
+        discovery = stores.discover()
+        result = ScanResult(problems=list(discovery.problems))
+        for store, number in discovery.files.items():
+            result.sources[store].files = number
+        if config.problem is not None:
+            result.warnings.append(f"{config.problem}: its prices and subscriptions are not known")
+        if not discovery.sources and not discovery.problems:
+            result.warnings.append("no session was found: neither transcripts nor databases under agents/")
+        reader = Reader(stores, accountant, stores.sessions(), zone, since)
+        sources = discovery.sources
+        report = _Report(progress, sources)
+        number = workers if workers is not None else _workers(sources)
+        if number > 1:
+            with parallel(reader, state_dir, sources, number) as tallies:
+                _collect(result, reader, sources, tallies, report)
+        else:
+            _collect(result, reader, sources, None, report)
+        return result
     finally:
         stores.close()
 
 
-def _scan(
-    stores: Stores, accountant: Accountant, books: Books, progress: Progress | None, warning: str | None
-) -> ScanResult:
-    result = books.result
-    discovery = stores.discover()
-    sessions = stores.sessions()
-    result.problems += discovery.problems
-    for store, number in discovery.files.items():
-        result.sources[store].files = number
-    if warning is not None:
-        result.warnings.append(f"{warning}: its prices and subscriptions are not known")
-    if not discovery.sources and not discovery.problems:
-        result.warnings.append("no session was found: neither transcripts nor databases under agents/")
-    total = sum(max(source.size, 1) for source in discovery.sources)
-    done = 0
-    for source in discovery.sources:
-        try:
-            _read(stores, source, accountant, books, sessions)
-        except StoreError as error:
-            result.problems.append(Problem(source.store, source.path, str(error)))
-        done += max(source.size, 1)
-        if progress is not None:
-            progress(done, total)
-    return result
-
-
-def _read(
-    stores: Stores,
-    source: Source,
-    accountant: Accountant,
-    books: Books,
-    sessions: Mapping[tuple[str, str], SessionInfo],
+def _collect(
+    result: ScanResult,
+    reader: Reader,
+    sources: Sequence[Source],
+    tallies: Iterator[Tally] | None,
+    report: _Report,
 ) -> None:
-    position = None
-    while True:
-        chunk = stores.read(source, position)
-        books.add(accountant.facts(chunk, sessions))
-        position = chunk.position
-        if chunk.done:
-            return
+    """Add up in the order of discovery, which decides where a call is seen first.
+
+    A worker knows only its own source. Where another source before has one of its calls, it is read here once more,
+    against everything that was seen.
+    """
+    seen: dict[str, set[bytes]] = {}
+    for source in sources:
+        known = seen.setdefault(source.agent, set())
+        tally = next(tallies) if tallies is not None else None
+        if tally is None or not known.isdisjoint(tally.seen):
+            tally = reader.read(source, known)
+        else:
+            known |= tally.seen
+        _merge(result, tally)
+        report.done(source)
+
+
+class _Report:
+    def __init__(self, progress: Progress | None, sources: Sequence[Source]) -> None:
+        self._progress = progress
+        self._total = sum(max(source.size, 1) for source in sources)
+        self._done = 0
+
+    def done(self, source: Source) -> None:
+        self._done += max(source.size, 1)
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+_PAYS_FROM = 48 * 1024 * 1024  # bytes: below, forking costs more than it gives
+_MOST_WORKERS = 4
+_SOURCES_A_TASK = 8
+_worker: Reader | None = None
+
+
+def _workers(sources: Sequence[Source]) -> int:
+    size = sum(source.size for source in sources if source.store != "sqlite")
+    size += sum(path.stat().st_size for path in {source.path for source in sources if source.store == "sqlite"})
+    if sys.platform != "linux" or size < _PAYS_FROM or len(sources) < 2:  # noqa: PLR2004 - nothing to share
+        return 1
+    return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+
+
+@contextmanager
+def parallel(reader: Reader, state_dir: Path, sources: Sequence[Source], workers: int) -> Iterator[Iterator[Tally]]:
+    """Tallies in the order of the sources, made by worker processes that are gone at the end."""
+
+    def start() -> None:
+        global _worker  # noqa: PLW0603 - one reader in each worker process
+        stores = Stores(state_dir, gateway="scan")
+        stores.attach(sources)
+        _worker = reader.through(stores)
+
+    # Forked, so that nothing is imported or pickled again; no thread of ours runs yet.
+    with multiprocessing.get_context("fork").Pool(workers, initializer=start) as pool:
+        yield pool.imap(_tally, sources, chunksize=_SOURCES_A_TASK)
+
+
+def _tally(source: Source) -> Tally:
+    assert _worker is not None  # noqa: S101 - set by the initializer
+    seen: set[bytes] = set()
+    tally = _worker.read(source, seen)
+    tally.seen = seen
+    return tally

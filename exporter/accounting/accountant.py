@@ -166,10 +166,10 @@ class _Work:
         facts = self._facts
         usage = message.usage if isinstance(message.usage, dict) else None
         model = _text(message.model) or "unknown"
-        time_written = instants.raw(entry.timestamp, message.timestamp)
+        time_written, instant = self._instant(entry, message.timestamp)
         print_of_entry = _fingerprint(time_written, model, written(usage) if usage is not None else "")
         entry_id = _entry_id(entry)
-        instant = self._instant(entry, message.timestamp)
+        ts = instants.to_datetime(instant.ms)
         run_id = _text(message.openclaw.runId) if message.openclaw is not None else None
         if isinstance(message.content, list):
             parts = [part for part in message.content if part.type == "toolCall"]
@@ -184,7 +184,7 @@ class _Work:
                         position=position,
                         call_id=_text(part.id) or "",
                         tool=_text(part.name) or "unknown",
-                        ts=instants.to_datetime(instant.ms),
+                        ts=ts,
                         kind=self._kind,
                         run_id=run_id,
                     )
@@ -202,7 +202,7 @@ class _Work:
                 session_id=facts.session_id,
                 entry_id=entry_id,
                 fingerprint=print_of_entry,
-                ts=instants.to_datetime(instant.ms),
+                ts=ts,
                 provider=provider,
                 model=model,
                 kind=self._kind,
@@ -225,6 +225,8 @@ class _Work:
                 ts_flag=instant.flag,
             )
         )
+        if not checked.rejected and not instant.bad:
+            return
         refused = [("bad_number", name) for name in checked.rejected] + [("bad_time", "timestamp")] * instant.bad
         for reason, name in refused:
             # By identity, not by place: the same field of a copy is the same reject.
@@ -244,8 +246,9 @@ class _Work:
                 return cost, "priced", price.version
         return None, "unpriced", None
 
-    def _instant(self, entry: Entry, message_time: Any) -> instants.Instant:
-        return instants.choose(
+    def _instant(self, entry: Entry, message_time: Any) -> tuple[str, instants.Instant]:
+        """The time as written, for identity, and the time that counts."""
+        return instants.read(
             entry.timestamp, message_time, written_ms=entry.written_ms or self._written_ms, now_ms=self._now_ms
         )
 
@@ -262,7 +265,7 @@ class _Work:
             outcome = "error"
         elif exit_code:
             outcome = "nonzero_exit"
-        time_written = instants.raw(entry.timestamp, message.timestamp)
+        time_written, instant = self._instant(entry, message.timestamp)
         facts.tool_results.append(
             ToolResult(
                 gateway=facts.gateway,
@@ -272,7 +275,7 @@ class _Work:
                 fingerprint=_fingerprint(time_written, call_id, str(message.toolName), outcome),
                 call_id=call_id,
                 tool=_text(message.toolName) or "unknown",
-                ts=instants.to_datetime(self._instant(entry, message.timestamp).ms),
+                ts=instants.to_datetime(instant.ms),
                 outcome=outcome,
                 exit_code=exit_code,
                 duration_ms=_milliseconds(details.durationMs) if details is not None else None,
@@ -296,14 +299,15 @@ class _Work:
     def _event(self, entry: Entry, event: str, **detail: Any) -> None:
         facts = self._facts
         message_time = entry.message.timestamp if entry.message is not None else None
+        time_written, instant = self._instant(entry, message_time)
         facts.events.append(
             SessionEvent(
                 gateway=facts.gateway,
                 agent=facts.agent,
                 session_id=facts.session_id,
                 entry_id=_entry_id(entry),
-                fingerprint=_fingerprint(instants.raw(entry.timestamp, message_time), event),
-                ts=instants.to_datetime(self._instant(entry, message_time).ms),
+                fingerprint=_fingerprint(time_written, event),
+                ts=instants.to_datetime(instant.ms),
                 event=event,
                 detail={name: value for name, value in detail.items() if value is not None},
             )
@@ -369,6 +373,8 @@ def _entry_id(entry: Entry) -> str:
 
 def _text(value: Any) -> str | None:
     """Names and ids as text that every sink can hold; None for nothing."""
+    if type(value) is str and value.isascii() and "\x00" not in value:
+        return value or None
     if value is None or isinstance(value, dict | list) or value == "":
         return None
     text = value if isinstance(value, str) else str(value)

@@ -25,16 +25,17 @@ def parse(value: Any) -> int | None:
     """Epoch milliseconds of an ISO 8601 text (UTC when it names no zone) or of a number of milliseconds."""
     if isinstance(value, str):
         try:
-            instant = datetime.fromisoformat(value.strip())
+            instant = datetime.fromisoformat(value)
             if instant.tzinfo is None:
                 instant = instant.replace(tzinfo=UTC)
             return (instant - EPOCH) // _MILLISECOND
         except (ValueError, OverflowError):
             return None
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        return None
-    number = Decimal(value)
-    return int(number) if number.is_finite() and -_LARGEST_MS < number < _LARGEST_MS else None
+    if type(value) is int:
+        return value if -_LARGEST_MS < value < _LARGEST_MS else None
+    if isinstance(value, Decimal) and value.is_finite() and -_LARGEST_MS < value < _LARGEST_MS:
+        return int(value)
+    return None
 
 
 def raw(entry_time: Any, message_time: Any) -> str:
@@ -69,6 +70,15 @@ def choose(entry_time: Any, message_time: Any, *, written_ms: int, now_ms: int) 
     if wrong is not None:
         flag = "future" if wrong > latest else "past"
     return Instant(substitute, flag, bad=True)
+
+
+def read(entry_time: Any, message_time: Any, *, written_ms: int, now_ms: int) -> tuple[str, Instant]:
+    """`raw` and `choose` at once, and quickly for the entry whose own time is fine, which is nearly every one."""
+    own = parse(entry_time)
+    if own is not None and _EARLIEST_MS <= own <= now_ms + _DAY_MS:
+        return str(own), Instant(own, None, bad=False)
+    chosen = choose(entry_time, message_time, written_ms=written_ms, now_ms=now_ms)
+    return raw(entry_time, message_time), chosen
 
 
 def _absent(value: Any) -> bool:

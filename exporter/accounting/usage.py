@@ -11,11 +11,11 @@ _PLACES = -30  # of a cost; JavaScript writes at most 25, and databases end some
 _SMALLEST = Decimal("1E-30")
 _WIDE = Context(prec=100)
 _CLASSES = (
-    ("input", ("input",)),
-    ("output", ("output",)),
-    ("cache_read", ("cacheRead",)),
-    ("cache_write", ("cacheWrite",)),
-    ("reasoning", ("reasoningTokens", "reasoning")),
+    ("input", "input", None),
+    ("output", "output", None),
+    ("cache_read", "cacheRead", None),
+    ("cache_write", "cacheWrite", None),
+    ("reasoning", "reasoningTokens", "reasoning"),
 )
 
 
@@ -44,19 +44,29 @@ class Usage:
         return "cost" in self.rejected
 
 
+_LIFETIMES = frozenset({"cacheWrite1h", "cacheWrite5m", "cache_creation", "cacheCreation"})
+
+
 def read_usage(usage: dict[str, Any]) -> Usage:
     """Check every field on its own: a refused one counts as 0 and is named in `rejected`."""
     rejected: list[str] = []
     values = {}
-    for name, keys in _CLASSES:
-        key = next((key for key in keys if usage.get(key) is not None), keys[0])
-        values[name] = _count(usage.get(key), key, rejected)
+    for name, key, other in _CLASSES:
+        value = usage.get(key)
+        if type(value) is int and 0 <= value <= LARGEST:  # nearly every one
+            values[name] = value
+        elif value is None and other is not None:
+            values[name] = _count(usage.get(other), other, rejected)
+        else:
+            values[name] = _count(value, key, rejected)
     if values["cache_read"] and values["input"] >= values["cache_read"]:
         # Some providers report input with its cached part: their own total proves it.
         total = usage.get("totalTokens")
         if not isinstance(total, bool) and total == values["input"] + values["output"]:
             values["input"] -= values["cache_read"]
-    one_hour, five_minutes = _lifetimes(usage, values["cache_write"], rejected)
+    one_hour, five_minutes = 0, 0
+    if values["cache_write"] and not _LIFETIMES.isdisjoint(usage):
+        one_hour, five_minutes = _lifetimes(usage, values["cache_write"], rejected)
     return Usage(
         **values,
         cache_write_1h=one_hour,
@@ -127,7 +137,9 @@ def written(usage: dict[str, Any]) -> str:
     cost = usage.get("cost")
     if isinstance(cost, dict):
         cost = cost.get("total")
-    return "|".join(_number(usage.get(key)) for key in _IDENTITY) + "|" + _number(cost)
+    values = [usage.get(key) for key in _IDENTITY]
+    values.append(cost)
+    return "|".join([str(value) if type(value) is int else _number(value) for value in values])
 
 
 _IDENTITY = ("input", "output", "cacheRead", "cacheWrite", "reasoningTokens", "totalTokens")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +63,12 @@ class Stores:
             "archive": len(archives),
         }
         return Discovery(sources=(*rows, *live, *archives), problems=tuple(problems), files=counts)
+
+    def attach(self, sources: Sequence[Source]) -> None:
+        """Get ready to read sources that another `Stores` of the same directory has discovered."""
+        for source in sources:
+            if "#" in source.key and (key := _database_key(source)) not in self._databases:
+                self._database(source.agent, key, source.path).contents()
 
     def _database(self, agent: str, key: str, path: Path) -> AgentDatabase:
         database = self._databases.get(key)
