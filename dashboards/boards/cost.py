@@ -244,8 +244,8 @@ LIMIT 50
 """
             )
         ],
-        description="The 50 most expensive sessions of all time, each with the sub-agents that it started, and what those "
-        "cost (view cost_by_root).",
+        description="The 50 most expensive sessions of all time, each with the sub-agents that it started, and what "
+        "those cost (view cost_by_root).",
         no_value="No session yet",
         overrides=[
             panels.override("Root session", custom__minWidth=220),
