@@ -15,12 +15,13 @@ import asyncio
 import concurrent.futures
 import contextlib
 import itertools
+import os
 import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final, Protocol, TypeVar
 
@@ -154,6 +155,9 @@ class Ingest:
         self._known: dict[tuple[str, str], SessionInfo] = {}  # sessions as the ledger has them
         self._in_step = False  # positions and counters are those of the ledger
         self._begun = False
+        self._files: dict[str, Source] = {}  # known transcripts by path
+        self._wanted = True  # a look at everything
+        self._not_before = 0.0  # of the next one
         self._problems: dict[str, str] = {}  # where → what, as last logged
         self.failures: Counter[str] = Counter()  # by reason
         self._work = 0.0  # of the first scan, in bytes
@@ -172,12 +176,7 @@ class Ingest:
         try:
             await self._open()
             while True:
-                self._watch.ensure()
-                started = self._clock()
-                await self._until_committed()
-                # Where a look is dear (thousands of sessions) and writes never end, it takes half of a processor.
-                await self._sleep(min(LONGEST_PAUSE, self._clock() - started))
-                await self._watch.wait()
+                await self._turn()
         finally:
             self._watch.stop()
             self._stores.close()
@@ -205,16 +204,52 @@ class Ingest:
             yield delay * (0.85 + 0.3 * self._rng())
             delay = min(LAST_RETRY, delay * 2)
 
-    async def _until_committed(self) -> None:
+    async def _turn(self) -> None:
+        """Wait for a write, then read what was written: a file that is known alone, anything else by a look at all."""
+        now = self._clock()
+        self._watch.ensure()
+        if not self._wanted:
+            self._wanted = not await self._watch.wait()  # in vain: time to look by itself
+        elif now < self._not_before:
+            await self._watch.wait(self._not_before - now)
+        files, others = self._files_written(self._watch.take())
+        self._wanted = self._wanted or others
+        if files:
+            await self._until_committed(lambda: self.glance(files))
+        if self._wanted and self._clock() >= self._not_before:
+            started = self._clock()
+            await self._until_committed(self.look)
+            self._wanted = False
+            # Where a look is dear (thousands of sessions) and writes never end, it takes half of a processor.
+            self._not_before = self._clock() + min(LONGEST_PAUSE, self._clock() - started)
+
+    def _files_written(self, paths: set[str]) -> tuple[list[Source], bool]:
+        """The known transcripts among them as they are now, and whether there was anything else."""
+        files = []
+        for path in paths:
+            source = self._files.get(path)
+            if source is None:
+                continue
+            try:
+                status = os.stat(path)  # noqa: PTH116 - a name as the kernel gave it
+            except OSError:
+                continue
+            if source.fingerprint == f"{status.st_dev}:{status.st_ino}":
+                files.append(replace(source, size=status.st_size, mtime_ns=status.st_mtime_ns))
+        return files, len(files) < len(paths)
+
+    async def _until_committed(self, step: Callable[[], Awaitable[None]]) -> None:
         delays = self._delays()
         while True:
             try:
-                await self.look()
+                await step()
             except LedgerUnavailableError as error:
+                step = self.look
                 self._away(error)
                 await self._sleep(next(delays))
             except Exception:
                 # A fault of ours: said in full, tried again, and metrics go on meanwhile.
+                step = self.look
                 self._in_step = False
                 self.failures["error"] += 1
                 log.exception("ingest failed; it is tried again")
@@ -231,11 +266,27 @@ class Ingest:
 
     # --- one look ---------------------------------------------------------------------------------------------
 
+    async def glance(self, files: Sequence[Source]) -> None:
+        """Read and commit what was appended to known transcripts. Raises LedgerUnavailableError."""
+        if not self._in_step or not self._begun:
+            await self.look()
+            return
+        sessions = self._stores.sessions()
+        batch = _Batch()
+        for source in files:
+            try:
+                await self._read(source, self._positions.get(source.key), batch, sessions)
+            except StoreError:
+                self._wanted = True  # a look at all tells what is wrong with it
+        if batch:
+            await self._commit(batch)
+
     async def look(self) -> None:
         """Read and commit everything that is there now. Raises LedgerUnavailableError."""
         if not self._in_step:
             await self._get_in_step()
         discovery = self._stores.discover()
+        self._files = {str(one.path): one for one in discovery.sources if one.store == "jsonl"}
         sessions = self._stores.sessions()
         positions = self._stores.followed(discovery, self._positions)
         pending = [one for one in discovery.sources if self._stores.changed(one, positions.get(one.key))]

@@ -35,8 +35,8 @@ available = sys.platform == "linux"
 
 
 class Inotify:
-    """Watches a folder and the folders in it, `depth` levels down. `notify(name)` is called on the loop with the name
-    of what was written; with an empty name when anything may have changed."""
+    """Watches a folder and the folders in it, `depth` levels down. `notify(path)` is called on the loop with the path
+    of what was written; with an empty one when anything may have changed."""
 
     def __init__(self, folder: Path, depth: int, notify: Callable[[str], None]) -> None:
         """Raises OSError when the kernel gives no instance or no watch for the folder itself."""
@@ -108,7 +108,7 @@ class Inotify:
                 self._add(os.path.join(folder, name), level + 1)  # noqa: PTH118 - names may be no UTF-8
             self._notify("")
         else:
-            self._notify(name)
+            self._notify(os.path.join(folder, name))  # noqa: PTH118 - as above
 
 
 def _error(folder: Path | str) -> OSError:

@@ -21,6 +21,7 @@ log = logging.get(__name__)
 
 RECONCILE: Final = 30.0  # seconds between two looks when notifications work
 POLL: Final = 1.0  # seconds between two looks when they do not
+MOST_WRITTEN: Final = 10_000
 _DEPTH: Final = 3  # agents/<agent>/sessions/cold
 _QUIET = frozenset({"opened", "closed_no_write"})  # our own reading
 
@@ -77,6 +78,7 @@ class Watch:
         self._notifier: Notifier | None = None
         self._watched: tuple[int, int] | None = None  # device and inode of the folder
         self._changed = asyncio.Event()
+        self._written: set[str] = set()  # files; an empty path: anything may have changed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._complained = False
 
@@ -85,15 +87,21 @@ class Watch:
         """Whether notifications come."""
         return self._notifier is not None
 
-    def _notify(self, name: str) -> None:
-        if not name or concerns_transcripts(name):
+    def _notify(self, path: str) -> None:
+        if not path or concerns_transcripts(path):
+            self._written.add(path if len(self._written) < MOST_WRITTEN else "")
             self._changed.set()
 
     def poke(self) -> None:
         """Make `wait` return at once; from any thread."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._changed.set)
+                self._loop.call_soon_threadsafe(self._notify, "")
+
+    def take(self) -> set[str]:
+        """The paths that were written since the last time; an empty path among them: anything may have changed."""
+        written, self._written = self._written, set()
+        return written
 
     def ensure(self) -> None:
         """Watch the folder as it is now: it may have appeared or been replaced since. Cheap when nothing changed."""

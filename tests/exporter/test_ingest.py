@@ -323,3 +323,15 @@ async def test_pruned_files_never_lower_a_total(files_dir, make_ledger, life, tr
         assert first.exact(COST) == Decimal("0.5")
     async with life(files_dir, make_ledger()).running() as second:
         assert second.exact(COST) == Decimal("0.5")
+
+
+async def test_a_write_to_a_known_transcript_is_read_without_looking_at_all_others(
+    files_dir, make_ledger, life, transcript, call
+):
+    session = transcript()
+    session.append(call("0.5"))
+    async with life(files_dir, make_ledger()).running() as running:
+        await running.until(lambda: running.ingest._files)
+        running.stores.discover = lambda: pytest.fail("looked at all of them")
+        session.append(call("0.25"))
+        await running.until(lambda: running.exact(COST) == Decimal("0.75"))
