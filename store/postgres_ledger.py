@@ -234,8 +234,16 @@ class PostgresLedger:
 
     @contextlib.asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:
+        # The server ends statements that take too long; this is for a server that has stopped to answer at all.
+        limit = asyncio.timeout(2 * self._statement_milliseconds / 1000)
         try:
-            yield
+            async with limit:
+                yield
+        except TimeoutError as error:
+            await self._drop()
+            if limit.expired():
+                raise LedgerUnavailableError("the database does not answer") from error
+            raise
         except psycopg.Error as error:
             # Whatever it was, the next transaction begins on a connection that is known to be sound.
             await self._drop()

@@ -201,6 +201,30 @@ async def test_a_statement_that_waits_too_long_is_given_up(postgres_dsn, postgre
         await ledger.close()
 
 
+async def test_a_server_that_stops_to_answer_is_given_up(postgres_server, postgres_dsn):
+    if postgres_server.cluster is None:
+        pytest.skip("the processes of a server that is not ours are not ours to stop")
+    ledger = PostgresLedger(postgres_dsn, "gw", statement_milliseconds=500)
+    await ledger.open()
+    backend = ledger._connection.info.backend_pid
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        with pytest.raises(LedgerUnavailableError, match="does not answer"):
+            async with ledger.transaction() as transaction:
+                await transaction.add_totals({CALLS: 1})
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    for _ in range(200):
+        try:
+            assert await ledger.totals() == []
+            break
+        except LedgerUnavailableError:  # the server is still noticing that the connection is gone
+            await asyncio.sleep(0.05)
+    async with ledger.transaction() as transaction:
+        await transaction.add_totals({CALLS: 1})
+    await ledger.close()
+
+
 async def test_a_cancelled_transaction_leaves_the_ledger_usable(postgres_dsn, tmp_path):
     for ledger in (PostgresLedger(postgres_dsn, "gw"), CheckpointLedger(tmp_path, "gw")):
         await ledger.open()
