@@ -29,7 +29,7 @@ from tests.tools import debian_tool
 
 T = TypeVar("T")
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.1
 ATTEMPTS = 3  # another process may take a free port before our server does

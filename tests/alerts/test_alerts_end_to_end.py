@@ -99,7 +99,7 @@ def test_cost_and_cron_say_who_how_much_and_the_limit(tmp_path, exporter):
         assert cost.title == "🟠 Today costs more than its limit · default"
         assert cost.text.startswith("10.75 US$ billed today; the limit is 10.00 US$.\nsince ")
         assert cron.title == "🟠 A cron job fails · default"
-        assert cron.text.startswith("4 failed runs in a row.\nagent `main` cron_job `j1` name `night backup` since ")
+        assert cron.text.startswith("Failed runs in a row: 4.\nagent `main` cron_job `j1` name `night backup` since ")
 
 
 def test_nothing_fires_without_an_official_plugin_or_data(tmp_path, exporter):

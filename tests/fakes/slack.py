@@ -67,7 +67,7 @@ class SlackServer:
     failed: int = 0  # requests while it was down
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def wait(self, enough: Callable[[list[Message]], bool], seconds: float = 60.0) -> list[Message]:
+    def wait(self, enough: Callable[[list[Message]], bool], seconds: float = 120.0) -> list[Message]:
         """All messages, as soon as `enough` says so. Raises TimeoutError with those that came."""
         end = time.monotonic() + seconds
         with self._changed:
@@ -78,7 +78,7 @@ class SlackServer:
                     raise TimeoutError(f"Slack got {titles} (refused: {self.refused}) within {seconds:g} s")
             return list(self.messages)
 
-    def wait_failed(self, number: int, seconds: float = 60.0) -> None:
+    def wait_failed(self, number: int, seconds: float = 120.0) -> None:
         """Return when `number` requests have failed because it was down."""
         with self._changed:
             if not self._changed.wait_for(lambda: self.failed >= number, seconds):
