@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -406,6 +407,7 @@ def parallel(reader: Reader, state_dir: Path, sources: Sequence[Source], workers
 
     def start() -> None:
         global _worker  # noqa: PLW0603 - one reader in each worker process
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends us
         stores = Stores(state_dir, gateway="scan")
         stores.attach(sources)
         _worker = reader.through(stores)

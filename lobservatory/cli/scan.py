@@ -106,11 +106,16 @@ def _progress() -> Iterator[Progress | None]:
         bars.TaskProgressColumn(),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
+    # No thread of its own: worker processes are forked while the bar is there.
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+        task = bar.add_task("", total=1000)
+        shown = 0
 
         def report(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+            nonlocal shown
+            if (thousandths := done * 1000 // total) > shown:
+                shown = thousandths
+                bar.update(task, completed=thousandths, refresh=True)
 
         yield report
 

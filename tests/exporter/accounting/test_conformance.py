@@ -462,6 +462,31 @@ def test_many_files_with_many_calls(tmp_path):
     assert (answer["calls"], answer["sessions"], answer["cost_usd"]["billed"]) == (5000, 100, 5)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_worker_processes_give_the_answer_of_one(tmp_path, layout):
+    shared = [call(f"shared{n}", timestamp=f"2026-11-20T12:{n:02}:00Z") for n in range(20)]
+    sessions = [
+        session(
+            f"s{n:02}",
+            *shared[: n % 20],
+            *(call(f"own{n}-{m}", content=[tool_call("c", "exec")]) for m in range(3)),
+            tool_result(f"result{n % 7}", "c", "exec", error=True),
+            b"{broken",
+            call(f"bad{n}", cost=-1),
+            header={"parentSession": "x"} if n else {},
+            agent=f"agent{n % 2}",
+            key=f"agent:agent{n % 2}:dashboard:{n}",
+        )
+        for n in range(30)
+    ]
+    state = build(tmp_path, sessions, layout)
+    alone = scan(state, workers=1)
+    together = scan(state, workers=3)
+    assert together.as_json() == alone.as_json()
+    assert alone.duplicates > 100
+    assert together.problems == []
+
+
 def test_a_torn_last_line_counts_once_it_is_whole(tmp_path):
     write_files(tmp_path, [session("a", call("1"))])
     path = sessions_folder(tmp_path) / "a.jsonl"
