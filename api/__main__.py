@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import StartError, check_start, create_app
 from api.context import of_app
@@ -67,6 +68,26 @@ def listening_socket(listen: Listen) -> socket.socket:
     return bound
 
 
+def configuration(app: FastAPI) -> uvicorn.Config:
+    """How the application is served. A peer that does not answer a ping, one every 30 seconds, is dropped."""
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws=LiveProtocol,
+        ws_max_size=64 * 1024,
+        ws_ping_interval=30.0,
+        ws_ping_timeout=30.0,
+        ws_per_message_deflate=False,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+
+
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
     configured = settings.main_or_exit()
@@ -79,24 +100,7 @@ def main() -> None:
         check_start(configured)
     except (StartError, PasswordError) as error:
         _end(str(error))
-    server = Server(
-        uvicorn.Config(
-            create_app(configured, password),
-            http="h11",
-            ws=LiveProtocol,
-            ws_max_size=64 * 1024,
-            ws_ping_interval=30.0,
-            ws_ping_timeout=30.0,
-            ws_per_message_deflate=False,
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=15,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-        )
-    )
+    server = Server(configuration(create_app(configured, password)))
     # uvicorn writes whole URLs of WebSockets at "info", tickets included.
     stdlib_logging.getLogger("uvicorn.error").setLevel(stdlib_logging.WARNING)
     host, port = bound.getsockname()[:2]

@@ -35,6 +35,7 @@ from store.migrate import MigrateError, check_schema
 log = structlog.get_logger(__name__)
 
 _HOUSEKEEPING_SECONDS = 10.0
+_POOL_SECONDS = 4.0  # for a free connection; then 503
 
 
 class StartError(Exception):
@@ -66,7 +67,9 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
         await asyncio.to_thread(check_start, settings)
         async with contextlib.AsyncExitStack() as stack:
             dsn = settings.database_url.get_secret_value()
-            pool = await stack.enter_async_context(database.open_pool(dsn, name="lobservatory api"))
+            pool = await stack.enter_async_context(
+                database.open_pool(dsn, name="lobservatory api", wait_seconds=_POOL_SECONDS)
+            )
             source = OutboxSource(pool, dsn)
             hub = Hub(source, counts, queue_size=limits.client_queue, most_clients=limits.websockets)
             auth = AuthService(pool, password, settings.data_dir, counts)

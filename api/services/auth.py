@@ -17,6 +17,7 @@ from api.models.auth import LoginOut, NewToken, Ticket, TokenIn, TokenOut
 from api.security.password import PasswordFile
 from api.security.scopes import Actor, Scope
 from store import auth as rows
+from store import idempotency
 from store.pool import Pool
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,7 @@ TICKET_SECONDS = 30
 FAILURES = 5  # wrong passwords from one address …
 FAILURES_ANYWHERE = 50  # … or from all of them, a botnet's way …
 FAILURE_WINDOW = timedelta(minutes=15)  # … within this time lock the log-in for as long
+KEPT = timedelta(hours=24)  # answers under an Idempotency-Key
 SERVICE_TOKEN = "api_token"  # noqa: S105 - the name of a file
 _LONGEST_TOKEN = 200
 
@@ -183,6 +185,7 @@ class AuthService:
         """Delete what has expired."""
         async with self._pool.connection() as connection:
             await rows.forget_expired(connection, FAILURE_WINDOW)
+            await idempotency.forget(connection, KEPT)
 
 
 def _new_id() -> str:
