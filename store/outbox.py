@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -51,7 +52,7 @@ async def publish(connection: AsyncConnection[Any], events: Sequence[OutboxEvent
             [event.topic for event in events],
             [event.kind for event in events],
             [event.gateway for event in events],
-            [Jsonb(dict(event.payload)) for event in events],
+            [Jsonb(dict(event.payload), dumps=_dumps) for event in events],
         ],
     )
 
@@ -115,9 +116,16 @@ async def follow(
                         yield event
                     if len(page) < _PAGE:
                         await _wake_up(connection)
-        except psycopg.OperationalError:
+        except (psycopg.OperationalError, psycopg.InterfaceError):
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RECONNECT_SECONDS[1])
+
+
+def _dumps(payload: object) -> bytes:
+    """JSON that PostgreSQL keeps: no NUL and no half of a surrogate pair. One strange character in a message must
+    never hold up the transaction that it tells of."""
+    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).replace("\\u0000", "\\ufffd")
+    return text.encode("utf-8", "replace")
 
 
 async def _listen(dsn: str) -> AsyncConnection[Any]:

@@ -122,3 +122,10 @@ async def test_nothing_is_told_of_what_was_rolled_back(postgres_dsn):
         await connection.rollback()
     async with await psycopg.AsyncConnection.connect(postgres_dsn) as connection:
         assert await outbox.read(connection, 0) == []
+
+
+async def test_a_strange_character_does_not_hold_up_a_message(postgres_dsn):
+    async with await psycopg.AsyncConnection.connect(postgres_dsn) as connection:
+        await outbox.publish(connection, [OutboxEvent("agents", "k", {"activity": "a\0b\ud800c", "é": ["\u2028"]})])
+        (stored,) = await outbox.read(connection, 0)
+    assert stored.payload == {"activity": "a\ufffdb?c", "é": ["\u2028"]}
