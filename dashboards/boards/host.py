@@ -89,8 +89,8 @@ def cpu_by_mode() -> dashboard.Panel:
         "CPU by mode",
         [
             series(
-                f'sum by (mode) (rate(claw_host_cpu_seconds_total{{{GATEWAY}, mode!~"idle|guest.*"}}[$__rate_interval]))'
-                f" / on () group_left () sum(claw_host_cpus{{{GATEWAY}}})",
+                f'sum by (mode) (rate(claw_host_cpu_seconds_total{{{GATEWAY}, mode!~"idle|guest.*"}}'
+                f"[$__rate_interval])) / on () group_left () sum(claw_host_cpus{{{GATEWAY}}})",
                 "{{mode}}",
             )
         ],

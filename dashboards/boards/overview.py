@@ -183,16 +183,17 @@ def cost_by_hour() -> dashboard.Panel:
         [
             sql_series(
                 """
-SELECT hour AS "time", provider || '/' || model AS metric, sum(cost_usd)::float8 AS cost
-FROM cost_hourly
-WHERE hour > $__timeFrom()::timestamptz - interval '1 hour' AND hour <= $__timeTo() AND :gateways AND billing = 'billed'
+SELECT date_trunc('hour', bucket) AS "time", provider || '/' || model AS metric, sum(cost_usd)::float8 AS cost
+FROM usage_15m
+WHERE bucket >= date_trunc('hour', $__timeFrom()::timestamptz) AND bucket <= $__timeTo() AND :gateways
+  AND billing = 'billed'
 GROUP BY 1, 2
 ORDER BY 1, 2
 """
             )
         ],
         unit="currencyUSD",
-        description="Billed cost of each hour by the model that earned it, by the time of the call (view cost_hourly). "
+        description="Billed cost of each hour by the model that earned it, by the time of the call (view usage_15m). "
         "A bar far above the same hour of other days is a runaway agent or a broken cache.",
         no_value="No calls in this time range",
         bars=True,
@@ -272,15 +273,18 @@ def recent_failures() -> dashboard.Panel:
                 """
 SELECT ts AS "When", what AS "What", agent AS "Agent", name AS "Name", detail AS "Detail", gateway AS "Gateway"
 FROM (
-  SELECT ts, gateway, agent, 'model call' AS what, provider || '/' || model AS name,
-         coalesce(error_code, outcome) AS detail
-  FROM model_calls WHERE $__timeFilter(ts) AND :gateways AND outcome <> 'ok'
+  (SELECT ts, gateway, agent, 'model call' AS what, provider || '/' || model AS name,
+          coalesce(error_code, outcome) AS detail
+   FROM model_calls WHERE $__timeFilter(ts) AND :gateways AND outcome <> 'ok'
+   ORDER BY ts DESC LIMIT 100)
   UNION ALL
-  SELECT ts, gateway, agent, 'tool call', tool, coalesce('exit ' || exit_code::text, outcome)
-  FROM tool_calls WHERE $__timeFilter(ts) AND :gateways AND outcome IN ('error', 'nonzero_exit')
+  (SELECT ts, gateway, agent, 'tool call', tool, coalesce('exit ' || exit_code::text, outcome)
+   FROM tool_calls WHERE $__timeFilter(ts) AND :gateways AND outcome IN ('error', 'nonzero_exit')
+   ORDER BY ts DESC LIMIT 100)
   UNION ALL
-  SELECT started_at, gateway, NULL, 'cron run', coalesce(name, job_id), status
-  FROM cron_runs WHERE $__timeFilter(started_at) AND :gateways AND status = 'error'
+  (SELECT started_at, gateway, NULL, 'cron run', coalesce(name, job_id), status
+   FROM cron_runs WHERE $__timeFilter(started_at) AND :gateways AND status = 'error'
+   ORDER BY started_at DESC LIMIT 100)
 ) AS failed
 ORDER BY ts DESC
 LIMIT 100
