@@ -30,7 +30,7 @@ import uvloop
 from exporter.accounting import EXACT, Accountant, Facts, increments, session_row
 from exporter.exposition import Sample
 from exporter.registry import Registry
-from exporter.watch import Watch
+from exporter.watch import RECONCILE, Watch
 from lobservatory import logging
 from lobservatory.catalogue import SOURCES
 from openclaw.stores import Chunk, Discovery, SessionInfo, Source, Store, StoreError
@@ -46,6 +46,10 @@ LAST_RETRY: Final = 10.0
 HELD_PATIENCE: Final = 5.0  # seconds that a lock may still be held by a predecessor that was just killed
 MOST_PROBLEMS: Final = 200  # remembered, so that each is said once
 LONGEST_PAUSE: Final = 0.1  # seconds between two looks while writes go on
+LOOK_SHARE: Final = (
+    400  # times as long as a look took, until the next one that nothing asked for: 0.25 % of a processor
+)
+LONGEST_RECONCILE: Final = 300.0
 PROGRESS_LOG: Final = 5.0  # seconds between two lines of a long first scan
 _ROW_WEIGHT: Final = 1_500  # bytes that a row of a database counts for in the progress
 # Kept among the positions: that the first scan has ended once. `#` keeps it apart from names of files.
@@ -158,6 +162,7 @@ class Ingest:
         self._files: dict[str, Source] = {}  # known transcripts by path
         self._wanted = True  # a look at everything
         self._not_before = 0.0  # of the next one
+        self._look_seconds = 0.0  # of the last one
         self._problems: dict[str, str] = {}  # where → what, as last logged
         self.failures: Counter[str] = Counter()  # by reason
         self._work = 0.0  # of the first scan, in bytes
@@ -209,7 +214,8 @@ class Ingest:
         now = self._clock()
         self._watch.ensure()
         if not self._wanted:
-            self._wanted = not await self._watch.wait()  # in vain: time to look by itself
+            reconcile = min(LONGEST_RECONCILE, max(RECONCILE, LOOK_SHARE * self._look_seconds))
+            self._wanted = not await self._watch.wait(reconcile=reconcile)  # in vain: time to look by itself
         elif now < self._not_before:
             await self._watch.wait(self._not_before - now)
         files, others = self._files_written(self._watch.take())
@@ -221,7 +227,8 @@ class Ingest:
             await self._until_committed(self.look)
             self._wanted = False
             # Where a look is dear (thousands of sessions) and writes never end, it takes half of a processor.
-            self._not_before = self._clock() + min(LONGEST_PAUSE, self._clock() - started)
+            self._look_seconds = self._clock() - started
+            self._not_before = self._clock() + min(LONGEST_PAUSE, self._look_seconds)
 
     def _files_written(self, paths: set[str]) -> tuple[list[Source], bool]:
         """The known transcripts among them as they are now, and whether there was anything else."""

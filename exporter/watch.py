@@ -132,10 +132,10 @@ class Watch:
             return inotify.Inotify(self._folder, _DEPTH, self._notify)
         return Watchdog(self._folder, self._notify)
 
-    async def wait(self, longest: float | None = None) -> bool:
-        """Until something was written, or the time for a look by itself has come (`longest` seconds at most).
-        Tells whether something was written."""
-        seconds = RECONCILE if self.native else POLL
+    async def wait(self, longest: float | None = None, *, reconcile: float = RECONCILE) -> bool:
+        """Until something was written, or the time for a look by itself has come (after `reconcile`
+        seconds when notifications come; `longest` seconds at most). Tells whether something was written."""
+        seconds = reconcile if self.native else POLL
         try:
             async with asyncio.timeout(seconds if longest is None else min(seconds, longest)):
                 await self._changed.wait()

@@ -99,7 +99,7 @@ class WindowsCollector:
         ask: Callable[[datetime], Awaitable[Windows | None]],
         *,
         daily_limit: float,
-        interval: float = 5.0,
+        interval: float = 15.0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.interval = interval

@@ -44,7 +44,7 @@ def measure(state_dir: Path) -> dict[str, int]:
     """Bytes by part. Symbolic links are not followed; a file that vanishes meanwhile is left out. Raises OSError when
     the directory itself cannot be read, or when it holds more than half a million entries."""
     sizes = dict.fromkeys(PARTS, 0)
-    root = os.fspath(state_dir)
+    root = os.fspath(state_dir).rstrip(os.sep)
     folders = [root]
     entries = 0
     first = True
@@ -65,7 +65,7 @@ def measure(state_dir: Path) -> dict[str, int]:
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
                     elif entry.is_file(follow_symlinks=False):
-                        relative = os.path.relpath(entry.path, root).replace(os.sep, "/")
+                        relative = entry.path[len(root) + 1 :].replace(os.sep, "/")
                         sizes[part_of(relative)] += entry.stat(follow_symlinks=False).st_size
                 except OSError:
                     continue
