@@ -280,6 +280,10 @@ class RunTracker:
             case "approval-resolved":
                 run.waiting, changed = False, True
                 run.operation = replace(run.operation, activity=_current(run))
+            case "start" if not new:  # a poll found it first, and does not know since when it runs
+                began, changed = instant(data.get("startedAt")) or at, True
+                known = run.operation.started_at or began
+                run.operation = replace(run.operation, started_at=min(known, began))
             case "model" if text(data.get("model")):
                 found = {"provider": data.get("provider"), "model": data.get("model")}
                 run.operation = replace(run.operation, metadata={**run.operation.metadata, **found})

@@ -247,6 +247,13 @@ def test_a_run_that_a_poll_finds_does_not_begin_when_the_one_before_it_began():
     assert operation.started_at == NOW
 
 
+def test_a_run_that_a_poll_found_first_begins_when_its_event_says():
+    runs, began = tracker(), NOW - timedelta(seconds=3)
+    runs.sessions([{"key": "agent:main:main", "sessionId": "s-r1", "activeRunIds": ["r1"]}], NOW, NOW)
+    (operation,) = runs.event(lifecycle("start", at=began), NOW).operations
+    assert operation.started_at == began
+
+
 def test_runs_that_only_a_poll_saw_are_operations_too():
     runs = tracker()
     derived = runs.sessions(LISTED, ASKED, ASKED)

@@ -1,7 +1,5 @@
 import asyncio
 import contextlib
-import time
-from datetime import datetime
 
 import psycopg
 import pytest
@@ -53,7 +51,7 @@ async def test_a_real_gateway_is_watched_with_operator_read_alone(live_gateway, 
     async def follow():
         async with contextlib.aclosing(outbox.follow(postgres_dsn, 0)) as events:
             async for event in events:
-                messages.append((time.time(), event))  # noqa: PERF401 - seen while it goes on
+                messages.append(event)  # noqa: PERF401 - seen while it goes on
 
     async with open_pool(postgres_dsn, name="live") as pool:
         watch = GatewayWatch(
@@ -133,11 +131,4 @@ async def test_a_real_gateway_is_watched_with_operator_read_alone(live_gateway, 
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-    # Agent events carry the gateway's own time: how long until a client of the API could have them.
-    delays = sorted(
-        at - datetime.fromisoformat(event.payload["ts"]).timestamp()
-        for at, event in messages
-        if event.topic == "agents" and event.kind == "tool_start"
-    )
-    print("agent event to outbox reader, seconds:", [round(delay, 3) for delay in delays])  # noqa: T201 - a figure
-    assert delays
+    assert [event for event in messages if event.topic == "agents" and event.kind == "tool_start"]
