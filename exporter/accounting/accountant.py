@@ -412,7 +412,7 @@ def _milliseconds(value: Any) -> int | None:
 
 def _duration(message_time: Any, instant: instants.Instant) -> int | None:
     """A message carries the time at which its call began, its entry the time at which it was stored."""
-    began = instants.parse(message_time)
+    began = message_time if type(message_time) is int else instants.parse(message_time)
     if began is None or instant.flag is not None or not 0 <= instant.ms - began <= _LONGEST_CALL_MS:
         return None
     return instant.ms - began

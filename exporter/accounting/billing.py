@@ -19,10 +19,14 @@ class BillingPolicy:
         self._equivalent = frozenset(settings.equivalent if settings is not None else ())
         self._billed = frozenset(settings.billed if settings is not None else ())
         self._subscriptions = frozenset(subscriptions)
+        self._modes: dict[str, BillingMode] = {}
 
     def mode(self, provider: str) -> BillingMode:
         """`equivalent` or `billed`."""
-        return self.explain(provider)[0]
+        mode = self._modes.get(provider)
+        if mode is None:
+            mode = self._modes[provider] = self.explain(provider)[0]
+        return mode
 
     def explain(self, provider: str) -> tuple[BillingMode, str]:
         """The decision and its reason, in words for people."""

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Any
+
+import msgspec
 
 LARGEST = 10**12  # beyond this a count or a cost is no measurement
 _PLACES = -30  # of a cost; JavaScript writes at most 25, and databases end somewhere
 _SMALLEST = Decimal("1E-30")
 _WIDE = Context(prec=100)
-_CLASSES = (
-    ("input", "input", None),
-    ("output", "output", None),
-    ("cache_read", "cacheRead", None),
-    ("cache_write", "cacheWrite", None),
-    ("reasoning", "reasoningTokens", "reasoning"),
+_CLASSES: tuple[tuple[str, str | None], ...] = (
+    ("input", None),
+    ("output", None),
+    ("cacheRead", None),
+    ("cacheWrite", None),
+    ("reasoningTokens", "reasoning"),
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens and cost of one call. `input` excludes cached tokens, `reasoning` is a part of `output`."""
 
     input: int
@@ -50,29 +50,34 @@ _LIFETIMES = frozenset({"cacheWrite1h", "cacheWrite5m", "cache_creation", "cache
 def read_usage(usage: dict[str, Any]) -> Usage:
     """Check every field on its own: a refused one counts as 0 and is named in `rejected`."""
     rejected: list[str] = []
-    values = {}
-    for name, key, other in _CLASSES:
+    values = []
+    for key, other in _CLASSES:
         value = usage.get(key)
-        if type(value) is int and 0 <= value <= LARGEST:  # nearly every one
-            values[name] = value
-        elif value is None and other is not None:
-            values[name] = _count(usage.get(other), other, rejected)
-        else:
-            values[name] = _count(value, key, rejected)
-    if values["cache_read"] and values["input"] >= values["cache_read"]:
+        if type(value) is not int or not 0 <= value <= LARGEST:  # nearly never
+            if value is None and other is not None:
+                key, value = other, usage.get(other)  # noqa: PLW2901 - the other name of the same field
+            value = _count(value, key, rejected)
+        values.append(value)
+    tokens_in, tokens_out, cache_read, cache_write, reasoning = values
+    if cache_read and tokens_in >= cache_read:
         # Some providers report input with its cached part: their own total proves it.
         total = usage.get("totalTokens")
-        if not isinstance(total, bool) and total == values["input"] + values["output"]:
-            values["input"] -= values["cache_read"]
+        if not isinstance(total, bool) and total == tokens_in + tokens_out:
+            tokens_in -= cache_read
     one_hour, five_minutes = 0, 0
-    if values["cache_write"] and not _LIFETIMES.isdisjoint(usage):
-        one_hour, five_minutes = _lifetimes(usage, values["cache_write"], rejected)
+    if cache_write and not _LIFETIMES.isdisjoint(usage):
+        one_hour, five_minutes = _lifetimes(usage, cache_write, rejected)
+    cost = _cost(usage.get("cost"), rejected)
     return Usage(
-        **values,
-        cache_write_1h=one_hour,
-        cache_write_5m=five_minutes,
-        cost=_cost(usage.get("cost"), rejected),
-        rejected=tuple(rejected),
+        tokens_in,
+        tokens_out,
+        cache_read,
+        cache_write,
+        reasoning,
+        one_hour,
+        five_minutes,
+        cost,
+        tuple(rejected),
     )
 
 
