@@ -27,13 +27,14 @@ from lobservatory.errors import UserError
 from lobservatory.runner import foreign, parts, postgres, secrets
 from lobservatory.runner.supervision import RUNNING, Program, Supervision, last_line
 from lobservatory.settings import Listen, Settings
+from openclaw import state_dir
 from store.migrate import migrate
 
-_READY_SECONDS = 30.0
+_READY_SECONDS = 60.0
 _WATCH_SECONDS = 2.0
 _POLL_SECONDS = 0.2
 _REVIVE_SECONDS = 60.0
-_GIVE_UP_SECONDS = 8.0  # a part that has not stayed up for a second by then is shown as it is
+_GIVE_UP_SECONDS = 15.0  # a part that has not stayed up for a second by then is shown as it is
 _PIPE_WIDTH = 160
 _POSTGRES = "postgres"
 _STATE = "up.json"
@@ -302,6 +303,7 @@ class _Run:
                 for name in names:
                     self.supervision.start_program(name)
                 rows += self._await(names)
+        rows.insert(0, self._watched())
         rows += [Row(name, "missing", "", part.how) for name, part in parts.FOREIGN.items() if name not in rest]
         state = {
             "title": self.title,
@@ -412,8 +414,17 @@ class _Run:
         self.signals.pause(0)
         return Row(_POSTGRES, "running", f"127.0.0.1:{self.cluster.port}/{postgres.DATABASE}", "embedded")
 
+    def _watched(self) -> Row:
+        """What the exporter looks at; it looks again by itself when that is not there yet."""
+        try:
+            found = state_dir.resolve(self.settings.state_dir)
+        except state_dir.StateDirError as error:
+            return Row("openclaw", "missing", "", f"{error}. Without an OpenClaw: `lobservatory demo`")
+        url = state_dir.gateway_url(self.settings, state_dir.load_config(found))
+        return Row("openclaw", "found", str(found), f"gateway {url}")
+
     def _await(self, names: Sequence[str]) -> list[Row]:
-        """Wait until each part answers, at most 30 s for all; one row for each."""
+        """Wait until each part answers, at most a minute for all; one row for each."""
         began = time.monotonic()
         waiting = [name for name in names if name in self.addresses]
         ready = {name for name in names if name not in self.addresses}
@@ -445,7 +456,7 @@ def _show(console: Console, rows: list[Row], title: str, place: Place) -> None:
     table.add_column("part", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("where, or how to get it", overflow="fold")
-    colours = {"running": "green", "yours": "green", "missing": "yellow"}
+    colours = {"running": "green", "yours": "green", "found": "green", "missing": "yellow"}
     for row in rows:
         colour = colours.get(row.state, "red")
         table.add_row(row.part, f"[{colour}]{row.state}[/]", escape("  ".join(filter(None, (row.url, row.note)))))

@@ -146,7 +146,9 @@ def test_everything_starts_is_shown_and_stops_without_a_trace(installation):
     process, output = installation.up()
     state = installation.ready(process, output)
     rows = {row["part"]: row for row in state["rows"]}
-    assert {name: row["state"] for name, row in rows.items() if name != "grafana"} == dict.fromkeys(
+    assert rows["openclaw"]["state"] == "found"
+    assert rows["openclaw"]["url"] == str(installation.folder / ".openclaw")
+    assert {name: row["state"] for name, row in rows.items() if name not in {"grafana", "openclaw"}} == dict.fromkeys(
         ("postgres", "exporter", "api", "prometheus", "alertmanager"), "running"
     )
     text = output.read_text(encoding="utf-8")
@@ -247,6 +249,19 @@ def test_after_kill_9_of_supervisord_nothing_is_left(installation):
     installation.assert_nothing_left()
 
 
+def test_without_an_openclaw_it_runs_and_says_what_to_do(installation):
+    installation.environment["LOBS_STATE_DIR"] = "/nowhere"
+    process, output = installation.up()
+    state = installation.ready(process, output)
+    rows = {row["part"]: row for row in state["rows"]}
+    assert rows["openclaw"]["state"] == "missing"
+    assert rows["openclaw"]["note"].startswith("state directory /nowhere does not exist: ")
+    assert 'claw_gateway_up{gateway="default"} 0' in get(rows["exporter"]["url"]), "metrics stay up"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    installation.assert_nothing_left()
+
+
 def test_stop_ends_a_running_one_and_what_a_crash_has_left(installation):
     process, output = installation.up()
     installation.ready(process, output)
@@ -288,7 +303,7 @@ def test_the_demo_needs_nothing_says_so_and_leaves_nothing(installation):
     state = installation.ready(process, output, installation.data / "demo")
     assert output.read_text(encoding="utf-8").startswith("Lobservatory DEMO: recorded data")
     rows = {row["part"]: row for row in state["rows"]}
-    assert [name for name, row in rows.items() if row["state"] != "running" and name != "grafana"] == []
+    assert [name for name, row in rows.items() if row["state"] not in {"running", "found"}] in ([], ["grafana"])
 
     def is_alive():
         text = get(rows["exporter"]["url"])
