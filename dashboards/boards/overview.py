@@ -132,14 +132,14 @@ def failures() -> dashboard.Panel:
             now(
                 f'round(sum(increase(claw_model_calls_total{{{GATEWAY}, outcome="error"}}[$__range]))) '
                 f"or 0 * count(claw_model_calls_total{{{GATEWAY}}})",
-                "model calls",
+                "models",
             ),
             now(
                 f'round(sum(increase(claw_tool_calls_total{{{GATEWAY}, outcome="error"}}[$__range]))) '
                 f"or 0 * count(claw_model_calls_total{{{GATEWAY}}})",
-                "tool calls",
+                "tools",
             ),
-            now(f"sum(claw_cron_job_consecutive_errors{{{GATEWAY}}} > bool 0)", "cron jobs"),
+            now(f"sum(claw_cron_job_consecutive_errors{{{GATEWAY}}} > bool 0)", "cron"),
         ],
         unit="none",
         decimals=0,
