@@ -484,6 +484,7 @@ class Ingest:
                 yield Sample(metric, (gateway, source), float(value))
         for reason in ("unavailable", "error"):
             yield Sample("lobservatory_commit_failures_total", (reason,), self.failures[reason])
+        yield Sample("lobservatory_poison_rows_total", (), float(getattr(self._ledger, "poison_rows", 0)))
         for table, rows in dict(getattr(self._ledger, "rows_written", {})).items():
             yield Sample("lobservatory_rows_written_total", (table,), rows)
 

@@ -34,6 +34,8 @@ OTHER: Final = "other"
 LONGEST_VALUE: Final = 64
 _ALIASES_KEPT: Final = 4  # times the bound: raw names that we remember having folded; beyond it they are looked up anew
 
+_WITH_A_PAST: Final = ("claw_host_", "claw_gateway_cpu_", "lobservatory_cpu_")
+
 Render = Callable[[], Iterable[Sample]]
 
 
@@ -74,6 +76,8 @@ class _Family:
         if not any(self.open_labels):
             self.open_labels = [label != "gateway" for label in metric.labels]
         name = metric.name
+        # A counter that this process counts from 0. The kernel's counters come with a past that is nobody's increase.
+        self.from_zero = metric.type == "counter" and not metric.accounting and not name.startswith(_WITH_A_PAST)
         self.adds_up = metric.type == "counter" or not name.endswith(("_timestamp_seconds", "_ratio", "_max", "_info"))
 
     def fold(self, labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -103,6 +107,9 @@ class Registry:
         self._begun = False
         # Series of accounting at 0 that Prometheus has not seen yet, and since when (monotonic) they are more than 0.
         self._unseen: dict[tuple[str, tuple[str, ...]], float | None] = {}
+        # The same for counters of this process, once Prometheus has been here.
+        self._newcomers: dict[_Series, float] = {}
+        self._scraped = False
         self._overflow: dict[str, int] = {}
         self._counts: dict[tuple[str, tuple[str, ...]], float] = {}
         self._histograms: dict[tuple[str, tuple[str, ...]], tuple[list[int], float]] = {}
@@ -260,12 +267,20 @@ class Registry:
             else:
                 self._broken.discard(name)
         newborn = self._newborn() if prometheus else {}
+        newcomers = self._released() if prometheus else frozenset()
         out: list[str] = []
         for metric_name, family in self._families.items():
             if family.metric.accounting:
                 lines = self._accounting_block(family, newborn.get(metric_name, frozenset()))
             else:
-                lines = "".join(item if isinstance(item, str) else item.line for item in present.get(metric_name, ()))
+                lines = "".join(
+                    item
+                    if isinstance(item, str)
+                    else item.line
+                    if item not in newcomers
+                    else f"{item.prefixes[0]}0.0\n"
+                    for item in present.get(metric_name, ())
+                )
             if lines:
                 out += (family.headers[text_format], lines)
         if text_format is Format.OPENMETRICS:
@@ -293,6 +308,8 @@ class Registry:
                     before = float(series.value)
                     shown = before + value if family.adds_up else max(before, value)
             else:
+                if series.round < 0 and family.from_zero and self._scraped and value:
+                    self._newcomers[series] = self._clock()
                 series.round = current
                 if metric in present:
                     present[metric].append(series)
@@ -328,6 +345,14 @@ class Registry:
                 newborn.setdefault(metric, set()).add(labels)
         self._unseen.clear()
         return newborn
+
+    def _released(self) -> AbstractSet[_Series]:
+        """As `_newborn`, for counters of this process."""
+        self._scraped = True
+        now = self._clock()
+        newcomers = {series for series, since in self._newcomers.items() if now - since < self._zero_hold}
+        self._newcomers.clear()
+        return newcomers
 
     def series_count(self) -> int:
         """How many series are known now."""

@@ -658,6 +658,14 @@ METRICS: tuple[Metric, ...] = (
         5,
     ),
     Metric("lobservatory_rows_written_total", "counter", "Rows committed by table.", "", ("table",), 50),
+    Metric(
+        "lobservatory_poison_rows_total",
+        "counter",
+        "Rows that the database refused and that were kept aside.",
+        "",
+        (),
+        1,
+    ),
     Metric("lobservatory_commit_failures_total", "counter", "Failed commits by reason.", "", ("reason",), 50),
     Metric(
         "lobservatory_label_overflow_total",

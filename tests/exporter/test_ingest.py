@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -335,3 +336,16 @@ async def test_a_write_to_a_known_transcript_is_read_without_looking_at_all_othe
         running.stores.discover = lambda: pytest.fail("looked at all of them")
         session.append(call("0.25"))
         await running.until(lambda: running.exact(COST) == Decimal("0.75"))
+
+
+@pytest.mark.req("P-5")
+async def test_an_unknown_schema_is_told_and_is_never_a_silent_zero(state_dir, make_ledger, life):
+    databases = list(state_dir.glob("agents/*/agent/openclaw-agent.sqlite"))
+    for path in databases:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA user_version = 9999")
+    async with life(state_dir, make_ledger()).running() as running:
+        known = running.values("claw_source_schema_known")
+        assert known["sqlite",] == (0 if databases else 1)
+        assert known["jsonl",] == 1
+        assert running.total(CALLS) > 0

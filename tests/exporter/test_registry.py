@@ -230,3 +230,16 @@ def test_no_total_ever_falls_over_any_order_of_exact_increments():
         (now,) = values(registry, COST).values()
         assert now >= before
         before = now
+
+
+def test_a_counter_of_this_process_that_comes_later_is_0_for_prometheus_first_but_the_kernels_are_not():
+    registry = Registry()
+    registry.count("claw_gateway_reconnects_total", ("g",), 2)
+    assert values(registry, "claw_gateway_reconnects_total", prometheus=True) == {("g",): 2}  # the first scrape at all
+    registry.count("claw_rpc_errors_total", ("g", "health", "TIMEOUT"))
+    registry.register("disk", lambda: [Sample("claw_host_disk_read_bytes_total", ("g", "sdb"), 7e9)])
+    assert values(registry, "claw_rpc_errors_total") == {("g", "health", "TIMEOUT"): 1}
+    text = registry.render(prometheus=True)
+    assert 'claw_rpc_errors_total{gateway="g",method="health",code="TIMEOUT"} 0.0\n' in text
+    assert 'claw_host_disk_read_bytes_total{gateway="g",device="sdb"} 7000000000.0\n' in text
+    assert values(registry, "claw_rpc_errors_total", prometheus=True) == {("g", "health", "TIMEOUT"): 1}
