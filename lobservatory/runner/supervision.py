@@ -30,8 +30,10 @@ from lobservatory.runner.secrets import private_directory, write_private
 _SOCKET_PATH_LIMIT = 90
 _LOG_BYTES = "10MB"
 _LOG_BACKUPS = 3
-# The whole stop has 10 s: the parts get 6, then PostgreSQL 2, then supervisord itself.
-STOP_SECONDS = 6
+# The whole stop has 10 s: the parts get 4, then PostgreSQL 3, then supervisord itself, which looks once a second.
+STOP_SECONDS = 4
+LAST_STOP_SECONDS = 3
+_SHUTDOWN_SECONDS = 2.0
 START_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 
@@ -200,7 +202,7 @@ class Supervision:
                 self._call("supervisor.shutdown")
         if self._process is not None:
             try:
-                self._process.wait(timeout=STOP_SECONDS)
+                self._process.wait(timeout=_SHUTDOWN_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -219,7 +221,7 @@ class Supervision:
                 with contextlib.suppress(psutil.Error):
                     # SIGINT is PostgreSQL's fast shutdown and ends the other parts in order, too.
                     process.send_signal(signal.SIGINT if polite else signal.SIGKILL)
-            _, found = psutil.wait_procs(found, timeout=3 if polite else 2)
+            _, found = psutil.wait_procs(found, timeout=2 if polite else 1)
         for path in (self.socket, self.run / "supervisord.pid", self.run / "supervisord.conf"):
             path.unlink(missing_ok=True)
         for path in self.socket.parent.glob(f"{self.socket.name}.*"):

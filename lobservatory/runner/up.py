@@ -25,7 +25,7 @@ from rich.table import Table
 
 from lobservatory.errors import UserError
 from lobservatory.runner import foreign, parts, postgres, secrets
-from lobservatory.runner.supervision import RUNNING, Program, Supervision, last_line
+from lobservatory.runner.supervision import LAST_STOP_SECONDS, RUNNING, Program, Supervision, last_line
 from lobservatory.settings import Listen, Settings
 from openclaw import state_dir
 from store.migrate import migrate
@@ -388,7 +388,7 @@ class _Run:
                     user=cluster.user.name if cluster.user else None,
                     directory=cluster.root,
                     stop_signal="INT",
-                    stop_seconds=5,
+                    stop_seconds=LAST_STOP_SECONDS,
                 )
             )
             secrets.write_private(self.place.run / _DATABASE_URL, cluster.dsn(postgres.WRITER) + "\n")
