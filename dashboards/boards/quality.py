@@ -60,15 +60,15 @@ def unpriced() -> dashboard.Panel:
 
 
 def drift() -> dashboard.Panel:
-    """Against the gateway's own books."""
+    """Against the gateway's own books. The metric is absent while the gateway is asked, every five minutes."""
     return panels.stat(
         4,
         "Drift",
-        [now(f"max(abs(claw_reconcile_drift_ratio{{{GATEWAY}}}))", "largest")],
+        [now(f"max(abs(last_over_time(claw_reconcile_drift_ratio{{{GATEWAY}}}[15m])))", "largest")],
         unit="percentunit",
         decimals=2,
-        description="Largest difference, over the classes of tokens, between our totals and the gateway's own usage. "
-        "More than 2 % is an error of one of the two.",
+        description="Largest difference, over the classes of tokens, between our totals and the gateway's own usage, "
+        "as last compared. More than 2 % is an error of one of the two.",
         no_value="Not reconciled",
         steps=((None, config.OK), (0.02, config.BAD)),
     )
