@@ -5,8 +5,10 @@ Interleaved rounds, medians, CPU seconds of the process tree (user + system). Wh
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import platform
 import shutil
 import statistics
 import subprocess
@@ -65,17 +67,23 @@ def check(state: Path, command: list[str]) -> None:
         assert answer["tokens"][key] == truth[key]
 
 
-def _peer(folder: Path, package: str, binary: str) -> str | None:
-    """The peer's program, installed by npm into our cache; None when npm has none or cannot."""
-    path = folder / "node_modules" / ".bin" / binary
-    if not path.exists() and shutil.which("npm"):
+def _peers(folder: Path) -> dict[str, list[str]]:
+    """Commands of the peers, installed by npm into our cache: each with its native program for this machine."""
+    system = platform.system().lower()
+    processor = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    tokscale = f"@tokscale/cli-{system}-{processor}" + ("-gnu" if system == "linux" else "")
+    packages = ("ccusage@20", f"@ccusage/ccusage-{system}-{processor}@20", f"{tokscale}@4")
+    modules = folder / "node_modules"
+    programs = {
+        "ccusage": [str(modules / ".bin" / "ccusage"), "openclaw", "daily", "--offline", "--json"],
+        "tokscale": [str(modules / tokscale / "bin" / "tokscale"), "models", "-c", "openclaw", "--json"],
+    }
+    if not all(Path(command[0]).exists() for command in programs.values()) and shutil.which("npm"):
         folder.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "install", "--no-audit", "--no-fund", "--silent", "--prefix", str(folder), package]
-        try:
+        command = ["npm", "install", "--no-audit", "--no-fund", "--silent", "--prefix", str(folder), *packages]
+        with contextlib.suppress(subprocess.SubprocessError, OSError):  # no network: measured without them
             subprocess.run(command, check=True, capture_output=True, timeout=_PEER_DEADLINE)
-        except (subprocess.SubprocessError, OSError):
-            return None
-    return str(path) if path.exists() else None
+    return {name: command for name, command in programs.items() if Path(command[0]).exists()}
 
 
 def contenders(cache: Path, store: str, state: Path, *, peers: bool) -> dict[str, tuple[list[str], dict[str, str]]]:
@@ -90,13 +98,9 @@ def contenders(cache: Path, store: str, state: Path, *, peers: bool) -> dict[str
         home.mkdir(exist_ok=True)
         if not (home / ".openclaw").exists():
             (home / ".openclaw").symlink_to(state)
-        environment = {"HOME": str(home), "OPENCLAW_STATE_DIR": str(state)}
-        ccusage = _peer(cache / "peers", "ccusage@20", "ccusage") if store == "jsonl" else None
-        if ccusage is not None:
-            found["ccusage"] = ([ccusage, "openclaw", "daily", "--json", "--offline"], environment)
-        tokscale = _peer(cache / "peers", "@tokscale/cli@4", "tokscale")
-        if tokscale is not None:
-            found["tokscale"] = ([tokscale, "--openclaw", "--json"], environment)
+        for name, command in _peers(cache / "peers").items():
+            if store == "jsonl" or name == "tokscale":  # ccusage does not read the database
+                found[name] = (command, {"HOME": str(home)})
     return found
 
 

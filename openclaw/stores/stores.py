@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,9 @@ from store.rows import Position
 MAX_CHUNK = 8 * 1024 * 1024
 
 
+_Parts = list[tuple[str, Mapping[str, SessionInfo]]]
+
+
 class Stores:
     """Reads one state directory. Not thread-safe: one thread at a time."""
 
@@ -28,7 +32,8 @@ class Stores:
         self._headers = Headers()
         self._databases: dict[str, AgentDatabase] = {}
         self._found = Found()
-        self._indexes: dict[Path, tuple[tuple[int, ...], tuple[SessionInfo, ...]]] = {}
+        self._indexes: dict[Path, tuple[tuple[int, ...], Mapping[str, SessionInfo]]] = {}
+        self._merged: tuple[Found, _Parts, dict[tuple[str, str], SessionInfo]] | None = None
         self._trajectory_keys: dict[tuple[str, str], str | None] = {}
         self._archive: tuple[str, int, files.ArchiveStream] | None = None  # key, offset and the open stream
         self._cold_sessions: dict[str, str] = {}
@@ -89,14 +94,17 @@ class Stores:
 
         Read again only when an index has changed. A session that no index knows may be named by its trajectory.
         """
-        known: dict[tuple[str, str], SessionInfo] = {}
+        parts: list[tuple[str, Mapping[str, SessionInfo]]] = []
         for agent, path in self._found.indexes:
-            known.update({(agent, info.session_id): info for info in self._index(agent, path)})
+            parts.append((agent, self._index(agent, path)))
         for database in self._databases.values():
-            try:
-                known.update({(database.agent, name): info for name, info in database.sessions().items()})
-            except StoreError:
-                continue  # discovery has reported the database already
+            with contextlib.suppress(StoreError):  # discovery has reported the database already
+                parts.append((database.agent, database.sessions()))
+        if self._merged is not None and self._merged[0] is self._found and _same(self._merged[1], parts):
+            return self._merged[2]
+        known: dict[tuple[str, str], SessionInfo] = {}
+        for agent, infos in parts:
+            known.update({(agent, session_id): info for session_id, info in infos.items()})
         for source in self._found.files:
             identity = (source.agent, source.session_id)
             if identity not in known and (key := self._trajectory_key(identity)) is not None:
@@ -107,9 +115,10 @@ class Stores:
                     kind=session_kind(key),
                     parent_session_key=thread_parent(key),
                 )
+        self._merged = (self._found, parts, known)
         return known
 
-    def _index(self, agent: str, path: Path) -> tuple[SessionInfo, ...]:
+    def _index(self, agent: str, path: Path) -> Mapping[str, SessionInfo]:
         try:
             status = path.stat()
             state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -117,12 +126,12 @@ class Stores:
             if cached is not None and cached[0] == state:
                 return cached[1]
             if status.st_size > MAX_INDEX:
-                return ()
-            infos = tuple(index_sessions(agent, parse_index(path.read_bytes())))
+                return {}
+            infos = {info.session_id: info for info in index_sessions(agent, parse_index(path.read_bytes()))}
         except (OSError, ValueError, RecursionError):
             # Being replaced just now, or broken: the kinds that were known stay, the sessions themselves still count.
             cached = self._indexes.get(path)
-            return cached[1] if cached is not None else ()
+            return cached[1] if cached is not None else {}
         self._indexes[path] = (state, infos)
         return infos
 
@@ -240,6 +249,11 @@ class Stores:
             self._archive[2].close()
             self._archive = None
         self._drop_databases(set())
+
+
+def _same(one: _Parts, other: _Parts) -> bool:
+    """Whether the indexes are the very same objects, which they are until they change."""
+    return len(one) == len(other) and all(a[1] is b[1] for a, b in zip(one, other, strict=True))
 
 
 def _database_key(source: Source) -> str:
