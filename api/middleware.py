@@ -103,7 +103,7 @@ class Envelope:
         async def outgoing(message: Message) -> None:
             nonlocal status
             if message["type"] in {"http.response.start", "websocket.http.response.start"}:
-                status = message["status"]
+                status = int(message["status"])
                 headers = MutableHeaders(raw=message.setdefault("headers", []))
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)

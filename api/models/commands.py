@@ -113,3 +113,26 @@ class Confirmation(Camel):
 
     nonce: str
     expires_in: int = Field(default=60, description="Seconds.")
+
+
+class TranscriptItem(Camel):
+    """One message of a session."""
+
+    role: str
+    text: str
+
+
+class Transcript(Camel):
+    """The end of a session, oldest first. It is read from the gateway at this moment and stored nowhere."""
+
+    session_key: str
+    items: list[TranscriptItem]
+
+
+class LogLine(Camel):
+    """One line of the gateway's log."""
+
+    time: str | None = None
+    level: str = Field(description="trace, debug, info, warn, error or fatal; unknown when the line does not say.")
+    subsystem: str | None = None
+    message: str

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Path
+from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import JSONResponse
 
 from api.context import Commander, ContextDep
@@ -17,11 +17,13 @@ from api.models.commands import (
     DecisionIn,
     Killed,
     KillIn,
+    LogLine,
     Run,
     SendIn,
     SessionKey,
     SessionPatch,
     SpawnIn,
+    Transcript,
 )
 from api.openapi import problems
 from api.routes.operations import IdempotencyKey
@@ -179,3 +181,29 @@ async def delete_session(
 ) -> JSONResponse:
     """Needs a confirmation (428 without). What it cost stays counted."""
     return JSONResponse(await context.commands.delete_session(actor, session_key, confirmation, idempotency_key))
+
+
+@router.get(
+    "/agents/{agent_id}/transcript", summary="The end of a session", responses=problems(404, 502), tags=["commands"]
+)
+async def transcript(
+    context: ContextDep,
+    actor: Commander,
+    agent_id: AgentPath,
+    session_key: Annotated[SessionKey | None, Query(alias="sessionKey")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Transcript:
+    """Asked of the gateway at this moment and stored nowhere; the main session unless another is named."""
+    return await context.commands.transcript(actor, agent_id, session_key, limit)
+
+
+@router.get("/logs", summary="The end of the gateway's log", responses=problems(502), tags=["commands"])
+async def logs(
+    context: ContextDep,
+    actor: Commander,
+    level: Literal["trace", "debug", "info", "warn", "error", "fatal"] | None = None,
+    session: Annotated[SessionKey | None, Query(description="Only lines that name it.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> list[LogLine]:
+    """Newest first, of at least that level; asked of the gateway at this moment."""
+    return await context.commands.logs(actor, level, session, limit)

@@ -6,6 +6,7 @@ They go through a connection of the API's own with write scopes, which exists on
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +17,18 @@ import msgspec
 import structlog
 
 from api import errors
-from api.models.commands import Action, Confirmation, DecisionIn, KillIn, SendIn, SessionPatch, SpawnIn
+from api.models.commands import (
+    Action,
+    Confirmation,
+    DecisionIn,
+    KillIn,
+    LogLine,
+    SendIn,
+    SessionPatch,
+    SpawnIn,
+    Transcript,
+    TranscriptItem,
+)
 from api.security.scopes import Actor
 from lobservatory import logging
 from lobservatory.settings import Settings
@@ -34,6 +46,9 @@ log = structlog.get_logger(__name__)
 SCOPES = ("operator.read", "operator.write", "operator.approvals", "operator.admin")
 CONFIRM_SECONDS = 60
 _RPC_SECONDS = 20.0
+_TRANSCRIPT_CHARACTERS = 4_000  # of one message
+_LOG_LINES = 1_000
+LEVELS = {"trace": 1, "debug": 2, "info": 3, "warn": 4, "error": 5, "fatal": 6}
 
 Answer = dict[str, Any]
 
@@ -157,6 +172,42 @@ class CommandService:
             actor, "session.delete", session_key, method="sessions.delete", params=params, key=key
         )
 
+    # --- what is read from the gateway at the moment of asking ------------------------------------------------
+
+    async def transcript(self, actor: Actor, agent: str, session_key: str | None, limit: int) -> Transcript:
+        """The end of a session."""
+        await self._known_agent(actor, agent)
+        key = _session_of(agent, session_key)
+        params = {"keys": [key], "limit": limit, "maxChars": _TRANSCRIPT_CHARACTERS}
+        payload = await self._ask(actor, "sessions.preview", params)
+        previews = [one for one in payload.get("previews", []) if one.get("key") == key]
+        items = previews[0].get("items", []) if previews else []
+        await self._note(actor, "transcript_read", "agent", agent, {"session": key})
+        return Transcript(
+            session_key=key,
+            items=[TranscriptItem(role=str(one.get("role", "")), text=str(one.get("text", ""))) for one in items],
+        )
+
+    async def logs(self, actor: Actor, level: str | None, session: str | None, limit: int) -> list[LogLine]:
+        """The newest lines of the gateway's log, newest first; `level`: at least that one."""
+        payload = await self._ask(actor, "logs.tail", {"limit": _LOG_LINES})
+        found = []
+        for text in reversed(payload.get("lines", [])):
+            line = _log_line(str(text))
+            if session is not None and session not in text:
+                continue
+            if level is not None and LEVELS.get(line.level, 0) < LEVELS[level]:
+                continue
+            found.append(line)
+        return found[:limit]
+
+    async def _ask(self, actor: Actor, method: str, params: Mapping[str, Any]) -> Answer:
+        try:
+            payload = await self._connection(actor).call(method, params, timeout=_RPC_SECONDS)
+        except GatewayError as error:
+            raise _refusal(error) from error
+        return payload if isinstance(payload, dict) else {}
+
     # --- how every command goes -------------------------------------------------------------------------------
 
     def _connection(self, actor: Actor) -> GatewayClient:
@@ -278,6 +329,25 @@ def _session_of(agent: str, session_key: str | None) -> str:
     if not session_key.startswith(f"agent:{agent}:"):
         raise errors.InvalidFieldError("This session belongs to another agent.", field="body.sessionKey")
     return session_key
+
+
+def _log_line(text: str) -> LogLine:
+    """A line of the log, which is JSON; anything else is shown as it is, without secrets."""
+    try:
+        line = json.loads(text)
+        meta = line["_meta"]
+        level, time = str(meta["logLevelName"]).lower(), str(line.get("time") or meta.get("date"))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return LogLine(level="unknown", message=logging.REDACTOR.text(text[:2000]))
+    parts = [line[key] for key in ("1", "2") if isinstance(line.get(key), str)]
+    message = line.get("message") or " ".join(parts) or str(line.get("0", ""))
+    subsystem = re.search(r'"(?:subsystem|module)":"([^"]+)"', str(line.get("0", "")))
+    return LogLine(
+        time=time,
+        level=level if level in LEVELS else "unknown",
+        subsystem=subsystem[1] if subsystem else None,
+        message=logging.REDACTOR.text(str(message)[:2000]),
+    )
 
 
 def _slug(label: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
@@ -19,6 +21,7 @@ from openclaw.client import GatewayClient
 from store.commands import run_operation_id
 from tests.api.conftest import LOOSE, connected, new_token, started
 
+SAMPLES = Path(__file__).parents[1] / "fixtures" / "samples" / "rpc-2026.9.6"
 HOSTILE = ['"; rm -rf / #', "--flag", "../../x", "$(reboot)", "`id`", "'; DROP TABLE lobs.tasks; --"]
 
 
@@ -231,3 +234,41 @@ async def test_a_hundred_at_once_are_slowed_down_and_a_limited_token_refused(set
         assert set(statuses) == {202, 429}
         async with connected(app, await new_token(app, Scope.COMMAND, ["work"])) as limited:
             assert (await limited.post("/api/crons/j/run")).json()["code"] == "wrong_gateway"
+
+
+@pytest.mark.req("S2-5", "S1-4")
+async def test_a_transcript_is_read_from_the_gateway_and_leaves_a_row(setup):
+    recorded = json.loads((SAMPLES / "sessions.preview.json").read_text(encoding="utf-8"))
+    setup.gateway.answers["sessions.preview"] = lambda _: recorded["response"]["payload"]
+    answer = await setup.client.get("/api/agents/main/transcript", params={"limit": 4})
+    assert answer.status_code == 200
+    assert answer.json()["items"][1] == {"role": "assistant", "text": "Reply 57 of the fake model."}
+    assert (await setup.client.get("/api/feed")).json()["items"][0]["action"] == "transcript_read"
+    assert (await setup.client.get("/api/agents/nobody/transcript")).status_code == 404
+    async with connected(setup.app, await new_token(setup.app, Scope.WRITE)) as lesser:
+        assert (await lesser.get("/api/agents/main/transcript")).status_code == 403
+
+
+@pytest.mark.req("S4-12", "S1-21")
+async def test_logs_by_level_and_session_without_secrets(setup, gateway):
+    line = '{"0":"{\\"subsystem\\":\\"gateway/ws\\"}","1":"%s","_meta":{"logLevelName":"%s","date":"2026-01-29T10:00:00Z"}}'
+    gateway.answers["logs.tail"] = lambda _: {
+        "lines": [
+            line % ("started agent:main:main", "INFO"),
+            line % ("token=abcdefghij1234", "ERROR"),
+            "junk",
+            "[" * 9999,
+        ]
+    }
+    lines = (await setup.client.get("/api/logs")).json()
+    assert [one["level"] for one in lines] == ["unknown", "unknown", "error", "info"]
+    assert "abcdefghij1234" not in str(lines)
+    assert lines[3] == {
+        "time": "2026-01-29T10:00:00Z",
+        "level": "info",
+        "subsystem": "gateway/ws",
+        "message": "started agent:main:main",
+    }
+    assert [one["level"] for one in (await setup.client.get("/api/logs", params={"level": "warn"})).json()] == ["error"]
+    named = (await setup.client.get("/api/logs", params={"session": "agent:main:main"})).json()
+    assert [one["message"] for one in named] == ["started agent:main:main"]
