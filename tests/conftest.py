@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -85,15 +86,22 @@ def postgres_server() -> Iterator[PostgresServer]:
 _numbers = itertools.count(1)
 
 
-@pytest.fixture
-def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
-    """The name of a fresh, migrated database of this test alone."""
+@contextmanager
+def fresh_database(server: PostgresServer) -> Iterator[str]:
+    """The name of a fresh, migrated database, for fixtures with a longer life than one test."""
     name = f"lobs_test_{os.getpid()}_{next(_numbers)}"
-    _create(postgres_server, name, None, template=f"{TEMPLATE}_{os.getpid()}")
+    _create(server, name, None, template=f"{TEMPLATE}_{os.getpid()}")
     try:
         yield name
     finally:
-        _drop(postgres_server, name)
+        _drop(server, name)
+
+
+@pytest.fixture
+def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
+    """The name of a fresh, migrated database of this test alone."""
+    with fresh_database(postgres_server) as name:
+        yield name
 
 
 @pytest.fixture
