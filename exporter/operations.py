@@ -31,6 +31,9 @@ MAX_JOBS = 5_000
 MAX_AGENTS = 1_000
 # A poll may have been answered just before the run began or an event was sent.
 POLL_SLACK = timedelta(seconds=5)
+# A busy gateway lists a run late, and a run may be silent for long: only after this much silence is a run that is not
+# listed, and whose end nobody tells, taken for ended.
+SILENCE = timedelta(minutes=5)
 HISTORY = timedelta(hours=24)  # a poll makes operations of runs that ended so long ago, not of older ones
 
 _FILE_TOOLS = {"read": "Reading", "write": "Writing", "edit": "Editing", "apply_patch": "Editing"}
@@ -485,15 +488,18 @@ class RunTracker:
         """A run that is no longer active and whose end was not told."""
         if run.outcome is not None:
             return self._finish(run, *run.outcome)
+        silent = run.touched <= asked_at - SILENCE
         if session is None:
-            return self._finish(run, asked_at, "cancelled", "session_gone", "its session is no longer listed")
+            gone = "its session is no longer listed"
+            return self._finish(run, asked_at, "cancelled", "session_gone", gone) if silent else Derived()
         if session.get("hasActiveRun") is None and text(session.get("status")) == "running":
             run.touched = asked_at  # before 2026.9 only the status tells
             return Derived()
         status = _SESSION_STATUS.get(text(session.get("status")) or "")
         last = text(session.get("lastRunId"))
         if status is None or (last is not None and last != run.operation.run_id):
-            return self._finish(run, asked_at, "cancelled", "end_not_seen", "it ended while nobody was looking")
+            unseen = "it ended while nobody was looking"
+            return self._finish(run, asked_at, "cancelled", "end_not_seen", unseen) if silent else Derived()
         return self._ended_as(run, session, status, instant(session.get("endedAt")) or asked_at)
 
     def _unseen(self, key: str, session: Mapping[str, Any], now: datetime) -> Derived:
