@@ -251,11 +251,14 @@ async def test_a_transcript_is_read_from_the_gateway_and_leaves_a_row(setup):
 
 @pytest.mark.req("S4-12", "S1-21")
 async def test_logs_by_level_and_session_without_secrets(setup, gateway):
-    line = '{"0":"{\\"subsystem\\":\\"gateway/ws\\"}","1":"%s","_meta":{"logLevelName":"%s","date":"2026-01-29T10:00:00Z"}}'
+    def line(message: str, level: str) -> str:
+        meta = {"logLevelName": level, "date": "2026-01-29T10:00:00Z"}
+        return json.dumps({"0": '{"subsystem":"gateway/ws"}', "1": message, "_meta": meta})
+
     gateway.answers["logs.tail"] = lambda _: {
         "lines": [
-            line % ("started agent:main:main", "INFO"),
-            line % ("token=abcdefghij1234", "ERROR"),
+            line("started agent:main:main", "INFO"),
+            line("token=abcdefghij1234", "ERROR"),
             "junk",
             "[" * 9999,
         ]
