@@ -5,12 +5,17 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
+import psycopg
 import pytest
 import yaml
 
+from lobservatory.runner import postgres
 from tests.conftest import missing
+from tests.tools import debian_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docker-compose.yml"
@@ -110,6 +115,78 @@ def test_settings_in_the_file_are_known_to_the_program(resolved):
         files = {key for key in environment if key.endswith("_FILE")}
         loaded = settings.load({key: value for key, value in environment.items() if key not in files})
         assert str(loaded.data_dir) == "/var/lib/lobservatory"
+
+
+@pytest.fixture
+def data():
+    # Not below pytest's own folder: as root PostgreSQL runs as another user, who cannot enter that.
+    folder = Path(tempfile.mkdtemp(prefix="lobs-compose-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def lobservatory(data, *arguments, **environment):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LOBS_")}
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("lobservatory")), *arguments],
+        env={**clean, "LOBS_DATA_DIR": str(data), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+
+
+def paths_of(service):
+    words = [*(service.get("entrypoint") or []), *(service.get("command") or []), service.get("working_dir") or ""]
+    words += [str(value) for value in (service.get("environment") or {}).values()]
+    return set(re.findall(r"/var/lib/lobservatory/([\w./-]+)", " ".join(words)))
+
+
+def test_what_the_containers_expect_is_prepared(resolved, data):
+    done = lobservatory(data, "prepare", "--database-port", "55432", LOBS_SLACK_WEBHOOK_URL="http://127.0.0.1:1/hook")
+    wanted = set().union(*(paths_of(service) for service in resolved["services"].values()))
+    assert {"run/prometheus/prometheus.yml", "run/alertmanager/chosen.yml", "run/database_url"} <= wanted
+    assert [path for path in wanted if not (data / path).exists()] == []
+    url = (data / "run" / "database_url").read_text(encoding="utf-8")
+    assert url.startswith("postgresql://lobs_writer:")
+    assert url.endswith("@127.0.0.1:55432/lobservatory\n")
+    targets = json.loads((data / "run/prometheus/targets/lobservatory.json").read_text(encoding="utf-8"))
+    assert targets == [{"targets": ["127.0.0.1:9464"], "labels": {"gateway": "default"}}]
+    assert "slack_configs" in (data / "run/alertmanager/chosen.yml").read_text(encoding="utf-8")
+    values = [path.read_text(encoding="utf-8").strip() for path in (data / "secrets").iterdir()]
+    assert len(values) >= 7
+    assert not any(value in done.stdout + done.stderr for value in values)
+    for binary, arguments in (("promtool", ["check", "config"]), ("amtool", ["check-config"])):
+        name = "prometheus/prometheus.yml" if binary == "promtool" else "alertmanager/chosen.yml"
+        subprocess.run(
+            [debian_tool(binary), *arguments, name.rpartition("/")[2]],
+            cwd=(data / "run" / name).parent,
+            check=True,
+            capture_output=True,
+        )
+    # Again changes no secret; without Slack the same file is the configuration without it.
+    lobservatory(data, "prepare", "--database-port", "55432")
+    assert sorted(path.read_text(encoding="utf-8").strip() for path in (data / "secrets").iterdir()) == sorted(values)
+    assert "slack_configs" not in (data / "run/alertmanager/chosen.yml").read_text(encoding="utf-8")
+
+
+def test_roles_database_and_schema_are_made_with_the_generated_secrets(data):
+    lobservatory(data, "prepare", "--database-port", "55432")
+    cluster = postgres.prepare(
+        data, durable=False
+    )  # takes the superuser's password from the secrets, as the image does
+    process = cluster.start()
+    try:
+        cluster.wait_ready(process)
+        for _ in range(2):  # `docker compose up` again
+            done = lobservatory(data, "migrate", "--create-roles-on-port", str(cluster.port))
+            assert done.stdout == "migrate: the schema is up to date\n"
+        with psycopg.connect(cluster.dsn(postgres.READER)) as connection:
+            assert connection.execute("SELECT count(*) FROM model_calls").fetchone() == (0,)
+    finally:
+        postgres.stop(process)
 
 
 def test_the_image_is_locked_and_does_not_run_as_root():

@@ -1,15 +1,18 @@
 """Documentation that cannot lag behind: generated pages, links, names and code blocks."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
+from lobservatory.cli.app import app
 from lobservatory.cli.docs import PAGES
 from lobservatory.settings import FILE_ONLY, RUNNER_VARIABLES, Settings
 from tests import requirements
@@ -70,6 +73,32 @@ def test_make_targets_and_commands_that_documents_name_exist(path):
     text = path.read_text(encoding="utf-8")
     targets = set(re.findall(r"`make ([a-z]+)", text)) | set(re.findall(r"^\$? ?make ([a-z]+)", text, re.MULTILINE))
     assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=names(DOCUMENTS))
+def test_commands_that_documents_name_exist(path):
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    found = set(re.findall(r"(?:`|/bin/)lobservatory ([a-z]+)", path.read_text(encoding="utf-8")))
+    assert found - known == set()
+
+
+def test_the_scan_of_the_readme_gives_the_totals_that_are_known(tmp_path):
+    """The two commands under "Just the numbers", as they stand there."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\.venv/bin/lobservatory ([a-z]+) +#", readme, re.MULTILINE)
+    assert commands == ["scan", "doctor"]
+    with tarfile.open(ROOT / "tests/fixtures/samples/state-2026.9.6.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LOBS_", "OPENCLAW_"))}
+    program = str(Path(sys.executable).with_name("lobservatory"))
+    environment = {**clean, "HOME": str(tmp_path), "LOBS_GATEWAY_URL": "ws://127.0.0.1:1"}
+    scan = subprocess.run([program, "scan", "--json"], env=environment, capture_output=True, text=True, check=True)
+    totals = json.loads(scan.stdout)
+    assert totals["calls"] == 32
+    assert totals["cost_usd"]["billed"] == pytest.approx(0.2985902, abs=1e-8)
+    doctor = subprocess.run([program, "doctor"], env=environment, capture_output=True, text=True, check=False)
+    assert doctor.returncode == 1, "its gateway is not there"
+    assert "WRONG gateway" in doctor.stdout
 
 
 def test_the_example_of_the_configuration_page_is_valid(monkeypatch, tmp_path):
