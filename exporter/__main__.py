@@ -15,6 +15,8 @@ def main() -> None:
     """Run until SIGTERM or SIGINT. Exit status: 0 stopped, 2 a mistake in settings or surroundings."""
     configured = settings.main_or_exit()
     logging.set_up(configured)
+    # The thread that reads gives way to a scrape five times sooner than Python's default.
+    sys.setswitchinterval(0.001)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(app.run(configured, reload=settings.load))

@@ -493,10 +493,10 @@ async def _keep(
     transaction: Transaction, batch: Sequence[Facts]
 ) -> tuple[dict[Key, Any], list[tuple[str, tuple[str, ...], float]]]:
     """Insert the rows of a batch; what the new ones among them add to counters, and how long they took."""
-    calls = await transaction.insert_model_calls([row for facts in batch for row in facts.calls])
-    tool_calls = await transaction.insert_tool_calls([row for facts in batch for row in facts.tool_calls])
-    results = await transaction.insert_tool_results([row for facts in batch for row in facts.tool_results])
-    events = await transaction.insert_session_events([row for facts in batch for row in facts.events])
+    calls = await _new(transaction.insert_model_calls, [row for facts in batch for row in facts.calls])
+    tool_calls = await _new(transaction.insert_tool_calls, [row for facts in batch for row in facts.tool_calls])
+    results = await _new(transaction.insert_tool_results, [row for facts in batch for row in facts.tool_results])
+    events = await _new(transaction.insert_session_events, [row for facts in batch for row in facts.events])
     answers = iter(calls), iter(tool_calls), iter(results), iter(events)
     new = [
         (
@@ -508,7 +508,7 @@ async def _keep(
         for facts in batch
     ]
     refused = [facts.rejects(flags[0]) for facts, flags in zip(batch, new, strict=True)]
-    rejects = iter(await transaction.insert_rejects([row for rows in refused for row in rows]))
+    rejects = iter(await _new(transaction.insert_rejects, [row for rows in refused for row in rows]))
     raised: dict[Key, Any] = {}
     durations: list[tuple[str, tuple[str, ...], float]] = []
     for facts, flags, rows in zip(batch, new, refused, strict=True):
@@ -533,6 +533,11 @@ async def _keep(
             if result.duration_ms is not None
         ]
     return raised, durations
+
+
+async def _new(insert: Callable[[Sequence[T]], Awaitable[list[bool]]], rows: Sequence[T]) -> list[bool]:
+    """Which rows were new. Without rows the ledger is not asked: the live tail mostly has one kind."""
+    return await insert(rows) if rows else []
 
 
 def _last_of_each(rows: Sequence[Session]) -> list[Session]:
