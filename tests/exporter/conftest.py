@@ -24,6 +24,7 @@ from openclaw.state_dir import load_config
 from openclaw.stores import Stores
 from store.checkpoint import CheckpointLedger
 from store.postgres_ledger import PostgresLedger
+from tests.archives import extract
 
 SAMPLES = Path(__file__).parents[1] / "fixtures" / "samples"
 VERSIONS = ("2026.9.6", "2026.4.27")
@@ -33,7 +34,7 @@ VERSIONS = ("2026.9.6", "2026.4.27")
 def state_dir(request, tmp_path):
     """A fresh copy of a recorded state directory: one with databases, one with files."""
     with tarfile.open(SAMPLES / f"state-{request.param}.tar.gz") as archive:
-        archive.extractall(tmp_path / "home", filter="data")
+        extract(archive, tmp_path / "home")
     return tmp_path / "home" / ".openclaw"
 
 

@@ -16,6 +16,7 @@ from lobservatory.cli.app import app
 from lobservatory.cli.docs import PAGES
 from lobservatory.settings import FILE_ONLY, RUNNER_VARIABLES, Settings
 from tests import requirements
+from tests.archives import extract
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -88,7 +89,7 @@ def test_the_scan_of_the_readme_gives_the_totals_that_are_known(tmp_path):
     commands = re.findall(r"^\.venv/bin/lobservatory ([a-z]+) +#", readme, re.MULTILINE)
     assert commands == ["scan", "doctor"]
     with tarfile.open(ROOT / "tests/fixtures/samples/state-2026.9.6.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        extract(archive, tmp_path)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("LOBS_", "OPENCLAW_"))}
     program = str(Path(sys.executable).with_name("lobservatory"))
     environment = {**clean, "HOME": str(tmp_path), "LOBS_GATEWAY_URL": "ws://127.0.0.1:1"}

@@ -10,6 +10,7 @@ from lobservatory.demo.gateway import ReplayGateway
 from lobservatory.runner import secrets
 from lobservatory.settings import Billing, Settings
 from openclaw.state_dir import OpenClawConfig
+from tests.archives import extract
 
 SAMPLES = "tests/fixtures/samples"
 
@@ -21,7 +22,7 @@ def of(lines, part):
 @pytest.fixture
 def state(tmp_path, request):
     with tarfile.open(request.config.rootpath / SAMPLES / "state-2026.9.6.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        extract(archive, tmp_path)
     return tmp_path / ".openclaw"
 
 

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from lobservatory.runner.supervision import Supervision
+from tests.archives import extract
 from tests.tools import debian_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +125,7 @@ def installation():
     folder = Path(tempfile.mkdtemp(prefix="lobs-up-"))
     folder.chmod(0o755)
     with tarfile.open(ROOT / "tests/fixtures/samples/state-2026.9.6.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
+        extract(archive, folder)
     made = Installation(
         folder,
         LOBS_PROMETHEUS_BIN=str(debian_tool("prometheus")),

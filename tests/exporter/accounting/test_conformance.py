@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from exporter.scan import scan
+from tests.archives import extract
 from tests.openclaw.state_builder import (
     LAYOUTS,
     SAMPLES,
@@ -514,7 +515,7 @@ def test_entries_without_an_id_are_known_by_their_bytes(tmp_path):
 @pytest.mark.parametrize("version", ["2026.4.27", "2026.9.6"])
 def test_recorded_gateways_give_the_true_totals(tmp_path, version):
     with tarfile.open(SAMPLES / f"state-{version}.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        extract(archive, tmp_path)
     state = tmp_path / ".openclaw"
     before = sorted(path for path in state.rglob("*"))
     result = scan(state)

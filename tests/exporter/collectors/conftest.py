@@ -10,6 +10,7 @@ import pytest
 from lobservatory.catalogue import CATALOGUE
 from lobservatory.demo.gateway import ReplayGateway
 from openclaw.client import GatewayClient
+from tests.archives import extract
 
 SAMPLES = Path(__file__).parents[2] / "fixtures" / "samples"
 TOKEN = "a-token"
@@ -79,7 +80,7 @@ async def older_gateway():
 @pytest.fixture(params=["2026.9.6", "2026.4.27"])
 def state_dir(request, tmp_path):
     with tarfile.open(SAMPLES / f"state-{request.param}.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        extract(archive, tmp_path)
     shutil.copymode(tmp_path, tmp_path / ".openclaw")
     return tmp_path / ".openclaw"
 
@@ -87,5 +88,5 @@ def state_dir(request, tmp_path):
 @pytest.fixture
 def newer_state_dir(tmp_path):
     with tarfile.open(SAMPLES / "state-2026.9.6.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        extract(archive, tmp_path)
     return tmp_path / ".openclaw"
