@@ -100,7 +100,7 @@ def contenders(cache: Path, store: str, state: Path, *, peers: bool) -> dict[str
             (home / ".openclaw").symlink_to(state)
         for name, command in _peers(cache / "peers").items():
             if store == "jsonl" or name == "tokscale":  # ccusage does not read the database
-                found[name] = (command, {"HOME": str(home)})
+                found[name] = (command, {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")})
     return found
 
 
@@ -115,6 +115,9 @@ def run(cache: Path, store: str, size: int, *, peers: bool) -> dict[str, Any]:
         for name, (command, environment) in commands.items():
             if name in failed:
                 continue
+            if "HOME" in environment:  # tokscale keeps what it has parsed: that would not be a cold scan
+                for folder in (".cache", ".config", ".local"):
+                    shutil.rmtree(Path(environment["HOME"]) / folder, ignore_errors=True)
             try:
                 rounds[name].append(measure(command, **environment))
             except subprocess.SubprocessError as error:

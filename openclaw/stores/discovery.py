@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from openclaw.stores.contract import Entry, Problem, Source, Store
@@ -29,6 +30,7 @@ class Name:
     session_id: str
 
 
+@lru_cache(maxsize=16_384)
 def classify(name: str) -> Name | None:
     """The transcript that a file of a `sessions` directory is, or None for sidecars, backups and everything else.
 
@@ -57,6 +59,7 @@ class Found:
     indexes: list[tuple[str, Path]] = field(default_factory=list)  # agent, path of sessions.json
     trajectories: dict[tuple[str, str], Path] = field(default_factory=dict)  # by agent, session id
     problems: list[Problem] = field(default_factory=list)
+    known: dict[str, tuple[tuple[int, ...], Source]] = field(default_factory=dict)  # files by path, with their state
     seen: set[tuple[int, int]] = field(default_factory=set)  # device and inode of every file so far
 
 
@@ -66,6 +69,7 @@ class Walker:
     def __init__(self, state_dir: Path) -> None:
         self._root = state_dir
         self._real_root = os.path.realpath(state_dir)
+        self._known: dict[str, tuple[tuple[int, ...], Source]] = {}  # of the last look, by path
 
     def walk(self) -> Found:
         """What is there now. Never raises: what cannot be listed is a problem."""
@@ -75,6 +79,7 @@ class Walker:
         for agent_entry in sorted(entries, key=lambda entry: entry.is_symlink()):  # by its own name where it has one
             if self._is_inside(agent_entry, found) and _is_directory(agent_entry, found):
                 self._agent(printable(agent_entry.name), Path(agent_entry.path), found)
+        self._known = found.known
         return found
 
     def _agent(self, agent: str, directory: Path, found: Found) -> None:
@@ -119,33 +124,37 @@ class Walker:
             if _COLD.fullmatch(entry.name):  # its name is a hash: the header says whose it is
                 yield entry, Name("archive", ""), "sessions/cold"
 
-    @staticmethod
-    def _add(agent: str, entry: os.DirEntry[str], name: Name, folder: str, found: Found) -> None:
-        path = Path(entry.path)
+    def _add(self, agent: str, entry: os.DirEntry[str], name: Name, folder: str, found: Found) -> None:
         try:
-            status = path.stat()
+            status = entry.stat()
         except FileNotFoundError:
             return  # renamed between the listing and now: the next look sees it
         except OSError as error:
             if error.errno == errno.ELOOP:
                 return  # a link that leads to itself
-            found.problems.append(Problem(name.store, path, f"{path}: cannot be read: {error.strerror}"))
+            text = f"{entry.path}: cannot be read: {error.strerror}"
+            found.problems.append(Problem(name.store, Path(entry.path), text))
             return
-        if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) in found.seen:
+        identity = (status.st_dev, status.st_ino)
+        if not stat.S_ISREG(status.st_mode) or identity in found.seen:
             return
-        found.seen.add((status.st_dev, status.st_ino))
-        found.files.append(
-            Source(
+        found.seen.add(identity)
+        state = (*identity, status.st_size, status.st_mtime_ns)
+        known = self._known.get(entry.path)
+        if known is None or known[0] != state:
+            source = Source(
                 key=f"agents/{agent}/{folder}/{printable(entry.name)}",
                 store=name.store,
                 agent=agent,
                 session_id=printable(name.session_id),
-                path=path,
+                path=Path(entry.path),
                 size=status.st_size,
                 mtime_ns=status.st_mtime_ns,
                 fingerprint=f"{status.st_dev}:{status.st_ino}",
             )
-        )
+            known = (state, source)
+        found.known[entry.path] = known
+        found.files.append(known[1])
 
     def _entries(self, directory: Path, found: Found) -> list[os.DirEntry[str]]:
         try:
