@@ -16,6 +16,7 @@ from api.live.status import broadcast_agent_status
 from api.security.scopes import Actor, Scope
 
 EVERYONE = Actor("a", Scope.READ, "t1")
+DATA = {"id": "1"}
 HOME = Actor("h", Scope.READ, "t2", frozenset({"home"}))
 
 
@@ -148,10 +149,10 @@ async def test_agents_are_not_asked_for_while_nobody_listens():
             "tasks",
             "task_created",
             as_channel_message,
-            {"type": "task:update", "action": "created", "data": {"id": "1"}},
+            {"type": "task:update", "action": "created", "data": DATA},
         ),
-        ("feed", "activity", as_channel_message, {"type": "feed:activity", "data": {"id": "1"}}),
-        ("alerts", "firing", as_channel_message, {"type": "alert", "data": {"id": "1"}}),
+        ("feed", "activity", as_channel_message, {"type": "feed:activity", "data": DATA}),
+        ("alerts", "firing", as_channel_message, {"type": "alert", "data": DATA}),
         ("agents", "thinking", as_channel_message, None),
         ("agents", "thinking", as_agent_event, {"type": "agent_event", "event": "thinking", "gateway": "h", "id": "1"}),
         ("operations", "operation_created", as_operation, {"id": "1"}),
