@@ -175,30 +175,35 @@ def oldest_data() -> dashboard.Panel:
     )
 
 
-def cost_by_hour() -> dashboard.Panel:
-    """Bars of money by event time, from the rollup."""
+def cost_by_model() -> dashboard.Panel:
+    """Bars of money by event time, from the rollup; as wide as the time range lets them be seen."""
     return panels.timeseries(
         10,
-        "Cost by hour and model",
+        "Cost by model",
         [
             sql_series(
                 """
-SELECT date_trunc('hour', bucket) AS "time", provider || '/' || model AS metric, sum(cost_usd)::float8 AS cost
-FROM usage_15m
-WHERE bucket >= date_trunc('hour', $__timeFrom()::timestamptz) AND bucket <= $__timeTo() AND :gateways
+SELECT date_bin(
+         CASE WHEN span <= interval '6 hours' THEN interval '15 minutes'
+              WHEN span <= interval '3 days' THEN interval '1 hour'
+              ELSE interval '6 hours' END,
+         bucket, timestamptz '2000-01-01 00:00+00') AS "time",
+       provider || '/' || model AS metric, sum(cost_usd)::float8 AS cost
+FROM usage_15m, (SELECT $__timeTo()::timestamptz - $__timeFrom()::timestamptz AS span) AS shown
+WHERE bucket > $__timeFrom()::timestamptz - interval '15 minutes' AND bucket <= $__timeTo() AND :gateways
   AND billing = 'billed'
-GROUP BY 1, 2
+GROUP BY 1, provider, model
 ORDER BY 1, 2
 """
             )
         ],
         unit="currencyUSD",
-        description="Billed cost of each hour by the model that earned it, by the time of the call (view usage_15m). "
-        "A bar far above the same hour of other days is a runaway agent or a broken cache.",
+        description="Billed cost by the model that earned it, by the time of the call (view usage_15m). A bar is an "
+        "hour (up to 6 hours: a quarter; beyond 3 days: 6 hours). One far above the same hour of other days is a runaway "
+        "agent or a broken cache.",
         no_value="No calls in this time range",
         bars=True,
         stacked=True,
-        interval="1h",
         legend_calcs=("sum",),
         links=[panels.link_to(config.COST)],
     )
@@ -501,7 +506,7 @@ def board() -> Board:
                 "",
                 [gateway_state(), alerts_firing(), cost_today(), cost_this_month(), failures(), oldest_data()],
             ),
-            Row(101, "", [cost_by_hour(), model_calls()]),
+            Row(101, "", [cost_by_model(), model_calls()]),
             Row(102, "", [agents_at_work(), recent_failures()]),
             Row(103, "", [cron_jobs(), machine()]),
             Row(104, "", [runs_in_progress(), tokens_by_class(), model_latency()]),

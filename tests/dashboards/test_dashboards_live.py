@@ -221,7 +221,7 @@ def test_annotations_are_answered(uid, watched):
 def test_the_overview_shows_the_money_that_the_books_hold(watched):
     """One definition of today's cost: the tile, the books and the bars agree to the cent."""
     tile = next(q for q in QUERIES if (q.board, q.panel, q.ref_id) == ("lobs-overview", "Cost today", "A"))
-    bars = next(q for q in QUERIES if (q.board, q.panel, q.ref_id) == ("lobs-overview", "Cost by hour and model", "A"))
+    bars = next(q for q in QUERIES if (q.board, q.panel, q.ref_id) == ("lobs-overview", "Cost by model", "A"))
     span = TimeRange.last(timedelta(hours=24))
     with psycopg.connect(watched.reader_dsn) as connection:
         row = connection.execute("SELECT sum(cost_usd) FROM model_calls WHERE billing = 'billed'").fetchone()
