@@ -340,7 +340,8 @@ class RunTracker:
             run.tools[step_id] = activity
         run.steps[step_id] = step
         run.operation = self._with_skill(run, name, hint)
-        run.operation = replace(run.operation, current_step=name, activity=_current(run))
+        index = list(run.steps).index(step_id)
+        run.operation = replace(run.operation, current_step=name, current_step_index=index, activity=_current(run))
         event = "tool_end" if ended else "tool_start"
         told = [] if inner else [self._tell(run, at, event, activity, tool=name)]
         return self._derived(run, at, told, (step,))
@@ -350,8 +351,7 @@ class RunTracker:
         found = _SKILL.search(hint or "") if tool == "read" and len(run.steps) == 1 else None
         if found is None or run.operation.type != "agent_task":
             return run.operation
-        metadata = {**run.operation.metadata, "skillName": found[1]}
-        return replace(run.operation, type="skill", name=f"Skill {found[1]}", metadata=metadata)
+        return replace(run.operation, type="skill", name=f"Skill {found[1]}", skill_name=found[1])
 
     def _end(self, payload: Mapping[str, Any], data: Mapping[str, Any], at: datetime, now: datetime) -> Derived:
         run, _ = self._find(payload, at, now)

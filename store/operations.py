@@ -101,7 +101,9 @@ class DerivedOperation:
     started_at: datetime | None = None
     completed_at: datetime | None = None
     current_step: str | None = None
+    current_step_index: int | None = None
     activity: str | None = None
+    skill_name: str | None = None
     disposition: Mapping[str, Any] | None = None
     steps: Sequence[DerivedStep] = ()  # those that are new or changed; others stay
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -334,8 +336,9 @@ async def _merge(connection: AsyncConnection[Any], one: DerivedOperation, before
         """
         INSERT INTO lobs.operations AS o (id, gateway, type, name, description, status, agent_id, channel, created_at,
             started_at, completed_at, duration_ms, current_step, activity, disposition, metadata, tags, source, run_id,
-            session_key, session_id, cron_job_id)
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, coalesce(%s, now()), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            session_key, session_id, cron_job_id, skill_name, current_step_index)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, coalesce(%s, now()), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+            %s, %s)
         ON CONFLICT (id) DO UPDATE SET
             type = excluded.type,
             name = excluded.name,
@@ -355,13 +358,16 @@ async def _merge(connection: AsyncConnection[Any], one: DerivedOperation, before
             run_id = coalesce(excluded.run_id, o.run_id),
             session_key = coalesce(excluded.session_key, o.session_key),
             session_id = coalesce(excluded.session_id, o.session_id),
-            cron_job_id = coalesce(excluded.cron_job_id, o.cron_job_id)
+            cron_job_id = coalesce(excluded.cron_job_id, o.cron_job_id),
+            skill_name = coalesce(excluded.skill_name, o.skill_name),
+            current_step_index = coalesce(excluded.current_step_index, o.current_step_index)
         """,
         [
             one.id, one.gateway, one.type, one.name, one.description, status, one.agent_id, one.channel,
             one.started_at, one.started_at, completed, duration, one.current_step, one.activity,
             None if disposition is None else Jsonb(dict(disposition)), Jsonb(dict(one.metadata)), list(one.tags),
-            one.source, one.run_id, one.session_key, one.session_id, one.cron_job_id,
+            one.source, one.run_id, one.session_key, one.session_id, one.cron_job_id, one.skill_name,
+            one.current_step_index,
         ],
     )  # fmt: skip
     if not one.steps:

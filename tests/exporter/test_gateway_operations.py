@@ -184,7 +184,7 @@ def test_a_skill_that_starts_a_run_names_it():
     runs = tracker()
     runs.event(lifecycle("start"), NOW)
     (operation,) = runs.event(item("start", "c1", "read", meta="from /x/skills/weather/SKILL.md"), NOW).operations
-    assert (operation.type, operation.name, operation.metadata["skillName"]) == ("skill", "Skill weather", "weather")
+    assert (operation.type, operation.name, operation.skill_name) == ("skill", "Skill weather", "weather")
 
 
 def test_a_cron_time_out_is_a_failure_although_the_agent_says_aborted():
