@@ -41,6 +41,7 @@ MAX_QUEUED = 10_000  # pushed events; when it is full, the oldest are dropped an
 MAX_BATCH = 200
 MAX_UNSAVED = 5_000
 MAX_COUNTED = 2_000
+_SAVE_WAIT = 2.0  # seconds for a free connection
 _RETRY = (0.5, 10.0)  # seconds: first and longest wait after a failed write
 _AGENT_EVENTS = frozenset({"agent", "session.tool", "cron"})
 
@@ -291,6 +292,15 @@ class GatewayWatch:
 
     # --- rows ---------------------------------------------------------------------------------------------
 
+    async def _kept(self, pool: Pool, write: Callable[..., Any], *what: Any) -> None:
+        """Write what a poll found. While the database is away, metrics go on as ever: the next poll brings the same
+        rows again, and `lobservatory_database_up` tells."""
+        try:
+            async with pool.connection(timeout=_SAVE_WAIT) as connection:
+                await write(connection, *what)
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            log.debug("rows of a poll were not kept", error=str(error).strip())
+
     def _saver(self, write: Callable[..., Any]) -> Callable[[Sequence[Any]], Any] | None:
         pool = self._pool
         if pool is None:
@@ -298,8 +308,7 @@ class GatewayWatch:
 
         async def save(what: Sequence[Any]) -> None:
             if what:
-                async with pool.connection() as connection:
-                    await write(connection, what)
+                await self._kept(pool, write, what)
 
         return save
 
@@ -310,8 +319,7 @@ class GatewayWatch:
             return None
 
         async def save(what: Sequence[Any]) -> None:
-            async with pool.connection() as connection:
-                await write(connection, self._gateway, what)
+            await self._kept(pool, write, self._gateway, what)
 
         return save
 

@@ -14,10 +14,14 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from exporter.app import Exporter, StartError, configured_series, only_one
+from exporter.gateway import GatewayWatch
 from exporter.scan import scan
 from lobservatory.runner import postgres
 from openclaw.state_dir import load_config
+from store.gateway import save_agents, save_sessions
 from store.migrate import migrate
+from store.pool import open_pool
+from store.rows import Session
 
 NOBODY = "ws://127.0.0.1:9"  # the discard port: nothing listens there
 
@@ -90,6 +94,14 @@ async def test_a_database_that_is_not_there_leaves_metrics_up(files_dir, tmp_pat
         assert await alive.until("claw_host_cpus", bool)
         assert await alive.values("claw_cost_usd_total") == {}  # not a small number: none
         assert (await alive.client.get("/healthz")).json()["database"] == "down"
+
+
+async def test_rows_of_polls_that_cannot_be_kept_fail_no_collector(monkeypatch):
+    monkeypatch.setattr("exporter.gateway._SAVE_WAIT", 0.05)
+    async with open_pool("postgresql://lobs_writer@127.0.0.1:9/lobservatory") as pool:
+        watch = GatewayWatch("g", NOBODY, str, pool=pool)
+        await watch._saver(save_sessions)([Session("g", "main", "s")])  # raises nothing
+        await watch._saver_of_all(save_agents)([])
 
 
 async def test_a_database_without_our_schema_is_waited_for(postgres_server, files_dir, tmp_path, lab):
