@@ -54,7 +54,8 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo has no t
         return self._ours
 
     def init_connection(self, connection: psycopg.Connection[Any]) -> None:
-        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(_SCHEMA)))
+        # Its own tables go into the first; the functions of extensions are in the second.
+        connection.execute(sql.SQL("SET search_path TO {}, public").format(sql.Identifier(_SCHEMA)))
 
     @contextlib.contextmanager
     def lock(self, timeout: float = 0) -> Iterator[None]:  # noqa: ARG002 - the signature is yoyo's

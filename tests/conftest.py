@@ -63,6 +63,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         template = f"{TEMPLATE}_{os.getpid()}"
         _create(server, template, None)
         try:
+            _extend(server, template)
             migrate(server.dsn(template))
             _seal(server, template)
             yield server
@@ -130,6 +131,14 @@ def _create(server: PostgresServer, name: str, owner: str | None, template: str 
         statement += sql.SQL(" OWNER {}").format(sql.Identifier(postgres.OWNER))
     with psycopg.connect(server.admin, autocommit=True) as connection:
         connection.execute(statement)
+
+
+def _extend(server: PostgresServer, name: str) -> None:
+    """With TimescaleDB where the server has it loaded."""
+    with psycopg.connect(server.dsn(name), autocommit=True) as connection:
+        loaded = connection.execute("SELECT current_setting('shared_preload_libraries')").fetchone()
+        if loaded and "timescaledb" in loaded[0]:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
 
 
 def _seal(server: PostgresServer, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -104,19 +105,16 @@ def test_no_database_is_one_clear_line():
 
 def test_a_failing_migration_leaves_nothing_behind(postgres_owner_dsn, tmp_path, monkeypatch):
     """Statements before the faulty one are rolled back, and so is the mark."""
-    folder = tmp_path / "core"
-    folder.mkdir()
-    for known in (store.migrate._FOLDER / "core").glob("*.sql"):
-        (folder / known.name).write_text(known.read_text())
+    shutil.copytree(store.migrate._FOLDER, tmp_path / "migrations")
+    folder = tmp_path / "migrations" / "core"
     (folder / "0999.half.sql").write_text("CREATE TABLE lobs.half (a int);\nSELECT 1 / 0;\n")
-    (tmp_path / "timescale").mkdir()
-    monkeypatch.setattr(store.migrate, "_FOLDER", tmp_path)
+    monkeypatch.setattr(store.migrate, "_FOLDER", tmp_path / "migrations")
     with pytest.raises(MigrateError, match=r"0999.half failed and was rolled back: division by zero"):
         migrate(postgres_owner_dsn)
     with psycopg.connect(postgres_owner_dsn) as connection:
         assert connection.execute("SELECT to_regclass('lobs.half')").fetchone() == (None,)
     (folder / "0999.half.sql").write_text("CREATE TABLE lobs.half (a int);\n")
-    assert migrate(postgres_owner_dsn).applied[-1] == "0999.half"
+    assert "0999.half" in migrate(postgres_owner_dsn).applied
 
 
 def test_two_migrators_at_once_do_it_once(postgres_server):
