@@ -199,8 +199,8 @@ ORDER BY 1, 2
         ],
         unit="currencyUSD",
         description="Billed cost by the model that earned it, by the time of the call (view usage_15m). A bar is an "
-        "hour (up to 6 hours: a quarter; beyond 3 days: 6 hours). One far above the same hour of other days is a runaway "
-        "agent or a broken cache.",
+        "hour (up to 6 hours: a quarter; beyond 3 days: 6 hours). One far above the same hour of other days is a "
+        "runaway agent or a broken cache.",
         no_value="No calls in this time range",
         bars=True,
         stacked=True,

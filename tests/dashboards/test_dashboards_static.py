@@ -136,6 +136,7 @@ def test_every_target_has_a_ref_id_and_a_data_source_variable(uid, panel):
         assert target["datasource"]["type"] == wanted
 
 
+@pytest.mark.req("S1-14")
 @of(PANELS)
 def test_colours_are_names_of_the_palette_so_that_every_theme_works(uid, panel):
     assert not re.findall(r'"(#[0-9a-fA-F]{3,8}|rgba?\([^"]*)"', str(panel["fieldConfig"]).replace("'", '"'))
