@@ -11,6 +11,7 @@ import re
 import sqlite3
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
@@ -41,11 +42,12 @@ def _events(state):
                 yield directory.name, line
 
 
-def count(state: Path):
+def count(state: Path) -> dict[str, Any]:
     """{calls, errors, cost_usd, tokens{…}, reasoning, by_agent{calls, cost_usd}, tools{name: calls}}."""
-    totals = {"calls": 0, "errors": 0, "cost_usd": Decimal(0), "reasoning": 0}
-    tokens, tools = collections.Counter(), collections.Counter()
-    by_agent = collections.defaultdict(lambda: {"calls": 0, "cost_usd": Decimal(0)})
+    totals: dict[str, Any] = {"calls": 0, "errors": 0, "cost_usd": Decimal(0), "reasoning": 0}
+    tokens: collections.Counter[str] = collections.Counter()
+    tools: collections.Counter[str] = collections.Counter()
+    by_agent: dict[str, dict[str, Any]] = collections.defaultdict(lambda: {"calls": 0, "cost_usd": Decimal(0)})
     seen = set()
     for agent, text in _events(state):
         event = json.loads(text, parse_float=Decimal)
