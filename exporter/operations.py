@@ -34,6 +34,7 @@ POLL_SLACK = timedelta(seconds=5)
 # A busy gateway lists a run late, and a run may be silent for long: only after this much silence is a run that is not
 # listed, and whose end nobody tells, taken for ended.
 SILENCE = timedelta(minutes=5)
+NEWS = timedelta(minutes=1)  # of what ended longer ago nobody is told; it only becomes a row
 HISTORY = timedelta(hours=24)  # a poll makes operations of runs that ended so long ago, not of older ones
 
 _FILE_TOOLS = {"read": "Reading", "write": "Writing", "edit": "Editing", "apply_patch": "Editing"}
@@ -100,6 +101,7 @@ class _Run:
     steps: OrderedDict[str, DerivedStep] = field(default_factory=OrderedDict)
     tools: dict[str, str] = field(default_factory=dict)  # running steps → activity
     waiting: bool = False
+    news: bool = True  # False: it was over before we heard of it, so nobody is told and no state changes
     outcome: tuple[datetime, str, str | None, str | None] | None = (
         None  # as the agent told; the scheduler's counts more
     )
@@ -390,6 +392,8 @@ class RunTracker:
             activity="Done" if success else "Stopped" if status == "cancelled" else "Failed",
             disposition=disposition,
         )
+        if not run.news:
+            return Derived((run.operation,))
         told = []
         if status == "failed":
             told.append(self._tell(run, at, "error", f"Failed: {code}"))
@@ -436,6 +440,7 @@ class RunTracker:
             agent = text(run.get("agentId")) or _agent_of(text(run.get("sessionKey")))
             shape = {"sessionKey": run.get("sessionKey"), "sessionId": session_id, "agentId": agent}
             tracked = self._begin(key, shape, started, now)
+            tracked.news = ended > now - NEWS
             tracked.operation = replace(
                 tracked.operation,
                 type="scheduled",
@@ -511,8 +516,8 @@ class RunTracker:
         if ended is None or started is None or not now - HISTORY <= ended <= now + POLL_SLACK:
             return Derived()
         run = self._begin(key, _as_payload(session, text(session.get("lastRunId"))), started, now)
-        # What it did is in the transcript; that it did so is no news, so nobody is told.
-        return Derived(operations=self._ended_as(run, session, status, ended).operations)
+        run.news = False
+        return self._ended_as(run, session, status, ended)
 
     def _ended_as(self, run: _Run, session: Mapping[str, Any], status: str, ended: datetime) -> Derived:
         if status == "completed":

@@ -276,6 +276,9 @@ def test_cron_runs_of_a_poll_are_the_same_operations_as_their_events():
         ("nightly report", "completed"),
         ("slow job", "failed"),
     ]
+    assert not polled.agent_events  # minutes ago: no news
+    assert not polled.states
+    assert not runs.states
     ok = next(operation for operation in polled.operations if operation.status == "completed")
     assert ok.id == operation_id("home", "session:1a7b9b59-21ba-437c-93ba-aab37593ef22")
 
