@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import dashboard
 
 from dashboards import config, panels
 from dashboards.board import Board, Row
-from dashboards.queries import GATEWAY, now, rows, series
+from dashboards.queries import GATEWAY, now, series, sql_rows
 
 # The states of our connection as numbers, for a timeline: the metric has one 0/1 series a state.
 STATES = {
@@ -178,42 +178,31 @@ def event_loop() -> dashboard.Panel:
 
 
 def channels() -> dashboard.Panel:
-    """One row a channel."""
+    """One row a channel and account."""
     return panels.table(
         30,
         "Channels",
         [
-            rows(f"max by (gateway, channel) (claw_channel_configured{{{GATEWAY}}})"),
-            rows(f"max by (gateway, channel) (claw_channel_connected{{{GATEWAY}}})"),
-            rows(
-                "max by (gateway, channel) "
-                f'(claw_channel_last_message_timestamp_seconds{{{GATEWAY}, direction="in"}}) * 1000'
-            ),
-            rows(
-                "max by (gateway, channel) "
-                f'(claw_channel_last_message_timestamp_seconds{{{GATEWAY}, direction="out"}}) * 1000'
-            ),
+            sql_rows(
+                """
+SELECT channel AS "Channel", account AS "Account", connected AS "Connected", last_inbound_at AS "Last in",
+       last_outbound_at AS "Last out", last_error AS "Last error", gateway AS "Gateway"
+FROM channels
+WHERE :gateways AND configured IS NOT FALSE
+ORDER BY gateway, channel, account
+LIMIT 200
+"""
+            )
         ],
-        description="Channels of each gateway: connected, and when the last message came and went. Connected with "
-        "an old last message can still be dead.",
+        description="Configured channels of each gateway: connected, and when the last message came and went (view "
+        "channels). Connected with an old last message can still be dead.",
         no_value="No channel configured",
-        sort_by="Channel",
-        descending=False,
-        transformations=panels.merged(
-            {
-                "channel": "Channel",
-                "Value #A": "Configured",
-                "Value #B": "Connected",
-                "Value #C": "Last in",
-                "Value #D": "Last out",
-                "gateway": "Gateway",
-            }
-        ),
         overrides=[
-            panels.coloured("Configured", {"1": ("yes", config.MUTED), "0": ("no", config.MUTED)}, width=90),
-            panels.badge("Connected", {"1": ("yes", config.OK), "0": ("no", config.BAD)}, width=90),
-            panels.override("Last in", unit="dateTimeFromNow", custom__width=125),
-            panels.override("Last out", unit="dateTimeFromNow", custom__width=125),
+            panels.override("Account", custom__width=90),
+            panels.badge("Connected", {"true": ("yes", config.OK), "false": ("no", config.BAD)}, width=90),
+            panels.override("Last in", unit="dateTimeFromNow", custom__width=120),
+            panels.override("Last out", unit="dateTimeFromNow", custom__width=120),
+            panels.override("Gateway", custom__width=75),
         ],
         height=8,
     )
