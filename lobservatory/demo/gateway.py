@@ -31,6 +31,7 @@ from openclaw.schedule import next_run
 RECORDINGS = files("lobservatory.demo") / "recordings"
 # Epoch milliseconds of 2020 to 2033: any integer in between is an instant, anything else is not.
 _EPOCH_MS = (1_577_836_800_000, 1_988_150_400_000)
+_SEND_SECONDS = 5.0
 _SCOPES = ("operator.admin", "operator.approvals", "operator.pairing", "operator.read", "operator.write")
 
 Answer = Callable[[Mapping[str, Any]], Any]
@@ -185,8 +186,13 @@ class ReplayGateway:
             if not repeat:
                 peer.seq += 1 + skip
             frame = {"type": "event", "event": event, "payload": payload, "seq": peer.seq}
-            with contextlib.suppress(ConnectionClosed):
-                await peer.socket.send(json.dumps(frame))
+            try:
+                async with asyncio.timeout(_SEND_SECONDS):
+                    await peer.socket.send(json.dumps(frame))
+            except TimeoutError:
+                peer.socket.transport.abort()  # it does not read; the others must not wait for it
+            except ConnectionClosed:
+                pass
 
     async def emit_raw(self, data: str | bytes) -> None:
         """Send anything to every client: junk, binary, a huge frame."""
