@@ -41,8 +41,9 @@ async def count(connection, table):
 async def test_samples_go_after_thirty_days(connection):
     ages = [NOW - timedelta(days=days) for days in (0, 29, 31, 400)]
     await gateway.insert_host_samples(connection, [sample(at) for at in ages])
-    deleted = await maintenance.prune(connection, NOW)
-    assert (deleted["host_samples"], await count(connection, "host_samples")) == (2, 2)
+    assert "host_samples" in await maintenance.prune(connection, NOW)
+    cursor = await connection.execute("SELECT min(ts), count(*) FROM host_samples")
+    assert await cursor.fetchone() == (NOW - timedelta(days=29), 2)
 
 
 @pytest.mark.req("P-2")
@@ -55,7 +56,7 @@ async def test_calls_that_are_gone_stay_counted_and_never_count_again(connection
         await transaction.add_totals({TOTAL: 2})
     assert "model_calls" not in await maintenance.prune(connection, NOW)  # for ever, unless somebody says otherwise
     await maintenance.set_retention(connection, "model_calls", timedelta(days=365))
-    assert (await maintenance.prune(connection, NOW))["model_calls"] == 1
+    assert "model_calls" in await maintenance.prune(connection, NOW)
     async with ledger.transaction() as transaction:
         assert await transaction.insert_model_calls([old, young]) == [False, False]
     assert [total.value for total in await ledger.totals()] == [2]
