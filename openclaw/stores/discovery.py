@@ -16,7 +16,7 @@ from openclaw.stores.database import NAME as DATABASE_NAME
 from openclaw.stores.entries import decode
 
 _ARCHIVE = re.compile(r"(?P<stem>.+)\.jsonl\.(?:reset|deleted)\.[^/]+", re.DOTALL)
-_COLD = re.compile(r".+\.jsonl(?:\.zst)?", re.DOTALL)
+_COLD = re.compile(r"(?P<stem>.+)\.jsonl(?:\.zst)?", re.DOTALL)
 _SIDECAR = re.compile(r"\.trajectory$|\.checkpoint\.[0-9A-Za-z-]+$|\.bak", re.DOTALL)
 _IGNORED_ENDINGS = (".lock", ".tmp")
 _HEADER = 4096
@@ -121,7 +121,8 @@ class Walker:
                 yield entry, name, "sessions"
         cold = directory / "cold"
         for entry in self._entries(cold, found):
-            if _COLD.fullmatch(entry.name):  # its name is a hash: the header says whose it is
+            match = _COLD.fullmatch(entry.name)
+            if match and not _SIDECAR.search(match["stem"]):  # its name is a hash: the header says whose it is
                 yield entry, Name("archive", ""), "sessions/cold"
 
     def _add(self, agent: str, entry: os.DirEntry[str], name: Name, folder: str, found: Found) -> None:

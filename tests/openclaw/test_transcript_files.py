@@ -214,6 +214,7 @@ def test_cold_archives_belong_to_the_session_in_their_header(tmp_path, folder):
     path = write_archive(tmp_path, BuiltSession("a", [header("the-session"), call("1")]), compressed=True)
     (folder / "cold").mkdir()
     path.rename(folder / "cold" / ("ab" * 32 + ".jsonl.zst"))
+    (folder / "cold" / "x.trajectory.jsonl").write_bytes(lines("sidecar"))
     reader = Reader(tmp_path)
     assert reader.look() == ["the-session", "1"]
     assert [chunk.session_id for chunk in reader.chunks] == ["the-session"]
