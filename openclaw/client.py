@@ -50,6 +50,8 @@ CONNECT_TIMEOUT = 10.0  # from the first packet to hello-ok
 AUTH_RETRY = 60.0
 SILENCE = 180.0
 MAX_EVENT_NAMES = 150
+# Why a connect can fail, as `failure_reason` names it.
+FAILURES = ("auth", "protocol", "starting", "refused", "timeout", "handshake", "closed", "unreachable", "other")
 _TOO_BIG = 1009
 
 log = structlog.get_logger("gateway")

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 from exporter.exposition import Sample
 from lobservatory.catalogue import CONNECTION_STATES
-from openclaw.client import GatewayClient, Stats
+from openclaw.client import FAILURES, GatewayClient, Stats
 from openclaw.fields import flag, mapping, number, text
-from openclaw.protocol import GatewayUnavailableError
+from openclaw.protocol import DROP_REASONS, GatewayUnavailableError
 
 HTTP_TIMEOUT = 3.0
 _MAX_BODY = 1 << 20
@@ -163,11 +163,11 @@ class GatewayCollector:
         yield Sample("claw_gateway_event_gaps_total", (gateway,), stats.gaps)
         if stats.last_event_at is not None:
             yield Sample("claw_gateway_last_event_timestamp_seconds", (gateway,), stats.last_event_at)
-        for reason, count in stats.connect_failures.items():
+        for reason, count in {**dict.fromkeys(FAILURES, 0), **stats.connect_failures}.items():
             yield Sample("claw_gateway_connect_failures_total", (gateway, reason), count)
         for event, count in stats.events.items():
             yield Sample("claw_gateway_events_total", (gateway, event), count)
-        for reason, count in stats.frames_dropped.items():
+        for reason, count in {**dict.fromkeys(DROP_REASONS, 0), **stats.frames_dropped}.items():
             yield Sample("claw_gateway_frames_dropped_total", (gateway, reason), count)
         for method, seconds in stats.rpc_latency.items():
             yield Sample("claw_rpc_latency_seconds", (gateway, method), seconds)

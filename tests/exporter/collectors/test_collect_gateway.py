@@ -25,6 +25,8 @@ async def test_a_gateway_that_answers_is_up_ready_and_known(gateway, helpers):
         assert samples["claw_gateway_connection_state", "home", "connected"] == 1
         assert samples["claw_gateway_connection_state", "home", "reconnecting"] == 0
         assert samples["claw_rpc_latency_seconds", "home", "health"] > 0
+        assert samples["claw_gateway_connect_failures_total", "home", "auth"] == 0  # so that the first is an increase
+        assert samples["claw_gateway_frames_dropped_total", "home", "late_reply"] == 0
         assert ("claw_gateway_last_event_timestamp_seconds", "home") not in samples
         await gateway.emit("tick", {})
         await eventually(lambda: client.stats.events["tick"] == 1)
