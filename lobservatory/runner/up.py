@@ -28,7 +28,7 @@ from lobservatory.runner import foreign, parts, postgres, secrets
 from lobservatory.runner.supervision import LAST_STOP_SECONDS, RUNNING, Program, Supervision, last_line
 from lobservatory.settings import Listen, Settings
 from openclaw import state_dir
-from store.migrate import migrate
+from store.migrate import check_schema, migrate
 
 _READY_SECONDS = 60.0
 _WATCH_SECONDS = 2.0
@@ -398,10 +398,15 @@ class _Run:
         self.programs += foreign.programs(self.settings, self.place.data, self.addresses, found, self.cluster)
 
     def _database(self) -> Row:
-        """Start the embedded database, create roles, apply migrations. Raises UserError."""
+        """Start the embedded database and bring it up to date, or look at yours. Raises UserError, MigrateError."""
         if self.cluster is None:
-            parts_of_url = urlsplit(self.settings.database_url.get_secret_value())
-            return Row("database", "yours", f"{parts_of_url.hostname or ''}{parts_of_url.path}", "LOBS_DATABASE_URL")
+            url = self.settings.database_url.get_secret_value()
+            owner = self.settings.migrate_url.get_secret_value()
+            if owner:
+                migrate(owner)
+            check_schema(url)
+            where = urlsplit(url)
+            return Row("database", "yours", f"{where.hostname or ''}{where.path}", "LOBS_DATABASE_URL")
         self.supervision.start_program(_POSTGRES)
         log = self.place.logs / f"{_POSTGRES}.log"
         self.signals.pause(0)

@@ -12,6 +12,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 import psycopg
@@ -293,6 +294,37 @@ def test_a_taken_port_is_one_line_that_names_the_setting(installation):
     assert lines[0].startswith(f"lobservatory: LOBS_API_LISTEN: 127.0.0.1:{port} is taken by process {os.getpid()} (")
     assert "Traceback" not in output.read_text(encoding="utf-8")
     installation.assert_nothing_left()
+
+
+def test_a_database_of_yours_is_used_and_shown_without_its_password(installation, postgres_dsn):
+    installation.environment["LOBS_DATABASE_URL"] = postgres_dsn
+    process, output = installation.up()
+    state = installation.ready(process, output)
+    rows = {row["part"]: row for row in state["rows"]}
+    assert "postgres" not in rows
+    assert rows["database"]["state"] == "yours"
+    assert rows["api"]["state"] == "running"
+    assert urlsplit(postgres_dsn).password not in output.read_text(encoding="utf-8")
+    wait_until("rows", lambda: count(postgres_dsn, "model_calls") == 32)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    installation.assert_nothing_left()
+
+
+def test_a_database_that_is_away_or_too_old_is_one_line(installation, postgres_owner_dsn):
+    for url, said in (
+        ("postgresql://lobs_writer:hunter2hunter2@127.0.0.1:1/lobservatory", "127.0.0.1"),
+        (urlunsplit(urlsplit(postgres_owner_dsn)._replace(path="/template1")), "run lobservatory migrate"),
+    ):
+        installation.environment["LOBS_DATABASE_URL"] = url
+        process, output = installation.up()
+        assert process.wait(60) == 1
+        text = output.read_text(encoding="utf-8")
+        (line,) = [line for line in text.splitlines() if line.startswith("lobservatory:")]
+        assert said in line
+        assert urlsplit(url).password not in text
+        assert "Traceback" not in text
+        installation.assert_nothing_left()
 
 
 def test_the_demo_needs_nothing_says_so_and_leaves_nothing(installation):
