@@ -31,7 +31,7 @@ def dsn(request):
     return request.getfixturevalue("postgres_dsn") if request.param == "postgres" else ""
 
 
-@pytest.mark.req("P-1", "P-4", "P-18")
+@pytest.mark.req("P-1")
 async def test_metrics_over_http_agree_with_scan_for_every_store(state_dir, tmp_path, dsn, lab):
     truth = scan(state_dir)
     async with lab.running(lab.settings(state_dir, tmp_path / "data", dsn=dsn)) as alive:

@@ -152,7 +152,6 @@ class Flaky:
             raise LedgerUnavailableError("the connection was lost during the commit")
 
 
-@pytest.mark.req("P-2")
 async def test_the_ledger_away_then_back_loses_and_doubles_nothing(files_dir, make_ledger, life, transcript, call):
     ledger = Flaky(make_ledger())
     slept = asyncio.Event()
@@ -315,6 +314,7 @@ async def test_a_lost_checkpoint_begins_a_new_epoch_with_the_full_history(files_
         assert second.exact(COST) == Decimal("0.5")
 
 
+@pytest.mark.req("P-2")
 async def test_pruned_files_never_lower_a_total(files_dir, make_ledger, life, transcript, call):
     session = transcript()
     session.append(call("0.5"))

@@ -50,7 +50,6 @@ async def asked(lab, tmp_path, prometheus_server):
         yield asked, history
 
 
-@pytest.mark.req("S1-1")
 async def test_history_makes_no_spike_and_the_first_call_of_a_newborn_series_is_seen(asked, lab):
     prometheus, history = asked
     increase = f"sum by (model) (increase(claw_cost_usd_total{SINCE_START}))"

@@ -75,7 +75,7 @@ def calls():
     return rows
 
 
-@pytest.mark.req("P-6", "P-7")
+@pytest.mark.req("S1-1")
 async def test_checkpoint_and_database_agree_in_every_zone(postgres_dsn, tmp_path):
     rows = calls()
     checkpoint = CheckpointLedger(tmp_path, "g")

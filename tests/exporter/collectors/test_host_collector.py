@@ -51,7 +51,7 @@ def ticks(seconds):
     return pytest.approx(seconds / 100)  # the kernel's user-visible clock runs at 100 Hz
 
 
-@pytest.mark.req("S1-11")
+@pytest.mark.req("S1-6")
 def test_exact_samples_of_the_fixture(tmp_path):
     shown = {(sample.metric, *sample.labels[1:]): sample.value for sample in tree(tmp_path).read()}
     modes = {key[1]: value for key, value in shown.items() if key[0] == "claw_host_cpu_seconds_total"}

@@ -83,6 +83,7 @@ def shown(found):
     return {sample.metric: sample.value for sample in found.render()}
 
 
+@pytest.mark.req("S1-6")
 async def test_of_two_gateways_the_one_on_our_port_is_ours():
     async with gateway() as (first, first_port), gateway() as (second, second_port):
         for process, port in ((first, first_port), (second, second_port)):
