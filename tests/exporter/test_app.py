@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -126,11 +129,21 @@ async def test_a_database_without_our_schema_is_waited_for(postgres_server, file
         _drop(postgres_server, database)
 
 
-async def test_a_database_that_stops_and_comes_back_loses_and_doubles_nothing(files_dir, tmp_path, lab):
-    folder = postgres_folder(tmp_path)
+@pytest.fixture
+def postgres_folder():
+    """Where the server's user may enter, also when the tests run as root."""
+    folder = Path(tempfile.mkdtemp(prefix="lobs-app-pg-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def test_a_database_that_stops_and_comes_back_loses_and_doubles_nothing(
+    postgres_folder, files_dir, tmp_path, lab
+):
     session = lab.transcript()
     session.append(lab.call("0.5"))
-    cluster = postgres.prepare(folder, durable=False)
+    cluster = postgres.prepare(postgres_folder, durable=False)
     with contextlib.ExitStack() as stack:
         stack.enter_context(cluster.run())
         await asyncio.to_thread(migrate, cluster.dsn(postgres.OWNER))
@@ -147,16 +160,6 @@ async def test_a_database_that_stops_and_comes_back_loses_and_doubles_nothing(fi
                 calls = await alive.values("claw_model_calls_total")
                 assert sum(calls.values()) == 3
                 assert await alive.values("lobservatory_database_up") == {(): 1}
-
-
-def postgres_folder(tmp_path):
-    """Where the server's user may enter, also when the tests run as root."""
-    import tempfile  # noqa: PLC0415 - only here
-    from pathlib import Path  # noqa: PLC0415 - as above
-
-    folder = Path(tempfile.mkdtemp(prefix="lobs-app-pg-"))
-    folder.chmod(0o755)
-    return folder
 
 
 async def test_a_second_exporter_of_the_same_state_directory_refuses(files_dir, tmp_path, lab):
