@@ -45,6 +45,7 @@ def resolved():
     return yaml.safe_load(done.stdout)
 
 
+@pytest.mark.req("S1-18")
 def test_the_file_is_valid_and_complete(resolved):
     expected = {"prepare", "postgres", "migrate", "exporter", "api", "prometheus", "alertmanager", "grafana"}
     assert set(resolved["services"]) == expected
@@ -144,6 +145,7 @@ def paths_of(service):
     return set(re.findall(r"/var/lib/lobservatory/([\w./-]+)", " ".join(words)))
 
 
+@pytest.mark.req("S1-18")
 def test_what_the_containers_expect_is_prepared(resolved, data):
     done = lobservatory(data, "prepare", "--database-port", "55432", LOBS_SLACK_WEBHOOK_URL="http://127.0.0.1:1/hook")
     wanted = set().union(*(paths_of(service) for service in resolved["services"].values()))
