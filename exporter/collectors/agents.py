@@ -112,11 +112,16 @@ class AgentsCollector:
 
     async def refresh(self) -> None:
         """Raises GatewayError, StateRecordsError."""
-        self._known = False
-        if self._records is not None and self._save_subagents is not None:
-            await self._subagents(self._records, self._save_subagents)
-        self._agents = to_agents(self._gateway, await self._client.call("agents.list"))
-        self._activity = last_activity(await self._client.call("health"))
+        try:
+            if self._records is not None and self._save_subagents is not None:
+                await self._subagents(self._records, self._save_subagents)
+            listed = await self._client.call("agents.list")
+            health = await self._client.call("health")
+        except BaseException:  # the deadline's too; but never before: a scrape would find a gap in every refresh
+            self._known = False
+            raise
+        self._agents = to_agents(self._gateway, listed)
+        self._activity = last_activity(health)
         self._known = True
         if self._save is not None:
             await self._save(self._agents)

@@ -53,14 +53,17 @@ class ApprovalsCollector:
 
     async def refresh(self) -> None:
         """Raises StateRecordsError. A version without approvals is no failure; one line says so."""
-        self._pending = None
         try:
             records = await asyncio.to_thread(self._records.approvals)
         except NoRecordsError as error:
+            self._pending = None
             if not self._said:
                 log.info("no exec approvals to watch", reason=str(error))
                 self._said = True
             return
+        except BaseException:  # the deadline's too; but never before: a scrape would find a gap in every refresh
+            self._pending = None
+            raise
         rows = [to_row(self._gateway, record) for record in records]
         self._pending = [row for row in rows if row.status == "pending"]
         if self._save is not None:

@@ -63,8 +63,12 @@ class ChannelsCollector:
 
     async def refresh(self) -> None:
         """Raises GatewayError."""
-        self._channels = []
-        self._channels = to_channels(self._gateway, await self._client.call("channels.status"))
+        try:
+            answer = await self._client.call("channels.status")
+        except BaseException:  # the deadline's too; but never before: a scrape would find a gap in every refresh
+            self._channels = []
+            raise
+        self._channels = to_channels(self._gateway, answer)
         if self._save is not None:
             await self._save(self._channels)
 

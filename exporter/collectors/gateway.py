@@ -100,14 +100,13 @@ class GatewayCollector:
     async def refresh(self) -> None:
         """Raises RpcError when the gateway refuses `health`, which needs no scope."""
         self._readiness = await asyncio.to_thread(self._fetch, self._client.url)
-        self._event_loop_delay = None
         try:
             health = await self._client.call("health", timeout=8.0)
         except GatewayUnavailableError:
-            self._answers = False
+            self._answers, self._event_loop_delay = False, None
             return
         except Exception:
-            self._answers = False
+            self._answers, self._event_loop_delay = False, None
             raise
         self._answers = True
         delay = number(mapping(health, "eventLoop").get("delayP99Ms"))

@@ -126,9 +126,12 @@ class SessionsCollector:
 
     async def refresh(self) -> None:
         """Raises GatewayError; then nothing is shown, because old sessions are not present ones."""
-        self._samples = ()
         asked_at = self._now()
-        sessions = await list_sessions(self._client)
+        try:
+            sessions = await list_sessions(self._client)
+        except BaseException:  # the deadline's too; but never before: a scrape would find a gap in every refresh
+            self._samples = ()
+            raise
         self._samples = tuple(self._count(sessions))
         if self._listener is not None:
             self._listener(sessions, asked_at)

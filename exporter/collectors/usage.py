@@ -91,12 +91,15 @@ class UsageCollector:
 
     async def refresh(self) -> None:
         """Raises GatewayError, NotFreshError, and whatever our own account raises."""
-        self._drift = {}
-        answer = await self._fresh()
-        scoped = "cacheStatus" in answer  # 2026.9: all agents
-        agent = None if scoped else await self._default_agent()
-        counted_at = instant(answer.get("updatedAt")) or datetime.now(UTC)
-        ours = await self._our_usage(self._since(answer, counted_at), counted_at, agent)
+        try:
+            answer = await self._fresh()
+            scoped = "cacheStatus" in answer  # 2026.9: all agents
+            agent = None if scoped else await self._default_agent()
+            counted_at = instant(answer.get("updatedAt")) or datetime.now(UTC)
+            ours = await self._our_usage(self._since(answer, counted_at), counted_at, agent)
+        except BaseException:  # the deadline's too; but never before: a scrape would find a gap in every refresh
+            self._drift = {}
+            raise
         theirs = to_usage(answer)
         self._drift = drift(ours, theirs)
         if self._save is not None:
