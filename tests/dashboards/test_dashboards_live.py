@@ -150,6 +150,13 @@ def watched(start_gateway, postgres_server, tmp_path_factory):
             wait_for(lambda: server.query(jobs), "the scenario's cron jobs in Prometheus", 60)
             failed = f'sum(claw_cron_job_consecutive_errors{{gateway="{GATEWAY}"}}) >= 1'
             wait_for(lambda: server.query(failed), "the failed cron job in Prometheus", 60)
+            working = "min(lobservatory_collector_success) == 1 and on () max(claw_sessions) >= 0"
+            try:
+                wait_for(lambda: server.query(working), "a good refresh of every collector", 120)
+            except TimeoutError as error:
+                state = server.query("lobservatory_collector_success == 0")
+                log = (folder / "exporter.log").read_text()[-4000:]
+                raise AssertionError(f"{error}; failing: {state}\n{log}") from error
             yield Watched(server, postgres_server.dsn(name, postgres.READER))
 
 
@@ -175,11 +182,13 @@ def answer(query: PanelQuery, watched: Watched, span: TimeRange) -> list:
     expression = expand_promql(query.text, span, chosen)
     if query.target["instant"]:
         return watched.prometheus.query(expression)
+    end = span.end.timestamp()
+    start = end - span.seconds // span.interval * span.interval  # the last step is the end, whatever the range
     found = watched.prometheus.api(
         "query_range",
         query=expression,
-        start=str(span.start.timestamp()),
-        end=str(span.end.timestamp()),
+        start=str(start),
+        end=str(end),
         step=str(span.interval),
     )
     result: list = found["result"]
