@@ -42,7 +42,7 @@ from lobservatory.catalogue import CALL_OUTCOMES, REJECT_REASONS, SOURCES, TOKEN
 from lobservatory.settings import Listen, Settings, SettingsError
 from openclaw.state_dir import OpenClawConfig, StateDirError, gateway_token, gateway_url, load_config, resolve
 from openclaw.stores import Stores
-from store import cost, maintenance
+from store import alerts, cost, maintenance
 from store.checkpoint import CheckpointLedger, read_spending
 from store.gateway import insert_host_samples
 from store.ledger import Ledger, LedgerHeldError
@@ -173,7 +173,12 @@ class Exporter:
             self._process_collector,
             StorageCollector(self._gateway, self._state_dir),
             WindowsCollector(self._gateway, ask, daily_limit=settings.daily_cost_limit),
-            ThresholdsCollector(self._gateway, settings.alert_thresholds()),
+            ThresholdsCollector(
+                self._gateway,
+                settings.alert_thresholds(),
+                None if self._pool is None else self._thresholds_of_database,
+                interval=settings.poll_interval,
+            ),
         ]
 
     # --- life -----------------------------------------------------------------------------------------------
@@ -377,6 +382,12 @@ class Exporter:
         async with self._pool.connection(timeout=5) as connection:
             costs = await cost.windows(connection, self._gateway, zone, at)
             return Windows(costs, await cost.hour_baseline(connection, self._gateway, zone, at))
+
+    async def _thresholds_of_database(self) -> list[alerts.ThresholdOverride]:
+        if self._pool is None:
+            return []
+        async with self._pool.connection(timeout=2) as connection:
+            return await alerts.thresholds(connection)
 
     async def _windows_of_checkpoint(self, at: datetime) -> Windows | None:
         if not self._complete:

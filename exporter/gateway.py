@@ -17,11 +17,13 @@ from zoneinfo import ZoneInfo
 import psycopg
 
 from exporter.collectors import Collector
+from exporter.collectors.activity import Activity
 from exporter.collectors.agents import AgentsCollector
 from exporter.collectors.approvals import ApprovalsCollector
 from exporter.collectors.channels import ChannelsCollector
 from exporter.collectors.cron import CronCollector
 from exporter.collectors.gateway import GatewayCollector
+from exporter.collectors.quota import QuotaCollector
 from exporter.collectors.sessions import SessionsCollector
 from exporter.collectors.usage import Usage, UsageCollector
 from exporter.operations import HISTORY, Derived, RunTracker, merged
@@ -224,22 +226,27 @@ class GatewayWatch:
     ) -> None:
         self.client = GatewayClient(url, token)
         self.feed = OperationsFeed(gateway, pool)
+        self.activity = Activity()
         self._gateway = gateway
         self._pool = pool
+        self._state = GatewayCollector(
+            gateway, self.client, interval=interval, record=self._record if pool is not None else None
+        )
         self.collectors: tuple[Collector, ...] = tuple(
             self._made(interval, StateRecords(state_dir) if state_dir is not None else None, zone)
         )
 
     def _made(self, interval: float, records: StateRecords | None, zone: ZoneInfo | None) -> list[Collector]:
-        gateway, client, feed, saving = self._gateway, self.client, self.feed, self._pool is not None
+        gateway, client, feed = self._gateway, self.client, self.feed
         made: list[Collector] = [
-            GatewayCollector(gateway, client, interval=interval, record=self._record if saving else None),
+            self._state,
             SessionsCollector(
                 gateway,
                 client,
                 interval=interval,
                 save=self._saver(rows.save_sessions),
                 listener=feed.sessions_listed,
+                activity=self.activity,
             ),
             AgentsCollector(
                 gateway,
@@ -261,6 +268,7 @@ class GatewayWatch:
             ),
             ChannelsCollector(gateway, client, interval=interval, save=self._saver_of_all(rows.save_channels)),
         ]
+        made.append(QuotaCollector(gateway, client, interval=20 * interval))
         if records is not None:
             made.append(ApprovalsCollector(gateway, records, interval=interval, save=self._saver(rows.save_approvals)))
         if self._pool is not None:
@@ -279,6 +287,8 @@ class GatewayWatch:
 
         ends = (
             self.client.subscribe(self.feed.pushed),
+            self.client.subscribe(self.activity.pushed),
+            self.client.subscribe(self._state.pushed),
             self.client.subscribe(on_event),
             self.client.on_refetch(lambda _why: wake()),
         )

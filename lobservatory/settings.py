@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from lobservatory import thresholds
+from lobservatory.thresholds import Key
 
 PREFIX = "LOBS_"
 FILE_SUFFIX = "_FILE"
@@ -177,9 +178,10 @@ class Settings(BaseModel):
         None, description="Prices of your own (TOML, rows as in `exporter/accounting/prices.toml`); they win over all."
     )
     billing: Billing = Field(Billing(equivalent=(), billed=()), description="Table `[billing]` (file only).")
-    thresholds: dict[str, dict[str, float]] = Field(
+    thresholds: dict[str, dict[str, float | dict[str, dict[str, float]]]] = Field(
         {},
-        description="Tables `[thresholds.<Alert>]` (file only): severity and number; docs/alerts.md lists them.",
+        description="Tables `[thresholds.<Alert>]` (file only): severity and number, and for single agents "
+        "`[thresholds.<Alert>.agents.<agent>]`; docs/alerts.md lists them.",
     )
 
     @field_validator(
@@ -223,7 +225,9 @@ class Settings(BaseModel):
 
     @field_validator("thresholds")
     @classmethod
-    def _thresholds(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    def _thresholds(
+        cls, value: dict[str, dict[str, float | dict[str, dict[str, float]]]]
+    ) -> dict[str, dict[str, float | dict[str, dict[str, float]]]]:
         if "DailyCostHigh" in value:
             raise ValueError("DailyCostHigh is set with LOBS_DAILY_COST_LIMIT (daily_cost_limit), not here")
         thresholds.effective(value)
@@ -273,9 +277,9 @@ class Settings(BaseModel):
         """The configured zone."""
         return ZoneInfo(self.timezone)
 
-    def alert_thresholds(self) -> dict[tuple[str, str], float]:
-        """(alert, severity) → effective value."""
-        return {**thresholds.effective(self.thresholds), ("DailyCostHigh", "warning"): self.daily_cost_limit}
+    def alert_thresholds(self) -> dict[Key, float]:
+        """(alert, severity, agent) → value of the file or default; agent "": all of them."""
+        return {**thresholds.effective(self.thresholds), ("DailyCostHigh", "warning", ""): self.daily_cost_limit}
 
     def now(self) -> datetime:
         """The present instant, in UTC."""

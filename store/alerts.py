@@ -26,6 +26,53 @@ class Alert:
     annotations: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class ThresholdOverride:
+    """A threshold set at run time. "" in `gateway` or `agent`: all of them."""
+
+    alert: str
+    severity: str
+    gateway: str
+    agent: str
+    value: float
+    updated_at: datetime | None = None
+    updated_by: str | None = None
+
+
+async def thresholds(connection: Connection) -> list[ThresholdOverride]:
+    """Every threshold that was set at run time."""
+    cursor = await connection.execute(
+        "SELECT alert, severity, gateway, agent, value, updated_at, updated_by FROM lobs.alert_thresholds"
+        " ORDER BY alert, severity, gateway, agent LIMIT 10000"
+    )
+    return [ThresholdOverride(**row) for row in await cursor.fetchall()]
+
+
+async def set_threshold(connection: Connection, override: ThresholdOverride) -> ThresholdOverride:
+    """Set or replace one; gives it with its time."""
+    cursor = await connection.execute(
+        "INSERT INTO lobs.alert_thresholds (alert, severity, gateway, agent, value, updated_by)"
+        " VALUES (%s, %s, %s, %s, %s, %s)"
+        " ON CONFLICT (alert, severity, gateway, agent)"
+        " DO UPDATE SET value = excluded.value, updated_by = excluded.updated_by, updated_at = now()"
+        " RETURNING alert, severity, gateway, agent, value, updated_at, updated_by",
+        [override.alert, override.severity, override.gateway, override.agent, override.value, override.updated_by],
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise RuntimeError("INSERT … RETURNING gave no row")
+    return ThresholdOverride(**row)
+
+
+async def delete_threshold(connection: Connection, alert: str, severity: str, gateway: str, agent: str) -> bool:
+    """Back to the settings'; whether there was one."""
+    cursor = await connection.execute(
+        "DELETE FROM lobs.alert_thresholds WHERE alert = %s AND severity = %s AND gateway = %s AND agent = %s",
+        [alert, severity, gateway, agent],
+    )
+    return cursor.rowcount > 0
+
+
 async def record(connection: Connection, alerts: Sequence[Alert]) -> int:
     """Keep what is new of them and publish it (topic `alerts`); gives how many. A repeated notification changes
     nothing, and a late "firing" does not take a "resolved" back."""

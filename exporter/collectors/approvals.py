@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 
 from exporter.exposition import Sample
 from lobservatory import logging
@@ -15,6 +16,8 @@ from openclaw.state_records import ApprovalRecord, NoRecordsError, StateRecords
 from store.rows import ExecApproval
 
 log = logging.get(__name__)
+
+EXPIRED_FOR = timedelta(hours=24)
 
 SaveApprovals = Callable[[Sequence[ExecApproval]], Awaitable[None]]
 
@@ -41,14 +44,22 @@ class ApprovalsCollector:
     name = "approvals"
 
     def __init__(
-        self, gateway: str, records: StateRecords, *, interval: float = 15.0, save: SaveApprovals | None = None
+        self,
+        gateway: str,
+        records: StateRecords,
+        *,
+        interval: float = 15.0,
+        save: SaveApprovals | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.interval = interval
         self.deadline = 20.0
         self._gateway = gateway
         self._records = records
         self._save = save
+        self._now = now
         self._pending: list[ExecApproval] | None = None
+        self._expired = 0
         self._said = False
 
     async def refresh(self) -> None:
@@ -66,6 +77,10 @@ class ApprovalsCollector:
             raise
         rows = [to_row(self._gateway, record) for record in records]
         self._pending = [row for row in rows if row.status == "pending"]
+        since = self._now() - EXPIRED_FOR
+        self._expired = sum(
+            row.status == "expired" and (row.resolved_at or row.expires_at or since) > since for row in rows
+        )
         if self._save is not None:
             await self._save(rows)
 
@@ -74,6 +89,7 @@ class ApprovalsCollector:
         if self._pending is None:
             return
         yield Sample("claw_exec_approvals_pending", (self._gateway,), len(self._pending))
+        yield Sample("claw_exec_approvals_expired", (self._gateway,), self._expired)
         requested = [row.requested_at for row in self._pending if row.requested_at is not None]
         expires = [row.expires_at for row in self._pending if row.expires_at is not None]
         if requested:

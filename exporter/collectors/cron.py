@@ -21,6 +21,8 @@ RUNS = 200
 # How receipts and run entries name what the catalogue names otherwise.
 _STATUSES = {"interrupted": "error", "superseded": "skipped", "timeout": "error", "failed": "error"}
 
+_DELIVERIES = frozenset({"delivered", "not-delivered", "not-requested"})  # and "unknown", which tells nothing
+
 # Told the names of the jobs by id and the entries of finished runs.
 Listener = Callable[[Mapping[str, str], Sequence[Mapping[str, Any]]], None]
 SaveJobs = Callable[[Sequence[CronJob]], Awaitable[None]]
@@ -111,6 +113,7 @@ class CronCollector:
         self._jobs: list[CronJob] = []
         self._statuses: dict[str, str] = {}
         self._enabled: bool | None = None
+        self._succeeded: dict[str, float] = {}  # job → start of its last run that succeeded, epoch seconds
 
     async def refresh(self) -> None:
         """Raises GatewayError, or StateRecordsError when neither the gateway nor its records can be read."""
@@ -132,12 +135,23 @@ class CronCollector:
         self._jobs = [row for row in (to_job(self._gateway, job, now) for job in raw) if row is not None]
         self._statuses = {row.job_id: row.last_status or "never" for row in self._jobs}
         self._enabled = enabled
+        self._note_successes(raw, runs)
         if self._listener is not None:
             self._listener({job.job_id: job.name for job in self._jobs}, runs)
         if self._save_jobs is not None:
             await self._save_jobs(self._jobs)
         if self._save_runs is not None:
             await self._save_runs([row for row in (to_run(self._gateway, run) for run in runs) if row is not None])
+
+    def _note_successes(self, jobs: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) -> None:
+        """From the history and from the jobs themselves; what was seen once is kept while the job exists."""
+        seen = [(text(run.get("jobId"), 128), run.get("status"), run.get("runAtMs")) for run in runs]
+        seen += [(text(job.get("id"), 128), status_of(job), mapping(job, "state").get("lastRunAtMs")) for job in jobs]
+        for job_id, status, at in seen:
+            started = instant(at)
+            if job_id in self._statuses and status == "ok" and started is not None:
+                self._succeeded[job_id] = max(started.timestamp(), self._succeeded.get(job_id, 0.0))
+        self._succeeded = {job_id: at for job_id, at in self._succeeded.items() if job_id in self._statuses}
 
     async def _from_gateway(self) -> tuple[list[Mapping[str, Any]], bool | None, list[Mapping[str, Any]]]:
         jobs: dict[str, Mapping[str, Any]] = {}
@@ -170,6 +184,11 @@ class CronCollector:
         for metric, at in (("last", job.last_run_at), ("next", job.next_run_at)):
             if at is not None:
                 yield Sample(f"claw_cron_job_{metric}_run_timestamp_seconds", labels, at.timestamp())
+        if job.job_id in self._succeeded:
+            yield Sample("claw_cron_job_last_success_timestamp_seconds", labels, self._succeeded[job.job_id])
+        if job.last_status == "ok" and job.delivery_status in _DELIVERIES:
+            failed = float(job.delivery_status == "not-delivered")
+            yield Sample("claw_cron_job_delivery_failed", labels, failed)
         if job.last_duration_ms is not None:
             yield Sample("claw_cron_job_last_duration_seconds", labels, job.last_duration_ms / 1000)
         if job.period_seconds is not None:

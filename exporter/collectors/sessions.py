@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from datetime import UTC, datetime
 from typing import Any
 
+from exporter.collectors.activity import Activity
 from exporter.exposition import Sample
 from lobservatory.catalogue import SESSION_STATES
 from openclaw.client import GatewayClient
@@ -16,6 +17,7 @@ from store.rows import Session
 
 PAGE = 100
 MAX_PAGES = 100
+NO_PERSON = frozenset({"cron", "hook", "subagent"})  # kinds of sessions that nobody talks to
 
 # Told what was listed and when it was asked for, so that runs whose events were missed are known.
 Listener = Callable[[Sequence[Mapping[str, Any]], datetime], None]
@@ -113,6 +115,7 @@ class SessionsCollector:
         interval: float = 15.0,
         save: SaveSessions | None = None,
         listener: Listener | None = None,
+        activity: Activity | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.interval = interval
@@ -122,6 +125,8 @@ class SessionsCollector:
         self._save = save
         self._listener = listener
         self._now = now
+        self._activity = activity
+        self._running: dict[str, float] = {}  # key of a session at work → when a poll first saw it so, epoch seconds
         self._samples: tuple[Sample, ...] = ()
 
     async def refresh(self) -> None:
@@ -132,7 +137,7 @@ class SessionsCollector:
         except BaseException:  # the deadline's too; but never before: a scrape would find a gap in every refresh
             self._samples = ()
             raise
-        self._samples = tuple(self._count(sessions))
+        self._samples = (*self._count(sessions), *self._people(sessions), *self._signs_of_life(sessions, asked_at))
         if self._listener is not None:
             self._listener(sessions, asked_at)
         if self._save is not None:
@@ -161,6 +166,42 @@ class SessionsCollector:
             yield Sample("claw_session_context_ratio_max", (self._gateway, agent), ratio)
         yield Sample("claw_subagents_running", (self._gateway,), subagents)
 
+    def _people(self, sessions: Sequence[Mapping[str, Any]]) -> Iterator[Sample]:
+        newest: dict[str, float] = {}
+        for session in sessions:
+            at = instant(session.get("lastInteractionAt"))
+            if at is not None and kind_of(session) not in NO_PERSON:
+                agent = agent_of(session)
+                newest[agent] = max(at.timestamp(), newest.get(agent, 0.0))
+        for agent, seconds in sorted(newest.items()):
+            yield Sample("claw_agent_last_human_timestamp_seconds", (self._gateway, agent), seconds)
+
+    def _signs_of_life(self, sessions: Sequence[Mapping[str, Any]], asked_at: datetime) -> Iterator[Sample]:
+        """Of each agent's runs in progress, the quietest. A run that was quiet before we came is given the benefit of
+        the doubt: its silence counts from the first poll that saw it."""
+        running = {
+            text(session.get("key")) or "": session for session in sessions if session.get("hasActiveRun") is True
+        }
+        now = asked_at.timestamp()
+        self._running = {key: self._running.get(key, now) for key in running}
+        quietest: dict[str, float] = {}
+        for key, session in running.items():
+            told = instant(session.get("updatedAt"))
+            event = self._activity.last_event(key) if self._activity is not None else None
+            at = max(self._running[key], told.timestamp() if told is not None else 0.0, event or 0.0)
+            agent = agent_of(session)
+            quietest[agent] = min(at, quietest.get(agent, at))
+        for agent, at in sorted(quietest.items()):
+            yield Sample("claw_active_run_last_event_timestamp_seconds", (self._gateway, agent), at)
+
     def render(self) -> Iterable[Sample]:
-        """Counts of the last poll."""
-        return self._samples
+        """Counts of the last poll, and what events told since."""
+        yield from self._samples
+        if self._activity is None:
+            return
+        agents = {sample.labels[1] for sample in self._samples if sample.metric == "claw_active_runs"}
+        repeats, failures = self._activity.repeats(), self._activity.failed_compactions
+        for agent in sorted(agents | set(failures)):
+            yield Sample("claw_compaction_failures_total", (self._gateway, agent), failures[agent])
+        for agent in sorted(agents):
+            yield Sample("claw_tool_call_repeats_max", (self._gateway, agent), repeats.get(agent, 0))

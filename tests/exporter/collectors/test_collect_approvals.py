@@ -1,5 +1,6 @@
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime
 
 import pytest
 
@@ -16,7 +17,7 @@ async def test_settled_approvals_are_rows_and_expiry_is_told_apart(newer_state_d
 
     collector = ApprovalsCollector("home", StateRecords(newer_state_dir), save=save)
     await collector.refresh()
-    assert helpers.shown(collector) == {("claw_exec_approvals_pending", "home"): 0}
+    assert helpers.shown(collector)["claw_exec_approvals_pending", "home"] == 0
     assert sorted((row.status, row.terminal_reason) for row in saved) == [
         ("allowed", "user"),
         ("denied", "user"),
@@ -38,10 +39,11 @@ async def test_a_pending_approval_has_an_age_and_an_expiry(newer_state_dir, help
                 [f"p{number}", f"{number:043d}", created, created + 1_800_000, created],
             )
         connection.commit()
-    collector = ApprovalsCollector("home", StateRecords(newer_state_dir))
+    collector = ApprovalsCollector("home", StateRecords(newer_state_dir), now=lambda: datetime(2027, 1, 1, tzinfo=UTC))
     await collector.refresh()
     assert helpers.shown(collector) == {
         ("claw_exec_approvals_pending", "home"): 2,
+        ("claw_exec_approvals_expired", "home"): 0,
         ("claw_exec_approval_oldest_timestamp_seconds", "home"): 1795223000,
         ("claw_exec_approval_next_expiry_timestamp_seconds", "home"): 1795224800,
     }
@@ -55,7 +57,7 @@ async def test_a_version_without_approvals_is_no_failure(tmp_path, helpers):
 
 async def test_a_broken_database_is_a_failure_and_shows_nothing(newer_state_dir, helpers):
     (newer_state_dir / "state" / "openclaw.sqlite").write_bytes(b"not a database at all" * 100)
-    collector = ApprovalsCollector("home", StateRecords(newer_state_dir))
+    collector = ApprovalsCollector("home", StateRecords(newer_state_dir), now=lambda: datetime(2027, 1, 1, tzinfo=UTC))
     with pytest.raises(StateRecordsError, match="not a database"):
         await collector.refresh()
     assert not helpers.shown(collector)
