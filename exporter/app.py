@@ -152,6 +152,7 @@ class Exporter:
             pool=pool,
             interval=settings.poll_interval,
             zone=settings.zone,
+            counted=lambda: self.ingest is not None and self.ingest.status.looked,
         )
         self._process_collector = ProcessCollector(
             self._gateway, self._url, self._state_dir, interval=settings.host_interval

@@ -223,7 +223,9 @@ class GatewayWatch:
         pool: Pool | None = None,
         interval: float = 15.0,
         zone: ZoneInfo | None = None,
+        counted: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._counted = counted
         self.client = GatewayClient(url, token)
         self.feed = OperationsFeed(gateway, pool)
         self.activity = Activity()
@@ -275,7 +277,17 @@ class GatewayWatch:
             snapshots = self._saver(rows.insert_cost_snapshots)
             # The gateway counts anew for each such question: asked twenty times less often than the rest.
             every = 20 * interval
-            made.append(UsageCollector(gateway, client, self._our_usage, interval=every, zone=zone, save=snapshots))
+            made.append(
+                UsageCollector(
+                    gateway,
+                    client,
+                    self._our_usage,
+                    interval=every,
+                    zone=zone,
+                    save=snapshots,
+                    counted=self._counted,
+                )
+            )
         return made
 
     async def run(self, wake: Wake) -> None:

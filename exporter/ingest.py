@@ -113,6 +113,7 @@ class Status:
     """What others may look at, from any thread: containers are replaced, never changed."""
 
     first_scan: str = "waiting"  # waiting, running, done
+    looked: bool = False  # all sources were read in this life: what lies in the stores is counted
     progress: float = 0.0
     ledger_up: bool = False
     files: dict[str, int] = field(default_factory=dict)
@@ -315,6 +316,7 @@ class Ingest:
         self._report(discovery, broken, unread)
         if not self._begun:
             await self._end_first_scan(discovery)
+        self.status.looked = True
 
     async def _read(
         self,

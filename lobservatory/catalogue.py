@@ -593,10 +593,18 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "claw_reconcile_drift_ratio",
         "gauge",
-        "Our total against the gateway's own usage.",
+        "Our tokens of the last 30 days against the gateway's own usage: ours over theirs minus 1.",
         "ratio",
         ("gateway", "token_type"),
         60,
+    ),
+    Metric(
+        "claw_reconcile_cost_drift_ratio",
+        "gauge",
+        "Our cost against the gateway's own usage, of calls that it can price itself.",
+        "ratio",
+        ("gateway",),
+        10,
     ),
     # --- host ---------------------------------------------------------------------------------------------
     Metric(

@@ -13,7 +13,11 @@ from psycopg.rows import dict_row
 
 @dataclass(frozen=True, slots=True)
 class UsageTotals:
-    """Tokens by class and US dollars; billed and equivalent together, because the gateway knows no difference."""
+    """Tokens by class and US dollars; billed and equivalent together, because the gateway knows no difference.
+
+    `cost_usd` has what calls reported and what the gateway's own prices give, not what only our prices know: the
+    gateway counts that as calls without a cost.
+    """
 
     input_tokens: int
     output_tokens: int
@@ -32,7 +36,8 @@ async def totals(
             " coalesce(sum(output_tokens), 0)::bigint AS output_tokens,"
             " coalesce(sum(cache_read_tokens), 0)::bigint AS cache_read_tokens,"
             " coalesce(sum(cache_write_tokens), 0)::bigint AS cache_write_tokens,"
-            " coalesce(sum(cost_usd), 0) AS cost_usd"
+            " coalesce(sum(cost_usd) FILTER ("
+            "WHERE cost_basis = 'reported' OR price_version LIKE 'openclaw.json:%%'), 0) AS cost_usd"
             " FROM lobs.model_calls WHERE gateway = %s AND ts >= %s AND ts < %s AND (%s::text IS NULL OR agent = %s)",
             [gateway, since, until, agent, agent],
         )

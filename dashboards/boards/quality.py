@@ -64,11 +64,17 @@ def drift() -> dashboard.Panel:
     return panels.stat(
         4,
         "Drift",
-        [now(f"max(abs(last_over_time(claw_reconcile_drift_ratio{{{GATEWAY}}}[15m])))", "largest")],
+        [
+            now(
+                f"max(abs(last_over_time(claw_reconcile_drift_ratio{{{GATEWAY}}}[15m]))"
+                f" or abs(last_over_time(claw_reconcile_cost_drift_ratio{{{GATEWAY}}}[15m])))",
+                "largest",
+            )
+        ],
         unit="percentunit",
         decimals=2,
-        description="Largest difference, over the classes of tokens, between our totals and the gateway's own usage, "
-        "as last compared. More than 2 % is an error of one of the two.",
+        description="Largest difference, over the classes of tokens and the cost, between our totals and the gateway's "
+        "own usage, as last compared. More than 2 % is an error of one of the two.",
         no_value="Not reconciled",
         steps=((None, config.OK), (0.02, config.BAD)),
     )
@@ -229,9 +235,12 @@ def drift_by_class() -> dashboard.Panel:
     return panels.timeseries(
         22,
         "Drift by class",
-        [series(f"max by (token_type) (claw_reconcile_drift_ratio{{{GATEWAY}}})", "{{token_type}}")],
+        [
+            series(f"max by (token_type) (claw_reconcile_drift_ratio{{{GATEWAY}}})", "{{token_type}}"),
+            series(f"max(claw_reconcile_cost_drift_ratio{{{GATEWAY}}})", "cost"),
+        ],
         unit="percentunit",
-        description="Our totals against the gateway's own usage, by class of tokens; 0 is agreement.",
+        description="Our totals against the gateway's own usage, by class of tokens and in cost; 0 is agreement.",
         no_value="Not reconciled",
         colours=config.TOKEN_COLOURS,
         min_val=None,

@@ -1,8 +1,10 @@
-"""Our totals against the gateway's own account, by token class.
+"""Our totals against the gateway's own account, by token class and in US dollars.
 
 `usage.cost` is a cache that answers at once with what it has and refreshes behind: only `fresh` counts, and even that
 may be 30 s old, so our side is summed up to the gateway's `updatedAt`. Without `agentScope: "all"` it counts the
 default agent only; versions before 2026.9 ignore the parameter, so there only the default agent is compared.
+Nothing is compared before everything that lies in the stores is counted here: half of a first scan is no drift.
+docs/reconciliation.md explains what may differ.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from openclaw.protocol import RpcError
 from store.rows import CostSnapshot
 
 DAYS = 30
+_CENT = Decimal("0.01")
+_EXACT = Decimal("1e-8")  # the gateway adds floating point numbers; nearer than this is equal
 _FIELDS = {"input": "input", "output": "output", "cache_read": "cacheRead", "cache_write": "cacheWrite"}
 
 
@@ -30,9 +34,13 @@ class NotFreshError(Exception):
     """The gateway was still counting when our deadline came."""
 
 
+class NotCountedError(Exception):
+    """We were still counting ourselves when our deadline came."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens by class and US dollars of some time."""
+    """Tokens by class and US dollars of some time. Ours has the dollars only of calls that a gateway can price."""
 
     tokens: Mapping[str, int]
     cost_usd: Decimal = Decimal(0)
@@ -50,6 +58,12 @@ def drift(ours: Usage, theirs: Usage) -> dict[str, float]:
         mine, other = ours.tokens.get(token_type, 0), theirs.tokens.get(token_type, 0)
         ratios[token_type] = (mine - other) / max(other, 1) if mine != other else 0.0
     return ratios
+
+
+def cost_drift(ours: Usage, theirs: Usage) -> float:
+    """The same for US dollars. What is equal to 1e-8 is equal; a sum of less than a cent is compared with a cent."""
+    difference = ours.cost_usd - theirs.cost_usd
+    return 0.0 if abs(difference) < _EXACT else float(difference / max(theirs.cost_usd, _CENT))
 
 
 def to_usage(answer: Any) -> Usage:
@@ -78,6 +92,7 @@ class UsageCollector:
         zone: ZoneInfo | None = None,
         pause: float = 2.0,
         save: SaveSnapshots | None = None,
+        counted: Callable[[], bool] = lambda: True,
     ) -> None:
         self.interval = interval
         self.deadline = 60.0
@@ -87,23 +102,36 @@ class UsageCollector:
         self._zone = zone or ZoneInfo("UTC")
         self._pause = pause
         self._save = save
+        self._counted = counted
         self._drift: dict[str, float] = {}
+        self._cost_drift: float | None = None
 
     async def refresh(self) -> None:
-        """Raises GatewayError, NotFreshError, and whatever our own account raises."""
+        """Raises GatewayError, NotFreshError, NotCountedError, and whatever our own account raises."""
         try:
+            await self._until_counted()
             answer = await self._fresh()
             scoped = "cacheStatus" in answer  # 2026.9: all agents
             agent = None if scoped else await self._default_agent()
             counted_at = instant(answer.get("updatedAt")) or datetime.now(UTC)
             ours = await self._our_usage(self._since(answer, counted_at), counted_at, agent)
         except BaseException:  # the deadline's too; but never before: a scrape would find a gap in every refresh
-            self._drift = {}
+            self._drift, self._cost_drift = {}, None
             raise
         theirs = to_usage(answer)
-        self._drift = drift(ours, theirs)
+        self._drift, self._cost_drift = drift(ours, theirs), cost_drift(ours, theirs)
         if self._save is not None:
             await self._save([self._snapshot(theirs, counted_at, "gateway"), self._ours(ours, counted_at)])
+
+    async def _until_counted(self) -> None:
+        try:
+            async with asyncio.timeout(self.deadline - 10):
+                while not self._counted():  # noqa: ASYNC110 - set by another thread, and nothing is in a hurry
+                    await asyncio.sleep(self._pause)
+        except TimeoutError:
+            raise NotCountedError(
+                "our own first scan has not ended: nothing to compare yet; tried again later"
+            ) from None
 
     async def _fresh(self) -> Mapping[str, Any]:
         try:
@@ -155,3 +183,5 @@ class UsageCollector:
         """The drift of the last good comparison; nothing while it failed."""
         for token_type, ratio in self._drift.items():
             yield Sample("claw_reconcile_drift_ratio", (self._gateway, token_type), ratio)
+        if self._cost_drift is not None:
+            yield Sample("claw_reconcile_cost_drift_ratio", (self._gateway,), self._cost_drift)

@@ -4,7 +4,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from exporter.collectors.usage import NotFreshError, Usage, UsageCollector, drift
+from exporter.collectors.usage import NotCountedError, NotFreshError, Usage, UsageCollector, cost_drift, drift
 
 TRUTH = {"input": 88021, "output": 315, "cache_read": 132007, "cache_write": 0}
 
@@ -29,7 +29,10 @@ async def test_equal_accounts_have_no_drift_and_all_agents_are_asked_for(gateway
         collector = UsageCollector("home", client, ours(TRUTH, asked), save=save)
         await collector.refresh()
     assert set(helpers.shown(collector).values()) == {0.0}
-    assert len(helpers.shown(collector)) == 4
+    assert helpers.shown(collector).keys() == {
+        *(("claw_reconcile_drift_ratio", "home", name) for name in TRUTH),
+        ("claw_reconcile_cost_drift_ratio", "home"),
+    }
     assert ("usage.cost", {"days": 30, "agentScope": "all"}) in gateway.calls
     ((since, until, agent),) = asked
     assert since == datetime(2026, 10, 23, tzinfo=UTC)
@@ -77,3 +80,30 @@ def test_drift_is_ours_over_theirs_by_token_class():
         "cache_write": -0.5,
     }
     assert drift(Usage({"input": 7}), Usage({}))["input"] == 7.0
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "ratio"),
+    [("1.1", "1", 0.1), ("0.9", "1", -0.1), ("1.000000001", "1", 0.0), ("0.005", "0", 0.5), ("0", "0", 0.0)],
+)
+def test_cost_drift_is_ours_over_theirs_and_rounding_is_none(mine, theirs, ratio):
+    assert cost_drift(Usage({}, Decimal(mine)), Usage({}, Decimal(theirs))) == pytest.approx(ratio, abs=1e-12)
+
+
+@pytest.mark.req("P-3")
+async def test_nothing_is_compared_before_our_own_first_scan_has_ended(gateway, helpers):
+    """Half of a first scan against all of the gateway's account would be a drift of -100 %."""
+    counting = iter([False, False, True])
+    asked = []
+    async with helpers.watched(gateway) as client:
+        collector = UsageCollector("home", client, ours(TRUTH, asked), pause=0.01, counted=lambda: next(counting))
+        await collector.refresh()
+        assert set(helpers.shown(collector).values()) == {0.0}
+        assert next(counting, "all were asked for") == "all were asked for"
+
+        collector = UsageCollector("home", client, ours({}, asked), pause=0.01, counted=lambda: False)
+        collector.deadline = 10.05
+        with pytest.raises(NotCountedError, match="first scan"):
+            await collector.refresh()
+        assert not helpers.shown(collector)
+        assert len(asked) == 1
