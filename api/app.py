@@ -25,9 +25,11 @@ from api.security.password import PasswordFile
 from api.services import commands
 from api.services.agents import AgentService
 from api.services.auth import AuthService
+from api.services.boards import BoardService
 from api.services.monitoring import MonitoringService
 from api.services.operations import OperationService
 from api.services.tasks import TaskService
+from api.services.webhooks import WebhookService
 from lobservatory.settings import Settings
 from store import pool as database
 from store.migrate import MigrateError, check_schema
@@ -88,6 +90,8 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                 agents=agents,
                 operations=OperationService(pool),
                 tasks=TaskService(pool),
+                boards=BoardService(pool),
+                webhooks=WebhookService(pool, settings.data_dir),
                 monitoring=MonitoringService(pool, agents),
                 commands=commands.CommandService(pool, settings.gateway_name, gateway),
                 limiters={

@@ -15,10 +15,12 @@ from api.security.limits import Limits, RateLimiter
 from api.security.scopes import Actor, Scope
 from api.services.agents import AgentService
 from api.services.auth import AuthService
+from api.services.boards import BoardService
 from api.services.commands import CommandService
 from api.services.monitoring import MonitoringService
 from api.services.operations import OperationService
 from api.services.tasks import TaskService
+from api.services.webhooks import WebhookService
 from lobservatory.settings import Settings
 from store.pool import Pool
 
@@ -36,6 +38,8 @@ class Context:
     agents: AgentService
     operations: OperationService
     tasks: TaskService
+    boards: BoardService
+    webhooks: WebhookService
     monitoring: MonitoringService
     commands: CommandService
     limiters: dict[Scope, RateLimiter]

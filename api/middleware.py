@@ -39,6 +39,10 @@ PUBLIC = frozenset(
     }
 )
 PUBLIC_FOLDERS = ("/static/",)
+# Deliveries that carry a signature need no token: their route checks it before anything else. Without one: 401 here.
+SIGNED_FOLDER = "/api/hooks/"
+SIGNATURE_HEADER = "X-Lobservatory-Signature"
+TIMESTAMP_HEADER = "X-Lobservatory-Timestamp"
 # A browser's EventSource cannot send a header: there, too, a single-use ticket may open the stream.
 TICKET_PATHS = frozenset({"/api/events/stream"})
 SUBPROTOCOL = "lobservatory"
@@ -236,7 +240,12 @@ class Authentication:
     @staticmethod
     def _public(scope: Scope) -> bool:
         path: str = scope["path"]
-        return scope["type"] == "http" and (path in PUBLIC or path.startswith(PUBLIC_FOLDERS))
+        if scope["type"] != "http":
+            return False
+        signed = scope["method"] == "POST" and path.startswith(SIGNED_FOLDER) and "/" not in path[len(SIGNED_FOLDER) :]
+        return (
+            path in PUBLIC or path.startswith(PUBLIC_FOLDERS) or (signed and SIGNATURE_HEADER in Headers(scope=scope))
+        )
 
     async def _actor(self, scope: Scope) -> Actor | None:
         headers = Headers(scope=scope)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.routes import auth, commands, live, monitoring, operations, pages, tasks
+from api.routes import auth, boards, commands, live, monitoring, operations, pages, tasks, webhooks
 
 # Commands first: /api/agents/spawn is no agent's id.
 ROUTERS = (
@@ -10,6 +10,8 @@ ROUTERS = (
     auth.router,
     operations.router,
     tasks.router,
+    boards.router,
+    webhooks.router,
     commands.router,
     monitoring.router,
     live.router,
