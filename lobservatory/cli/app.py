@@ -12,6 +12,7 @@ import typer
 import lobservatory
 from lobservatory import settings as settings_module
 from lobservatory.cli.scan import scan
+from lobservatory.cli.token import app as token_commands
 from lobservatory.errors import UserError
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ def demo() -> None:
 
 
 app.command()(scan)
+app.add_typer(token_commands, name="token")
 
 
 @app.command()
