@@ -43,7 +43,8 @@ _MODEL_CALLS: Final = (
     ("provider", "text"), ("model", "text"), ("outcome", "text"), ("input_tokens", "int8"), ("output_tokens", "int8"),
     ("cache_read_tokens", "int8"), ("cache_write_tokens", "int8"), ("reasoning_tokens", "int8"),
     ("cost_usd", "numeric"), ("cost_basis", "text"), ("billing", "text"), ("duration_ms", "int8"), ("run_id", "text"),
-    ("error_code", "text"), ("price_version", "text"), ("ts_flag", "text"),
+    ("error_code", "text"), ("price_version", "text"), ("ts_flag", "text"), ("cache_write_1h_tokens", "int8"),
+    ("cache_write_5m_tokens", "int8"),
 )  # fmt: skip
 _TOOL_CALLS: Final = (
     ("ts", "timestamptz"), ("gateway", "text"), ("agent", "text"), ("session_id", "text"), ("entry_id", "text"),
@@ -544,7 +545,8 @@ def _model_call(row: ModelCall, key: bytes) -> Record:
         row.ts, row.gateway, row.agent, row.session_id, row.session_key, row.parent_session_key, row.kind, row.channel,
         row.entry_id, key, row.provider, row.model, row.outcome, row.input_tokens, row.output_tokens,
         row.cache_read_tokens, row.cache_write_tokens, row.reasoning_tokens, row.cost_usd, row.cost_basis, row.billing,
-        row.duration_ms, row.run_id, row.error_code, row.price_version, row.ts_flag,
+        row.duration_ms, row.run_id, row.error_code, row.price_version, row.ts_flag, row.cache_write_1h_tokens,
+        row.cache_write_5m_tokens,
     )  # fmt: skip
 
 

@@ -51,6 +51,8 @@ class ModelCall:
     error_code: str | None = None
     price_version: str | None = None
     ts_flag: str | None = None  # "future", "past", "message", "file": why ts is not the entry's own timestamp
+    cache_write_1h_tokens: int | None = None  # parts of cache_write_tokens whose lifetime the entry tells
+    cache_write_5m_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,6 +223,8 @@ class _Work:
                 error_code=_error_code(message),
                 price_version=version,
                 ts_flag=instant.flag,
+                cache_write_1h_tokens=checked.cache_write_1h or None,
+                cache_write_5m_tokens=checked.cache_write_5m or None,
             )
         )
         if not checked.rejected and not instant.bad:

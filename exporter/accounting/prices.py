@@ -39,6 +39,16 @@ class Price:
     cache_read: Decimal | None
     cache_write: Decimal | None
 
+    @property
+    def cache_write_1h(self) -> Decimal | None:
+        """Of cache writes that live for an hour."""
+        return None if self.input is None else self.input * _ONE_HOUR
+
+    @property
+    def cache_write_5m(self) -> Decimal | None:
+        """Of cache writes that live for five minutes, where an entry tells so."""
+        return None if self.input is None else self.input * _FIVE_MINUTES
+
     def cost(self, usage: Usage) -> Decimal | None:
         """US dollars, exact; None when tokens of a class have no price."""
         told = usage.cache_write_1h + usage.cache_write_5m
@@ -47,8 +57,8 @@ class Price:
             (usage.output, self.output),
             (usage.cache_read, self.cache_read),
             (usage.cache_write - told, self.cache_write),
-            (usage.cache_write_1h, None if self.input is None else self.input * _ONE_HOUR),
-            (usage.cache_write_5m, None if self.input is None else self.input * _FIVE_MINUTES),
+            (usage.cache_write_1h, self.cache_write_1h),
+            (usage.cache_write_5m, self.cache_write_5m),
         )
         cost = Decimal(0)
         for tokens, price in parts:

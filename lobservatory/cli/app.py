@@ -11,6 +11,7 @@ import typer
 
 import lobservatory
 from lobservatory import settings as settings_module
+from lobservatory.cli.reprice import reprice
 from lobservatory.cli.scan import scan
 from lobservatory.cli.token import app as token_commands
 from lobservatory.errors import UserError
@@ -45,6 +46,7 @@ def demo() -> None:
 
 
 app.command()(scan)
+app.command()(reprice)
 app.add_typer(token_commands, name="token")
 
 

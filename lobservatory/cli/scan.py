@@ -44,7 +44,7 @@ def scan(
 
     settings = settings_module.load()
     zone = _zone(tz) if tz is not None else settings.zone
-    start = _instant(since, zone) if since is not None else None
+    start = since_instant(since, zone) if since is not None else None
     directory = resolve(state_dir or settings.state_dir)
     config = load_config(directory)
     with _progress() as progress:
@@ -77,7 +77,7 @@ def _zone(name: str) -> ZoneInfo:
         raise UserError(f"--tz: {name!r} is not an IANA time zone, for example Europe/Berlin", status=2) from error
 
 
-def _instant(text: str, zone: ZoneInfo) -> datetime:
+def since_instant(text: str, zone: ZoneInfo) -> datetime:
     """A date is midnight of the zone, a time without an offset is one of the zone."""
     try:
         if len(text) <= len("2026-11-21") and "T" not in text:
@@ -150,11 +150,11 @@ def _print(directory: Path, result: ScanResult) -> None:
         ("day", result.by_day),
     ):
         console.print(_table(title, groups, by_name=title == "day"))
-    tools = _new_table(("tool", "calls", "errors", "other exit status"))
+    tools = new_table(("tool", "calls", "errors", "other exit status"))
     for name, tool in sorted(result.tools.items(), key=lambda item: (-item[1].calls, item[0])):
-        tools.add_row(_plain(name), f"{tool.calls:,}", f"{tool.errors:,}", f"{tool.nonzero_exits:,}")
+        tools.add_row(plain(name), f"{tool.calls:,}", f"{tool.errors:,}", f"{tool.nonzero_exits:,}")
     for name, calls in sorted(result.nested_tools.items()):
-        tools.add_row(_plain(f"{name} (nested)"), f"{calls:,}", "", "")
+        tools.add_row(plain(f"{name} (nested)"), f"{calls:,}", "", "")
     if tools.row_count:
         console.print(tools)
 
@@ -163,16 +163,17 @@ def _table(title: str, groups: dict[str, Group], *, by_name: bool) -> Table:
     from exporter.scan import TOKEN_CLASSES, money  # noqa: PLC0415 - only for people
 
     classes = TOKEN_CLASSES[:-1]  # reasoning is a part of output
-    table = _new_table((title, "calls", *(name.replace("_", " ") for name in classes), "US$"))
+    table = new_table((title, "calls", *(name.replace("_", " ") for name in classes), "US$"))
     names = sorted(groups) if by_name else sorted(groups, key=lambda name: (-groups[name].billed, name))
     for name in names:
         group = groups[name]
         tokens = (f"{number:,}" for number in group.tokens[: len(classes)])
-        table.add_row(_plain(name), f"{group.calls:,}", *tokens, f"{money(group.billed):,.6f}")
+        table.add_row(plain(name), f"{group.calls:,}", *tokens, f"{money(group.billed):,.6f}")
     return table
 
 
-def _new_table(headings: tuple[str, ...]) -> Table:
+def new_table(headings: tuple[str, ...]) -> Table:
+    """A table whose first column has names, all others numbers."""
     from rich import box  # noqa: PLC0415 - only for people
     from rich.table import Table  # noqa: PLC0415 - as above
 
@@ -184,7 +185,7 @@ def _new_table(headings: tuple[str, ...]) -> Table:
     return table
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A name from outside, harmless on a terminal."""
     from rich.markup import escape  # noqa: PLC0415 - only for people
 

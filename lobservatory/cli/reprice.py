@@ -1,0 +1,113 @@
+"""`lobservatory reprice`: what today's prices change in rows, and where that is no billed history, the change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lobservatory import settings as settings_module
+from lobservatory.cli.scan import new_table, plain, since_instant
+from lobservatory.errors import UserError
+
+if TYPE_CHECKING:
+    from exporter.accounting import PriceBook
+    from store.reprice import Change
+
+_MEANING = {
+    "equivalent": "equivalent: the new price applies",
+    "unpriced": "had no price: the new price applies",
+    "billed": "billed: history, stays as it is",
+}
+
+
+def reprice(
+    *,
+    since: Annotated[str, typer.Option("--since", help="Calls from this ISO date or time on, for example 2026-11-01.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+) -> None:
+    """Price calls anew: equivalent money and calls without a price. Billed history and counters never change."""
+    from exporter.accounting import price_book  # noqa: PLC0415 - `--help` does not wait for it
+    from openclaw.state_dir import load_config, resolve  # noqa: PLC0415 - as above
+
+    settings = settings_module.load()
+    start = since_instant(since, settings.zone)
+    url = settings.database_url.get_secret_value()
+    embedded = settings.data_dir / "run" / "database_url"
+    if not url and embedded.exists():
+        url = settings_module.read_secret(embedded, "LOBS_DATABASE_URL")
+    if not url:
+        raise UserError(
+            "reprice: there are no rows without a database. Set LOBS_DATABASE_URL, or start the embedded one: "
+            "lobservatory up"
+        )
+    config = load_config(resolve(settings.state_dir))
+    if config.problem is not None:
+        raise UserError(f"reprice: {config.problem}: without it the gateway's prices are not known")
+    book = price_book(config.prices, settings.prices_file)
+    changes = asyncio.run(_reprice(url, settings.gateway_name, start, book, apply=not dry_run))
+    _print(changes, dry_run=dry_run)
+
+
+async def _reprice(url: str, gateway: str, since: datetime, book: PriceBook, *, apply: bool) -> list[Change]:
+    import psycopg  # noqa: PLC0415 - as above
+
+    from store import reprice as rows  # noqa: PLC0415 - as above
+
+    try:
+        async with await psycopg.AsyncConnection.connect(
+            url, autocommit=True, connect_timeout=10, application_name="lobservatory reprice"
+        ) as connection:
+            prices = []
+            for provider, model in await rows.models(connection, gateway, since):
+                price = book.price(provider, model)
+                if price is not None:
+                    prices.append(
+                        rows.ModelPrice(
+                            provider,
+                            model,
+                            price.version,
+                            price.input,
+                            price.output,
+                            price.cache_read,
+                            price.cache_write,
+                            price.cache_write_1h,
+                            price.cache_write_5m,
+                        )
+                    )
+            return await rows.reprice(connection, gateway, since, prices, apply=apply)
+    except psycopg.Error as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"reprice: nothing was changed: {reason}") from error
+
+
+def _print(changes: Sequence[Change], *, dry_run: bool) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only for people
+
+    if not changes:
+        typer.echo("reprice: the prices of today give the same money; nothing to change")
+        return
+    table = new_table(("model", "calls", "US$ now", "US$ at new prices", "change"))
+    for change in changes:
+        table.add_row(
+            f"{plain(change.provider)}/{plain(change.model)}\n  {_MEANING[change.treatment]}",
+            f"{change.calls:,}",
+            _money(change.old_usd),
+            _money(change.new_usd),
+            _money(change.new_usd - change.old_usd, sign="+"),
+        )
+    Console(highlight=False).print(table)
+    applying = [change for change in changes if change.treatment != "billed"]
+    calls, money = sum(one.calls for one in applying), sum((one.new_usd - one.old_usd for one in applying), Decimal(0))
+    if dry_run:
+        typer.echo(f"dry run, nothing was changed: {calls:,} calls would change by US$ {_money(money, sign='+')}")
+    else:
+        typer.echo(f"{calls:,} calls changed by US$ {_money(money, sign='+')}; counters stay as they are")
+
+
+def _money(amount: Decimal, *, sign: str = "") -> str:
+    return format(amount.quantize(Decimal("1e-6"), rounding=ROUND_HALF_EVEN), f"{sign},f")
