@@ -28,8 +28,12 @@ def items(value: Any, *path: str) -> Iterator[Mapping[str, Any]]:
 
 
 def text(value: Any, limit: int = 500) -> str | None:
-    """A text that is not empty, cut to `limit` characters, without NUL (which no database takes)."""
-    return value[:limit].replace("\0", "") or None if isinstance(value, str) else None
+    """A text that is not empty, cut to `limit` characters, without what no database takes: NUL and half a character
+    (JavaScript cuts texts between the two halves of an emoji, and JSON carries that on)."""
+    if not isinstance(value, str):
+        return None
+    cut = value[:limit].replace("\0", "")
+    return (cut if cut.isascii() else cut.encode("utf-8", "replace").decode()) or None
 
 
 def flag(value: Any) -> bool | None:
