@@ -25,8 +25,10 @@ import psycopg
 
 from exporter.accounting import Accountant, BillingPolicy, PricesError, price_book
 from exporter.collectors import Collector
+from exporter.collectors.gpu import GpuCollector
 from exporter.collectors.host import HostCollector
 from exporter.collectors.process import ProcessCollector
+from exporter.collectors.service import ServiceCollector
 from exporter.collectors.storage import StorageCollector
 from exporter.collectors.thresholds import ThresholdsCollector
 from exporter.exposition import Format, Sample
@@ -136,6 +138,7 @@ class Exporter:
         self._complaints: dict[str, str] = {}
         self._waking = False
         self._locked: Path | None = None
+        self._enabled: dict[str, bool] = {}
         self._watch: GatewayWatch
         self._process_collector: ProcessCollector
         self._runner: Runner
@@ -157,7 +160,11 @@ class Exporter:
         self._process_collector = ProcessCollector(
             self._gateway, self._url, self._state_dir, interval=settings.host_interval
         )
-        self._runner = Runner(self.registry, self._gateway, self._collectors())
+        collectors = self._collectors()
+        running = [one for one in collectors if one.name not in settings.collectors_off]
+        self._enabled = {one.name: one in running for one in collectors}
+        self._runner = Runner(self.registry, self._gateway, running)
+        self.registry.register("silence", self._watch.silence.render)
         self.registry.register("exporter", self._samples)
 
     def _collectors(self) -> list[Collector]:
@@ -172,6 +179,8 @@ class Exporter:
                 save=self._save_host,
             ),
             self._process_collector,
+            GpuCollector(self._gateway, interval=settings.host_interval),
+            ServiceCollector(self._gateway, interval=2 * settings.host_interval),
             StorageCollector(self._gateway, self._state_dir),
             WindowsCollector(self._gateway, ask, daily_limit=settings.daily_cost_limit),
             ThresholdsCollector(
@@ -418,6 +427,8 @@ class Exporter:
         yield Sample("lobservatory_build_info", (self._version, platform.python_version()), 1)
         yield Sample("lobservatory_ledger_info", ("postgresql" if self._dsn else "checkpoint",), 1)
         yield Sample("lobservatory_start_timestamp_seconds", (), self._started)
+        for name, enabled in self._enabled.items():
+            yield Sample("lobservatory_collector_enabled", (self._gateway, name), float(enabled))
         with self._process.oneshot():
             times = self._process.cpu_times()
             yield Sample("lobservatory_resident_memory_bytes", (), self._process.memory_info().rss)

@@ -16,15 +16,18 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 
-from exporter.collectors import Collector
+from exporter.collectors import Collector, models, nodes, skills, tasks
 from exporter.collectors.activity import Activity
 from exporter.collectors.agents import AgentsCollector
 from exporter.collectors.approvals import ApprovalsCollector
 from exporter.collectors.channels import ChannelsCollector
 from exporter.collectors.cron import CronCollector
 from exporter.collectors.gateway import GatewayCollector
+from exporter.collectors.logs import LogsCollector, connector
+from exporter.collectors.probe import ProbeCollector
 from exporter.collectors.quota import QuotaCollector
 from exporter.collectors.sessions import SessionsCollector
+from exporter.collectors.silence import Silence
 from exporter.collectors.usage import Usage, UsageCollector
 from exporter.operations import HISTORY, Derived, RunTracker, merged
 from lobservatory import logging
@@ -229,8 +232,10 @@ class GatewayWatch:
         self.client = GatewayClient(url, token)
         self.feed = OperationsFeed(gateway, pool)
         self.activity = Activity()
+        self.silence = Silence(gateway)
         self._gateway = gateway
         self._pool = pool
+        self._state_dir = state_dir
         self._state = GatewayCollector(
             gateway, self.client, interval=interval, record=self._record if pool is not None else None
         )
@@ -247,7 +252,7 @@ class GatewayWatch:
                 client,
                 interval=interval,
                 save=self._saver(rows.save_sessions),
-                listener=feed.sessions_listed,
+                listener=self._sessions_listed,
                 activity=self.activity,
             ),
             AgentsCollector(
@@ -271,6 +276,15 @@ class GatewayWatch:
             ChannelsCollector(gateway, client, interval=interval, save=self._saver_of_all(rows.save_channels)),
         ]
         made.append(QuotaCollector(gateway, client, interval=20 * interval))
+        made += [make(gateway, client, 20 * interval) for make in (skills.collector, models.collector)]
+        made += [
+            nodes.collector(gateway, client, 4 * interval),
+            tasks.collector(gateway, client, records, 4 * interval),
+        ]
+        made.append(ProbeCollector(gateway, client.url, interval=interval))
+        pool = self._pool
+        connect = None if pool is None else connector(pool, _SAVE_WAIT)
+        made.append(LogsCollector(gateway, client, self._state_dir, interval=interval, connect=connect))
         if records is not None:
             made.append(ApprovalsCollector(gateway, records, interval=interval, save=self._saver(rows.save_approvals)))
         if self._pool is not None:
@@ -301,7 +315,9 @@ class GatewayWatch:
             self.client.subscribe(self.feed.pushed),
             self.client.subscribe(self.activity.pushed),
             self.client.subscribe(self._state.pushed),
+            self.client.subscribe(self.silence.pushed),
             self.client.subscribe(on_event),
+            self.client.on_refetch(self.silence.refetch),
             self.client.on_refetch(lambda _why: wake()),
         )
         try:
@@ -311,6 +327,10 @@ class GatewayWatch:
         finally:
             for end in ends:
                 end()
+
+    def _sessions_listed(self, listed: Sequence[Mapping[str, Any]], asked_at: datetime) -> None:
+        self.silence.listed(listed, asked_at)
+        self.feed.sessions_listed(listed, asked_at)
 
     # --- rows ---------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lobservatory.catalogue import CATALOGUE, METRICS, TOTAL_SERIES, Metric
+from lobservatory.catalogue import CATALOGUE, COLLECTORS, METRICS, TOTAL_SERIES, Metric
 
 _ACCOUNTING = """\
 What agents used and cost. Absent until the first scan of the session stores has ended, then at the all-time totals;
@@ -21,7 +21,9 @@ The exporter serves these at `/metrics`, in the Prometheus text format and in Op
 Units are base units (seconds, bytes, US dollars, ratios from 0 to 1). A state is one series of 0 or 1 for each possible
 state. *Bound* is the largest number of series of a family (all families together: {TOTAL_SERIES:,}); what finds no room
 is folded into the label value `other` and counted in `lobservatory_label_overflow_total`. Label values are at most 64
-printable characters, else `other`."""
+printable characters, else `other`.
+
+Collectors, each of which `LOBS_COLLECTORS_OFF` can switch off: {", ".join(f"`{name}`" for name in COLLECTORS)}."""
 
 _SECTIONS: tuple[tuple[str, str, Callable[[Metric], bool]], ...] = (
     ("Accounting", _ACCOUNTING, lambda metric: metric.accounting),

@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from lobservatory import thresholds
+from lobservatory.catalogue import COLLECTORS
 from lobservatory.thresholds import Key
 
 PREFIX = "LOBS_"
@@ -141,6 +142,9 @@ class Settings(BaseModel):
     poll_interval: Annotated[float, Field(ge=1, le=3600)] = Field(
         15.0, description="Seconds between two polls of the gateway by each collector."
     )
+    collectors_off: tuple[str, ...] = Field(
+        (), description="Collectors that do not run, separated by commas; docs/metrics.md lists all."
+    )
     host_interval: Annotated[float, Field(ge=1, le=3600)] = Field(15.0, description="Seconds between two host samples.")
     zero_hold: Annotated[float, Field(ge=0, le=600)] = Field(
         30.0,
@@ -246,6 +250,17 @@ class Settings(BaseModel):
     @classmethod
     def _origins(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("collectors_off", mode="before")
+    @classmethod
+    def _collectors_off(cls, value: object) -> object:
+        names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return value
+        for name in names:
+            if name and name not in COLLECTORS:
+                raise ValueError(f"there is no collector {name!r}: one of {', '.join(COLLECTORS)}")
+        return tuple(name for name in names if name)
 
     @field_validator("state_dir", "data_dir", "alertmanager_config", "prices_file", mode="before")
     @classmethod

@@ -125,6 +125,7 @@ class OpenClawConfig:
     prices: tuple[ModelPrice, ...] = ()
     subscription_providers: frozenset[str] = frozenset()  # their profile is `oauth` or `token`
     agents: tuple[str, ...] = ()
+    log_file: Path | None = None  # `logging.file`
 
 
 def load_config(state_dir: Path, *, environment: Mapping[str, str] | None = None) -> OpenClawConfig:
@@ -157,6 +158,7 @@ def load_config(state_dir: Path, *, environment: Mapping[str, str] | None = None
         prices=tuple(_prices(document)),
         subscription_providers=frozenset(_subscriptions(_object(document, "auth"))),
         agents=tuple(_agents(_object(document, "agents"))),
+        log_file=_path(_object(document, "logging").get("file")),
     )
 
 
@@ -224,6 +226,10 @@ def _secret(value: Any, environment: Mapping[str, str]) -> str:
         return ""
     variable = re.fullmatch(r"\$\{([A-Z_][A-Z0-9_]*)\}", value.strip())
     return environment.get(variable[1], "") if variable else value
+
+
+def _path(value: Any) -> Path | None:
+    return Path(value).expanduser() if isinstance(value, str) and value.strip() else None
 
 
 def _price(value: Any) -> Decimal | None:

@@ -130,22 +130,32 @@ class StateRecords:
         runs = mapping(self._file("subagents/runs.json", optional=True), "runs")
         return [run for run in runs.values() if isinstance(run, dict)][:MAX_ROWS]
 
+    def task_counts(self) -> list[dict[str, Any]]:
+        """How many background tasks there are by `runtime` and `status`; before 2026.8 from `tasks/runs.sqlite`."""
+        database = self._database if self.has_database else self._dir / "tasks" / "runs.sqlite"
+        if not database.is_file():
+            raise NoRecordsError(f"{database}: not there")
+        with self._open(database) as connection:
+            rows = connection.execute("SELECT runtime, status, count(*) FROM task_runs GROUP BY 1, 2").fetchall()
+        return [{"runtime": runtime, "status": status, "count": count} for runtime, status, count in rows]
+
     # --- reading ------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self, database: Path | None = None) -> Iterator[sqlite3.Connection]:
         """With `immutable` only when no `-wal` is there: while a gateway lives it would show an old database, and
         without it a closed database cannot be opened by a user who may not write."""
-        mode = "mode=ro" if self._database.with_name(f"{self._database.name}-wal").exists() else "immutable=1"
+        path = database or self._database
+        mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
         try:
-            connection = sqlite3.connect(f"file:{quote(str(self._database))}?{mode}", uri=True, timeout=BUSY_TIMEOUT)
+            connection = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=BUSY_TIMEOUT)
         except sqlite3.Error as error:
-            raise StateRecordsError(f"{self._database}: {error}") from error
+            raise StateRecordsError(f"{path}: {error}") from error
         try:
             connection.execute("PRAGMA query_only = 1")
             yield connection
         except sqlite3.Error as error:
-            raise StateRecordsError(f"{self._database}: {error}") from error
+            raise StateRecordsError(f"{path}: {error}") from error
         finally:
             connection.close()
 

@@ -127,12 +127,3 @@ class Transcript(Camel):
 
     session_key: str
     items: list[TranscriptItem]
-
-
-class LogLine(Camel):
-    """One line of the gateway's log."""
-
-    time: str | None = None
-    level: str = Field(description="trace, debug, info, warn, error or fatal; unknown when the line does not say.")
-    subsystem: str | None = None
-    message: str

@@ -133,6 +133,18 @@ class LogSignature(Camel):
     last_seen_at: Instant
 
 
+class LogLine(Camel):
+    """A line of a gateway's log. `id` grows with each line that was read."""
+
+    id: int
+    ts: Instant
+    gateway: str
+    level: str
+    subsystem: str
+    session: str | None
+    message: str
+
+
 class AlertEvent(Camel):
     """An alert as Alertmanager told it."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import JSONResponse
@@ -17,7 +17,6 @@ from api.models.commands import (
     DecisionIn,
     Killed,
     KillIn,
-    LogLine,
     Run,
     SendIn,
     SessionKey,
@@ -195,15 +194,3 @@ async def transcript(
 ) -> Transcript:
     """Asked of the gateway at this moment and stored nowhere; the main session unless another is named."""
     return await context.commands.transcript(actor, agent_id, session_key, limit)
-
-
-@router.get("/logs", summary="The end of the gateway's log", responses=problems(502), tags=["commands"])
-async def logs(
-    context: ContextDep,
-    actor: Commander,
-    level: Literal["trace", "debug", "info", "warn", "error", "fatal"] | None = None,
-    session: Annotated[SessionKey | None, Query(description="Only lines that name it.")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> list[LogLine]:
-    """Newest first, of at least that level; asked of the gateway at this moment."""
-    return await context.commands.logs(actor, level, session, limit)

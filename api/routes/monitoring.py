@@ -16,6 +16,7 @@ from api.models.monitoring import (
     Channel,
     Costs,
     CronsSummary,
+    LogLine,
     LogSignature,
     Notification,
     Recorded,
@@ -161,6 +162,24 @@ async def alerts(
 ) -> Alerts:
     """Those that began or ended within the range."""
     return await context.monitoring.alerts(actor, range, status, limit)
+
+
+@router.get("/logs", summary="The gateways' log, newest line first", responses=problems())
+async def log_lines(  # noqa: PLR0917 - query parameters, given by name
+    context: ContextDep,
+    actor: Reader,
+    level: Annotated[
+        Literal["trace", "debug", "info", "warn", "error", "fatal"] | None, Query(description="This level and worse.")
+    ] = None,
+    session: Annotated[ShortText | None, Query(description="A session's key or id, as the line names it.")] = None,
+    text: Annotated[ShortText | None, Query(description="Only lines that contain this; case does not matter.")] = None,
+    before: Annotated[int | None, Query(ge=1, le=2**62, description="An id: the next page.")] = None,
+    limit: Limit = 100,
+) -> list[LogLine]:
+    """The newest lines of each gateway, secrets hidden; lines that agents wrote themselves are not kept."""
+    return await context.monitoring.log_lines(
+        actor, level=level, session=session, text=text, before=before, limit=limit
+    )
 
 
 @router.get("/errors", summary="Errors of the log by signature", responses=problems())

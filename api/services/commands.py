@@ -6,7 +6,6 @@ They go through a connection of the API's own with write scopes, which exists on
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,7 +21,6 @@ from api.models.commands import (
     Confirmation,
     DecisionIn,
     KillIn,
-    LogLine,
     SendIn,
     SessionPatch,
     SpawnIn,
@@ -47,8 +45,6 @@ SCOPES = ("operator.read", "operator.write", "operator.approvals", "operator.adm
 CONFIRM_SECONDS = 60
 _RPC_SECONDS = 20.0
 _TRANSCRIPT_CHARACTERS = 4_000  # of one message
-_LOG_LINES = 1_000
-LEVELS = {"trace": 1, "debug": 2, "info": 3, "warn": 4, "error": 5, "fatal": 6}
 
 Answer = dict[str, Any]
 
@@ -188,19 +184,6 @@ class CommandService:
             items=[TranscriptItem(role=str(one.get("role", "")), text=str(one.get("text", ""))) for one in items],
         )
 
-    async def logs(self, actor: Actor, level: str | None, session: str | None, limit: int) -> list[LogLine]:
-        """The newest lines of the gateway's log, newest first; `level`: at least that one."""
-        payload = await self._ask(actor, "logs.tail", {"limit": _LOG_LINES})
-        found = []
-        for text in reversed(payload.get("lines", [])):
-            line = _log_line(str(text))
-            if session is not None and session not in text:
-                continue
-            if level is not None and LEVELS.get(line.level, 0) < LEVELS[level]:
-                continue
-            found.append(line)
-        return found[:limit]
-
     async def _ask(self, actor: Actor, method: str, params: Mapping[str, Any]) -> Answer:
         try:
             payload = await self._connection(actor).call(method, params, timeout=_RPC_SECONDS)
@@ -272,15 +255,17 @@ class CommandService:
             await auth_rows.audit(connection, phase="started", request_id=request_id, detail=detail, **common)
         try:
             answer: Answer = await send(client)
-        except GatewayError as error:
+        except (GatewayError, errors.ApiError) as error:
             async with self._pool.connection() as connection:
                 # After a deadline nobody knows whether it was carried out: then the key stays taken.
                 if key is not None and not isinstance(error, CallTimeoutError):
                     await rows.release(connection, actor=actor.token_id, key=key)
-                reason = error.code if isinstance(error, RpcError) else type(error).__name__
+                reason = error.code if isinstance(error, RpcError | errors.ApiError) else type(error).__name__
                 await auth_rows.audit(
                     connection, phase="failed", request_id=request_id, detail={"reason": reason}, **common
                 )
+            if isinstance(error, errors.ApiError):  # what was found there did not allow it; nothing was changed
+                raise
             raise _refusal(error) from error
         async with self._pool.connection() as connection:
             if key is not None:
@@ -329,25 +314,6 @@ def _session_of(agent: str, session_key: str | None) -> str:
     if not session_key.startswith(f"agent:{agent}:"):
         raise errors.InvalidFieldError("This session belongs to another agent.", field="body.sessionKey")
     return session_key
-
-
-def _log_line(text: str) -> LogLine:
-    """A line of the log, which is JSON; anything else is shown as it is, without secrets."""
-    try:
-        line = json.loads(text)
-        meta = line["_meta"]
-        level, time = str(meta["logLevelName"]).lower(), str(line.get("time") or meta.get("date"))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return LogLine(level="unknown", message=logging.REDACTOR.text(text[:2000]))
-    parts = [line[key] for key in ("1", "2") if isinstance(line.get(key), str)]
-    message = line.get("message") or " ".join(parts) or str(line.get("0", ""))
-    subsystem = re.search(r'"(?:subsystem|module)":"([^"]+)"', str(line.get("0", "")))
-    return LogLine(
-        time=time,
-        level=level if level in LEVELS else "unknown",
-        subsystem=subsystem[1] if subsystem else None,
-        message=logging.REDACTOR.text(str(message)[:2000]),
-    )
 
 
 def _slug(label: str) -> str:

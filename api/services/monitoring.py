@@ -25,6 +25,7 @@ from api.models.monitoring import (
     CostWindow,
     CronsSummary,
     Host,
+    LogLine,
     LogSignature,
     Notification,
     SessionCount,
@@ -36,6 +37,7 @@ from api.security.scopes import Actor
 from api.services.agents import AgentService, gateways_of, tokens_of
 from store import agents as agent_rows
 from store import alerts as alert_rows
+from store import logs as log_rows
 from store import monitoring as rows
 from store.monitoring import Group, Range
 from store.pool import Pool
@@ -44,6 +46,7 @@ _FRESH = 5.0  # seconds for which a summary is given as it is
 _USABLE = 60.0  # seconds for which an older one is given while a newer one is made
 _LATEST = 50  # rows of a kind in a summary
 _MOST_SUMMARIES = 100
+_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal")
 
 
 class MonitoringService:
@@ -178,6 +181,30 @@ class MonitoringService:
             )
             for row in found
         ]
+
+    async def log_lines(
+        self,
+        actor: Actor,
+        *,
+        level: str | None,
+        session: str | None,
+        text: str | None,
+        before: int | None,
+        limit: int,
+    ) -> list[LogLine]:
+        """Lines of the log at a level or worse, newest first."""
+        levels = None if level is None else [*_LEVELS[_LEVELS.index(level) :], "unknown"]
+        async with self._pool.connection() as connection:
+            found = await log_rows.lines(
+                connection,
+                gateways=gateways_of(actor),
+                levels=levels,
+                session=session,
+                contains=text,
+                before=before,
+                limit=limit,
+            )
+        return [LogLine.model_validate(row) for row in found]
 
     async def error_groups(self, actor: Actor, *, by_count: bool, hours: int, limit: int) -> list[LogSignature]:
         """Errors of the log that are alike."""

@@ -25,6 +25,8 @@ from store.rows import HostSample
 log = logging.get(__name__)
 
 _IMAGES = frozenset({"squashfs", "iso9660", "erofs"})  # always full: no use in watching them
+_MOST_SENSORS = 64
+_COLDEST, _HOTTEST = -60.0, 200.0  # degrees Celsius
 _MOST_FILE_SYSTEMS = 60
 _READING_ERRORS = (OSError, psutil.Error, AttributeError, LookupError, ValueError, NotImplementedError, RuntimeError)
 
@@ -121,6 +123,7 @@ class HostCollector:
             "filesystem": self._file_systems,
             "disk": self._disks,
             "network": self._network,
+            "temperatures": self._temperatures,
         }
         samples: list[Sample] = []
         failing: set[str] = set()
@@ -245,6 +248,21 @@ class HostCollector:
                 continue
             yield self._one("claw_host_network_receive_bytes_total", counters.bytes_recv, device)
             yield self._one("claw_host_network_transmit_bytes_total", counters.bytes_sent, device)
+
+    def _temperatures(self) -> Iterator[Sample]:
+        # macOS has no such function, and virtual machines have no sensors.
+        read = getattr(psutil, "sensors_temperatures", None)
+        seen: set[tuple[str, str]] = set()
+        for chip, sensors in (read() if read is not None else {}).items():
+            for number, sensor in enumerate(sensors):
+                name = sensor.label or str(number)
+                while (chip, name) in seen:  # two disks have two chips of one name
+                    name += "+"
+                seen.add((chip, name))
+                if len(seen) > _MOST_SENSORS:
+                    return
+                if _COLDEST < sensor.current < _HOTTEST:  # a sensor that is not wired says -128 or 255
+                    yield self._one("claw_host_temperature_celsius", sensor.current, chip, name)
 
 
 def _mount_point(path: Path) -> Path:

@@ -247,31 +247,3 @@ async def test_a_transcript_is_read_from_the_gateway_and_leaves_a_row(setup):
     assert (await setup.client.get("/api/agents/nobody/transcript")).status_code == 404
     async with connected(setup.app, await new_token(setup.app, Scope.WRITE)) as lesser:
         assert (await lesser.get("/api/agents/main/transcript")).status_code == 403
-
-
-@pytest.mark.req("S4-12", "S1-21")
-async def test_logs_by_level_and_session_without_secrets(setup, gateway):
-    def line(message: str, level: str) -> str:
-        meta = {"logLevelName": level, "date": "2026-01-29T10:00:00Z"}
-        return json.dumps({"0": '{"subsystem":"gateway/ws"}', "1": message, "_meta": meta})
-
-    gateway.answers["logs.tail"] = lambda _: {
-        "lines": [
-            line("started agent:main:main", "INFO"),
-            line("token=abcdefghij1234", "ERROR"),
-            "junk",
-            "[" * 9999,
-        ]
-    }
-    lines = (await setup.client.get("/api/logs")).json()
-    assert [one["level"] for one in lines] == ["unknown", "unknown", "error", "info"]
-    assert "abcdefghij1234" not in str(lines)
-    assert lines[3] == {
-        "time": "2026-01-29T10:00:00Z",
-        "level": "info",
-        "subsystem": "gateway/ws",
-        "message": "started agent:main:main",
-    }
-    assert [one["level"] for one in (await setup.client.get("/api/logs", params={"level": "warn"})).json()] == ["error"]
-    named = (await setup.client.get("/api/logs", params={"session": "agent:main:main"})).json()
-    assert [one["message"] for one in named] == ["started agent:main:main"]

@@ -228,3 +228,34 @@ async def test_the_audit_log_is_for_administrators(client, app):
     assert (rows[0]["action"], rows[0]["actor"], rows[0]["phase"]) == ("token.create", "test admin", "succeeded")
     async with connected(app, await new_token(app, Scope.COMMAND)) as lesser:
         assert (await lesser.get("/api/audit")).status_code == 403
+
+
+@pytest.mark.req("S1-8", "S1-21", "S4-12")
+async def test_the_log_by_level_session_and_text(client, database):
+    await database.execute(
+        "INSERT INTO lobs.log_lines (gateway, ts, level, subsystem, session, message) VALUES"
+        " ('home', now(), 'info', 'cron', NULL, 'Ready'), ('home', now(), 'warn', 'lanes', 'agent:main:main', 'Slow'),"
+        " ('work', now(), 'error', '', NULL, 'Broken 100%'), ('work', now(), 'unknown', '', NULL, 'Odd')"
+    )
+
+    async def messages(**params):
+        return [row["message"] for row in (await client.get("/api/logs", params=params)).raise_for_status().json()]
+
+    assert await messages() == ["Odd", "Broken 100%", "Slow", "Ready"]
+    assert await messages(level="warn") == ["Odd", "Broken 100%", "Slow"]
+    assert await messages(session="agent:main:main") == ["Slow"]
+    assert await messages(text="0%") == ["Broken 100%"]
+    first = (await client.get("/api/logs", params={"limit": 1})).json()[0]
+    assert await messages(before=first["id"], limit=2) == ["Broken 100%", "Slow"]
+    assert set(first) == {"id", "ts", "gateway", "level", "subsystem", "session", "message"}
+    assert (await client.get("/api/logs", params={"level": "loud"})).status_code == 422
+
+
+@pytest.mark.req("S4-25")
+async def test_a_token_of_one_gateway_reads_no_other_log(app, database):
+    await database.execute(
+        "INSERT INTO lobs.log_lines (gateway, ts, level, subsystem, message) VALUES"
+        " ('home', now(), 'info', 'a', 'ours'), ('work', now(), 'info', 'a', 'theirs')"
+    )
+    async with connected(app, await new_token(app, Scope.READ, ["home"])) as limited:
+        assert [row["message"] for row in (await limited.get("/api/logs")).json()] == ["ours"]

@@ -3,7 +3,9 @@
 import platform
 import sys
 import threading
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from exporter.collectors.host import HostCollector
@@ -131,3 +133,32 @@ async def test_the_real_machine_is_read_in_a_thread(tmp_path):
     assert Sample("claw_host_info", ("g", system.system, system.release, system.machine), 1) in shown
     assert any(s.metric == "claw_host_filesystem_size_bytes" and s.value > 0 for s in shown)
     assert len({(s.metric, s.labels) for s in shown}) == len(shown)
+
+
+@pytest.mark.req("S1-6")
+def test_temperatures_by_chip_and_sensor(tmp_path, monkeypatch):
+    def sensor(label, current):
+        return SimpleNamespace(label=label, current=current, high=None, critical=None)
+
+    found = {
+        "coretemp": [sensor("Package id 0", 61.0), sensor("Core 0", 58.5)],
+        "nvme": [sensor("Composite", 40.0), sensor("Composite", 44.0), sensor("", -128.0)],
+    }
+    monkeypatch.setattr(psutil, "sensors_temperatures", lambda: found)
+    shown = {(s.labels[1], s.labels[2]): s.value for s in tree(tmp_path).read() if "temperature" in s.metric}
+    assert shown == {
+        ("coretemp", "Package id 0"): 61.0,
+        ("coretemp", "Core 0"): 58.5,
+        ("nvme", "Composite"): 40.0,
+        ("nvme", "Composite+"): 44.0,
+    }
+
+
+def test_a_sensor_that_cannot_be_read_costs_only_temperatures(tmp_path, monkeypatch):
+    def broken():
+        raise OSError("Input/output error")
+
+    monkeypatch.setattr(psutil, "sensors_temperatures", broken)
+    shown = {sample.metric for sample in tree(tmp_path).read()}
+    assert "claw_host_memory_total_bytes" in shown
+    assert "claw_host_temperature_celsius" not in shown

@@ -1,0 +1,225 @@
+"""The gateway's log: lines by level, errors by signature, and the newest lines as rows.
+
+The files are read where they are; without them (another host) the gateway is asked with `logs.tail`. What agents say
+and are told may stand in the log: a line of no subsystem below `warn` is counted and not kept, and parameters of tools
+are cut out. Secrets are hidden before anything is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+
+from exporter.exposition import Sample
+from lobservatory import logging
+from openclaw.client import GatewayClient
+from openclaw.fields import mapping, text, whole
+from openclaw.log_lines import LEVELS, LogLine, Position, Tail, candidates, parse
+from openclaw.state_dir import load_config
+from store import logs as rows
+from store.logs import LogLineRow, LogPosition, SignatureCount
+
+log = logging.get(__name__)
+
+MOST_BYTES: Final = 4 << 20  # of one look
+MOST_KEPT: Final = 2_000  # lines that wait for the database, or that one look keeps
+MOST_WAITING: Final = 1_000  # signatures that wait for the database, or that one look counts apart
+MOST_KNOWN: Final = 5_000
+ALARMING: Final = frozenset({"warn", "error", "fatal"})
+OTHER: Final = "(other lines: too many kinds at once)"
+_LONGEST_SIGNATURE: Final = 200
+_LONGEST_SAMPLE: Final = 500
+_RPC_LINES: Final = 500
+
+_CONTENT = re.compile(r"(?P<keep>\braw_params=).*", re.DOTALL)
+_NORMALISED: Final = (
+    (re.compile(r"\x1b\[[0-9;]*m"), ""),
+    (re.compile(r"\s\{\".*$"), " {…}"),
+    (re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'),]+", re.IGNORECASE), "<url>"),
+    (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?"), "<time>"),
+    (re.compile(r"\bagent:[^\s\"',;)]+"), "<session>"),
+    (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.IGNORECASE), "<id>"),
+    (re.compile(r"\b[0-9a-f]{6,}…[0-9a-f]{2,}\b", re.IGNORECASE), "<id>"),
+    (re.compile(r"(?<![\w<.])(?:~|\.{1,2}|[A-Za-z]:)?(?:[/\\][\w.@+~%:-]+){2,}[/\\]?"), "<path>"),
+    (re.compile(r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b", re.IGNORECASE), "<id>"),
+    (re.compile(r"\b(?=\w*\d)(?=\w*[A-Za-z])[A-Za-z0-9_-]{20,}\b"), "<id>"),
+    (re.compile(r"(?<![A-Za-z_])[-+]?\d+(?:[.,:]\d+)*"), "<n>"),
+)
+
+
+def signature(subsystem: str, message: str) -> str:
+    """What all lines of one kind have in common: without times, ids, sessions, paths, addresses and numbers."""
+    line = message.strip().split("\n", 1)[0]
+    for pattern, replacement in _NORMALISED:
+        line = pattern.sub(replacement, line)
+    line = f"{subsystem}: {line}" if subsystem else line
+    return " ".join(line.split())[:_LONGEST_SIGNATURE] or "(empty)"
+
+
+def redacted(line: LogLine) -> LogLine:
+    """The line without secrets and without parameters of tools."""
+    message = logging.REDACTOR.text(line.message)
+    return replace(
+        line,
+        message=_CONTENT.sub(rf"\g<keep>{logging.HIDDEN}", message),
+        subsystem=logging.REDACTOR.text(line.subsystem),
+        session=None if line.session is None else logging.REDACTOR.text(line.session),
+    )
+
+
+Connect = Callable[[], AbstractAsyncContextManager[Any]]
+
+
+class LogsCollector:
+    """Reads what was logged since the last look. `connect` gives a connection of the database; None: metrics only."""
+
+    name = "logs"
+
+    def __init__(
+        self,
+        gateway: str,
+        client: GatewayClient,
+        state_dir: Path | None,
+        *,
+        interval: float = 15.0,
+        connect: Connect | None = None,
+        folders: Iterable[Path] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.interval = interval
+        self.deadline = 30.0
+        self._gateway = gateway
+        self._client = client
+        self._state_dir = state_dir
+        self._connect = connect
+        self._folders = folders
+        self._now = now
+        self._tail: Tail | None = None
+        self._source = ""
+        self._levels: Counter[str] = Counter(dict.fromkeys(LEVELS, 0))
+        self._new: Counter[str] = Counter(dict.fromkeys(sorted(ALARMING), 0))
+        self._unreadable = 0
+        self._last: datetime | None = None
+        self._known: set[str] = set()
+        self._waiting_lines: list[LogLineRow] = []
+        self._waiting: dict[str, SignatureCount] = {}
+
+    async def refresh(self) -> None:
+        """Raises psycopg.Error while it is not known where to go on, GatewayError when the gateway must be asked."""
+        if self._tail is None:
+            self._tail = Tail(await self._positions())
+        if not await asyncio.to_thread(self._read_files, self._tail):
+            await self._ask(self._tail)
+        await self._keep(self._tail)
+
+    async def _positions(self) -> list[Position]:
+        if self._connect is None:
+            return []
+        async with self._connect() as connection:
+            known = await rows.positions(connection, self._gateway)
+        return [Position(one.file, one.read_to, one.head, one.head_length) for one in known]
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def _read_files(self, tail: Tail) -> bool:
+        """Whether there are files at all."""
+        configured = load_config(self._state_dir).log_file if self._state_dir is not None else None
+        paths = candidates(configured, self._folders) if self._state_dir is not None else []
+        for raw in tail.read(paths, MOST_BYTES):
+            self._take(raw)
+        self._unreadable += tail.skipped
+        tail.skipped = 0
+        if paths:
+            self._source = "file"
+        return bool(paths)
+
+    async def _ask(self, tail: Tail) -> None:
+        self._source = "rpc"
+        known = tail.positions.get("rpc")
+        params = {"limit": _RPC_LINES} if known is None else {"limit": _RPC_LINES, "cursor": known.offset}
+        answer = mapping(await self._client.call("logs.tail", params))
+        lines = answer.get("lines")
+        for raw in lines if isinstance(lines, list) else []:
+            self._take(str(raw).encode())
+        cursor = whole(answer.get("cursor"))
+        if cursor is not None:
+            tail.positions = {"rpc": Position("rpc", cursor, text(answer.get("file"), 300) or "")}
+
+    def _take(self, raw: bytes) -> None:
+        parsed = parse(raw, self._now())
+        if parsed is None:
+            self._unreadable += 1
+            return
+        self._levels[parsed.level] += 1
+        if self._last is None or parsed.at > self._last:
+            self._last = min(parsed.at, self._now())
+        line = redacted(parsed)
+        alarming = line.level in ALARMING
+        if alarming:
+            self._count(line)
+        if self._connect is not None and (alarming or line.subsystem):
+            if len(self._waiting_lines) >= MOST_KEPT:
+                del self._waiting_lines[: MOST_KEPT // 10]
+            self._waiting_lines.append(LogLineRow(line.at, line.level, line.subsystem, line.session, line.message))
+
+    def _count(self, line: LogLine) -> None:
+        kind = signature(line.subsystem, line.message)
+        if kind not in self._waiting and len(self._waiting) >= MOST_WAITING:
+            kind = OTHER
+        seen = self._waiting.get(kind)
+        first, last = (seen.first, seen.last) if seen else (line.at, line.at)
+        self._waiting[kind] = SignatureCount(
+            kind,
+            line.level,
+            line.message[:_LONGEST_SAMPLE],
+            (seen.count if seen else 0) + 1,
+            min(first, line.at),
+            max(last, line.at),
+        )
+
+    # --- keeping ------------------------------------------------------------------------------------------
+
+    async def _keep(self, tail: Tail) -> None:
+        """What was read becomes rows, with the positions; while the database is away it waits, bounded."""
+        if self._connect is None:
+            new = self._waiting.keys() - self._known
+        else:
+            read = [LogPosition(one.file, one.offset, one.head, one.head_length) for one in tail.positions.values()]
+            signatures = sorted(self._waiting.values(), key=lambda one: one.signature)
+            try:
+                async with self._connect() as connection:
+                    new = await rows.save(connection, self._gateway, self._waiting_lines, signatures, read)
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                log.debug("the log's lines were not kept yet", error=str(error).strip())
+                return
+        self._new.update(self._waiting[kind].level for kind in new if kind not in self._known)
+        if len(self._known) < MOST_KNOWN:
+            self._known |= self._waiting.keys()
+        self._waiting_lines, self._waiting = [], {}
+
+    def render(self) -> Iterable[Sample]:
+        """Counters of this process, and where the lines come from."""
+        gateway = self._gateway
+        for level, count in self._levels.items():
+            yield Sample("claw_log_lines_total", (gateway, level), count)
+        for level, count in self._new.items():
+            yield Sample("claw_log_new_signatures_total", (gateway, level), count)
+        yield Sample("claw_log_unreadable_lines_total", (gateway,), self._unreadable)
+        if self._last is not None:
+            yield Sample("claw_log_last_line_timestamp_seconds", (gateway,), self._last.timestamp())
+        if self._source:
+            yield Sample("claw_log_source_info", (gateway, self._source), 1)
+
+
+def connector(pool: Any, wait: float) -> Connect:
+    """Connections of a pool, waited for at most `wait` seconds."""
+    return lambda: pool.connection(timeout=wait)

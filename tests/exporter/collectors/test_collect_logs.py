@@ -1,0 +1,179 @@
+"""The log as metrics and rows: every line once, nothing secret, and errors that are alike as one."""
+
+import json
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from exporter.collectors import logs
+from exporter.collectors.logs import LogsCollector, connector, redacted, signature
+from lobservatory import logging
+from lobservatory.demo.gateway import ReplayGateway
+from openclaw.log_lines import parse
+from store.pool import open_pool
+
+NOW = datetime(2026, 11, 21, 2, tzinfo=UTC)
+
+
+def line(message, level="ERROR", subsystem="diagnostic", at="2026-11-21T01:00:00Z"):
+    parts = {"0": json.dumps({"subsystem": subsystem}), "1": message} if subsystem else {"0": message}
+    return json.dumps({**parts, "_meta": {"logLevelName": level}, "time": at, "message": message})
+
+
+@pytest.mark.req("S1-8")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("lane wait exceeded: waitedMs=3201 queueAhead=0", "lane wait exceeded: waitedMs=35004 queueAhead=2"),
+        (
+            "exec approval failed (id=85cc109e-dded-4f65-9e5b-78a9aa1a56b4): timeout after 60000ms\nTarget: x",
+            "exec approval failed (id=862447a9-1362-4fab-a2b2-6ef68e0b3426): timeout after 500ms",
+        ),
+        (
+            "read failed: File not found: /home/claw/workspace/missing-file.txt.",
+            "read failed: File not found: /tmp/other/place.",
+        ),
+        ("lane=session:agent:main:cron:ea61:run:afe3 failed", "lane=session:agent:helper:main failed"),
+        ("at 2026-11-21T01:19:28.559+00:00 gone", "at 2027-01-01 00:00:00Z gone"),
+        ("conn=d5b93a3e…02b2 to ws://127.0.0.1:18789 lost", "conn=47cd35ce…bcd8 to wss://gate.example:1 lost"),
+        ('slow write {"agentId":"main"}', 'slow write {"agentId":"other","pid":5}'),
+    ],
+)
+def test_lines_that_differ_in_numbers_ids_paths_times_have_one_signature(first, second):
+    assert signature("s", first) == signature("s", second)
+
+
+def test_lines_that_say_something_else_stay_apart():
+    different = {
+        signature("a", "model not found"),
+        signature("b", "model not found"),
+        signature("a", "model not ready"),
+        signature("", "model not found"),
+    }
+    assert len(different) == 4
+    assert signature("", "") == "(empty)"
+    assert len(signature("s", "word " * 1000)) <= 200
+
+
+def test_secrets_and_parameters_of_tools_are_cut_out():
+    logging.REDACTOR.learn("the-gateway-token-of-this-test")
+    raw = line('read failed for the-gateway-token-of-this-test password=hunter2222 raw_params={"text":"dear diary"}')
+    kept = redacted(parse(raw, NOW)).message
+    assert "read failed" in kept
+    for secret in ("the-gateway-token-of-this-test", "hunter2222", "diary"):
+        assert secret not in kept
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    return folder
+
+
+def collector(gateway_dir, folder, *, connect=None, client=None):
+    return LogsCollector("home", client, gateway_dir, connect=connect, folders=[folder], now=lambda: NOW)
+
+
+@pytest.mark.req("S1-8")
+async def test_levels_are_counted_and_new_kinds_told_once(tmp_path, folder, helpers):
+    path = folder / "openclaw-2026-11-21.log"
+    path.write_text("\n".join([line("boom 1"), line("boom 2"), line("slow", "WARN"), line("fine", "INFO"), "junk", ""]))
+    collecting = collector(tmp_path, folder)
+    await collecting.refresh()
+    shown = helpers.shown(collecting)
+    assert shown["claw_log_lines_total", "home", "error"] == 2
+    assert shown["claw_log_lines_total", "home", "warn"] == 1
+    assert shown["claw_log_lines_total", "home", "info"] == 1
+    assert shown["claw_log_lines_total", "home", "fatal"] == 0
+    assert shown["claw_log_unreadable_lines_total", "home"] == 1
+    assert shown["claw_log_new_signatures_total", "home", "error"] == 1
+    assert shown["claw_log_new_signatures_total", "home", "warn"] == 1
+    assert shown["claw_log_last_line_timestamp_seconds", "home"] == datetime(2026, 11, 21, 1, tzinfo=UTC).timestamp()
+    assert shown["claw_log_source_info", "home", "file"] == 1
+    with path.open("a") as file:
+        file.write(line("boom 3") + "\n")
+    await collecting.refresh()
+    assert helpers.shown(collecting)["claw_log_lines_total", "home", "error"] == 3
+    assert helpers.shown(collecting)["claw_log_new_signatures_total", "home", "error"] == 1
+
+
+@pytest.mark.req("S4-12")
+@pytest.mark.parametrize("version", ["2026.9.6", "2026.4.27"])
+async def test_without_files_the_gateway_is_asked(version, tmp_path, folder, helpers):
+    async with (
+        ReplayGateway(token=helpers.token, replies=helpers.recordings(version)) as replay,
+        helpers.watched(replay) as client,
+    ):
+        collecting = collector(tmp_path, folder, client=client)
+        await collecting.refresh()
+        shown = helpers.shown(collecting)
+        assert shown["claw_log_source_info", "home", "rpc"] == 1
+        levels = [value for key, value in shown.items() if key[0] == "claw_log_lines_total"]
+        assert sum(levels) == 20
+
+
+async def rows(dsn, statement):
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        cursor = await connection.execute(statement)
+        return await cursor.fetchall()
+
+
+@pytest.mark.req("S1-8", "S4-12")
+async def test_rows_are_written_once_over_a_restart_and_a_rotation(postgres_dsn, tmp_path, folder, helpers):
+    path = folder / "openclaw-2026-11-21.log"
+    path.write_text(f"{line('boom 1')}\n{line('Dear diary', 'INFO', '')}\n{line('ready', 'INFO')}\n")
+    async with open_pool(postgres_dsn) as pool:
+        connect = connector(pool, 5.0)
+        await collector(tmp_path, folder, connect=connect).refresh()
+        with path.open("a") as file:
+            file.write(line("boom 2", at="2026-11-21T01:30:00Z") + "\n")
+        path.rename(folder / "openclaw-2026-11-21.log.1")
+        path.write_text(line("boom 3", at="2026-11-21T00:30:00Z") + "\n")
+        again = collector(tmp_path, folder, connect=connect)
+        await again.refresh()
+        await again.refresh()
+    found = await rows(postgres_dsn, "SELECT signature, level, count, first_seen_at, last_seen_at FROM log_signatures")
+    assert found == [
+        (
+            "diagnostic: boom <n>",
+            "error",
+            3,
+            datetime(2026, 11, 21, 0, 30, tzinfo=UTC),
+            datetime(2026, 11, 21, 1, 30, tzinfo=UTC),
+        )
+    ]
+    kept = await rows(postgres_dsn, "SELECT level, message FROM log_lines ORDER BY message")
+    assert kept == [("error", "boom 1"), ("error", "boom 2"), ("error", "boom 3"), ("info", "ready")]
+    assert helpers.shown(again)["claw_log_new_signatures_total", "home", "error"] == 0  # known before the restart
+
+
+async def test_what_cannot_be_written_waits_and_is_written_once(postgres_dsn, tmp_path, folder, monkeypatch):
+    (folder / "openclaw-1.log").write_text(line("boom 1") + "\n")
+    async with open_pool(postgres_dsn) as pool:
+        collecting = collector(tmp_path, folder, connect=connector(pool, 5.0))
+        save = logs.rows.save
+
+        async def away(*_):
+            raise psycopg.OperationalError("the database is away")
+
+        monkeypatch.setattr(logs.rows, "save", away)
+        await collecting.refresh()
+        monkeypatch.setattr(logs.rows, "save", save)
+        await collecting.refresh()
+        await collecting.refresh()
+    assert await rows(postgres_dsn, "SELECT count FROM log_signatures") == [(1,)]
+    assert await rows(postgres_dsn, "SELECT count(*) FROM log_lines") == [(1,)]
+
+
+async def test_a_flood_of_kinds_stays_bounded(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(logs, "MOST_WAITING", 10)
+    words = ("".join(chr(97 + int(digit)) for digit in str(number)) for number in range(500))
+    (folder / "openclaw-1.log").write_text("".join(line(f"{word} broke") + "\n" for word in words))
+    collecting = collector(tmp_path, folder)
+    counted = []
+    monkeypatch.setattr(collecting, "_new", type(collecting._new)())
+    await collecting.refresh()
+    counted.append(collecting._new["error"])
+    assert counted == [11]  # ten of their own, and one for all others
