@@ -18,12 +18,14 @@ from exporter.accounting.billing import BillingPolicy
 from exporter.accounting.prices import PriceBook
 from exporter.accounting.usage import Usage, read_usage, written
 from openclaw.stores import Chunk, Details, Entry, Message, SessionInfo, Store
+from openclaw.stores.entries import nested_details
 from store.rows import CostBasis, ModelCall, Outcome, Reject, Session, SessionEvent, ToolCall, ToolResult
 
 # What a delivery to a channel leaves in a transcript, under the name of a provider or a model: no model was called.
 MIRRORS = frozenset({"delivery-mirror", "gateway-injected"})
 NESTED_TOOL = "openclaw.nested-tool.v1"
 RUN_FAILED = "run-failed-before-reply"
+SPAWN = "sessions_spawn"  # the tool that starts a sub-agent
 _LONGEST_CALL_MS = 3_600_000
 _MAX_EXIT_CODE = 2**31
 _MAX_DURATION_MS = 2**31
@@ -284,9 +286,20 @@ class _Work:
                 output_bytes=entry.size,
             )
         )
+        if details is not None and details.childSessionKey and message.toolName == SPAWN:
+            # Who started whom, for when the index has forgotten it.
+            self._event(
+                entry,
+                "subagent_spawned",
+                child_session_key=_text(details.childSessionKey),
+                run_id=_text(details.runId),
+            )
 
     def _nested_tool(self, entry: Entry, details: Details | None) -> None:
         details = details if details is not None else Details()
+        child = _text(details.childSessionKey)
+        if child is None and details.toolName == SPAWN and (told := nested_details(details)) is not None:
+            child = _text(told.childSessionKey)
         self._event(
             entry,
             "nested_tool",
@@ -294,7 +307,7 @@ class _Work:
             is_error=bool(details.isError),
             call_id=_text(details.toolCallId),
             parent_call_id=_text(details.parentToolCallId),
-            child_session_key=_text(details.childSessionKey),
+            child_session_key=child,
             run_id=_text(details.runId),
         )
 

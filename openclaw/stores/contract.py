@@ -36,6 +36,7 @@ class Details(msgspec.Struct, gc=False):
     isError: Any = None  # noqa: N815 - as above
     startedAt: Any = None  # noqa: N815 - as above
     timestamp: Any = None
+    result: msgspec.Raw = msgspec.Raw()  # of a nested tool call: not decoded, it may be large (`nested_details`)
 
 
 class Origin(msgspec.Struct, gc=False):

@@ -63,6 +63,26 @@ def _entry(document: dict[str, Any]) -> Entry:
     return Entry(**own)
 
 
+class _Result(msgspec.Struct, gc=False):
+    details: Details | None = None
+
+
+_decode_result = msgspec.json.Decoder(_Result, float_hook=Decimal).decode
+
+
+def nested_details(details: Details) -> Details | None:
+    """`result.details` of a nested tool call: what the tool itself told. None for anything else."""
+    result: Any = details.result
+    if isinstance(result, dict):  # as the lenient way leaves it
+        return _details(result.get("details"))
+    if not result:
+        return None
+    try:
+        return _decode_result(result).details
+    except (ValueError, RecursionError):
+        return None
+
+
 _SET_BY_READER = frozenset({"size", "written_ms", "digest"})
 
 
