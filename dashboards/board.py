@@ -32,6 +32,7 @@ class Board:
     description: str
     rows: Sequence[Row]
     extra_variables: Sequence[dashboard.VariableModel] = ()
+    extra_links: Sequence[dashboard.DashboardLink] = ()
     time_from: str = config.TIME_FROM
 
 
@@ -107,7 +108,8 @@ def build(board: Board) -> dashboard.Dashboard:
                 as_dropdown=True,
                 include_vars=True,
                 keep_time=True,
-            )
+            ),
+            *board.extra_links,
         ],
         panels=_panels(board.rows),
     )

@@ -39,10 +39,21 @@ class BoardRef(NamedTuple):
 OVERVIEW: Final = BoardRef("lobs-overview", "Overview")
 COST: Final = BoardRef("lobs-cost", "Cost and tokens")
 SESSIONS: Final = BoardRef("lobs-sessions", "Sessions")
+SESSION: Final = BoardRef("lobs-session", "Session")
+AGENTS: Final = BoardRef("lobs-agents", "Agents")
+OPERATIONS: Final = BoardRef("lobs-operations", "Operations and tasks")
 CRON: Final = BoardRef("lobs-cron", "Cron")
 GATEWAY: Final = BoardRef("lobs-gateway", "Gateway and channels")
 HOST: Final = BoardRef("lobs-host", "Host")
+ALERTS: Final = BoardRef("lobs-alerts", "Alerts")
 QUALITY: Final = BoardRef("lobs-quality", "Data quality")
+OFFICIAL: Final = BoardRef("lobs-official", "Official plugin")
+
+# Where our own pages and Alertmanager are for the browser. Texts that a user may change in Settings → Variables.
+PAGES_VARIABLE: Final = "pages_url"
+PAGES_URL: Final = "http://127.0.0.1:8787"
+ALERTMANAGER_VARIABLE: Final = "alertmanager_url"
+ALERTMANAGER_URL: Final = "http://127.0.0.1:9093"
 
 # Names of Grafana's palette, so that every theme works. A colour means the same on every board.
 OK: Final = "green"

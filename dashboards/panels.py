@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from grafana_foundation_sdk.models import bargauge as bargauge_model
 from grafana_foundation_sdk.models import common, dashboard
+from grafana_foundation_sdk.models import heatmap as heatmap_model
+from grafana_foundation_sdk.models import nodegraph as nodegraph_model
 from grafana_foundation_sdk.models import stat as stat_model
 from grafana_foundation_sdk.models import statetimeline as statetimeline_model
 from grafana_foundation_sdk.models import table as table_model
@@ -122,6 +124,7 @@ def stat(
     background: bool = False,
     sparkline: bool = False,
     name_only: bool = False,
+    named: bool = False,
     decimals: int | None = None,
     min_val: float | None = None,
     max_val: float | None = None,
@@ -131,7 +134,9 @@ def stat(
     width: int = 4,
     height: int = 4,
 ) -> dashboard.Panel:
-    """One big value a series; `name_only` shows the series' name instead (a version)."""
+    """One big value a series; `name_only` shows the series' name instead (a version), `named` its name even
+    when it is the only one.
+    """
     panel = dashboard.Panel(
         type_val="stat",
         id_val=id_,
@@ -142,7 +147,11 @@ def stat(
             graph_mode=common.BigValueGraphMode.AREA if sparkline else common.BigValueGraphMode.NONE,
             color_mode=common.BigValueColorMode.BACKGROUND if background else common.BigValueColorMode.VALUE,
             justify_mode=common.BigValueJustifyMode.AUTO,
-            text_mode=common.BigValueTextMode.NAME if name_only else common.BigValueTextMode.AUTO,
+            text_mode=common.BigValueTextMode.NAME
+            if name_only
+            else common.BigValueTextMode.VALUE_AND_NAME
+            if named
+            else common.BigValueTextMode.AUTO,
             reduce_options=common.ReduceDataOptions(values=False, calcs=["lastNotNull"], fields=""),
             orientation=common.VizOrientation.AUTO,
         ),
@@ -395,6 +404,83 @@ def state_timeline(
     return _assemble(panel, targets, width, height)
 
 
+def heatmap(
+    id_: int,
+    title: str,
+    targets: Sequence[Target],
+    *,
+    description: str,
+    no_value: str,
+    unit: str,
+    points: int = config.FEW_POINTS,
+    width: int = 12,
+    height: int = 8,
+) -> dashboard.Panel:
+    """One row a series, the darker the more; each cell is one step of time."""
+    panel = dashboard.Panel(
+        type_val="heatmap",
+        id_val=id_,
+        title=title,
+        description=description,
+        max_data_points=points,
+        options=heatmap_model.Options(
+            calculate=False,
+            color=heatmap_model.HeatmapColorOptions(
+                mode=heatmap_model.HeatmapColorMode.SCHEME,
+                scheme="Oranges",
+                scale=heatmap_model.HeatmapColorScale.EXPONENTIAL,
+                exponent=0.5,
+                steps=32,
+            ),
+            cell_gap=1,
+            # The least that is drawn: a cell without a call stays empty.
+            filter_values=heatmap_model.FilterValueRange(le=1e-9),
+            cell_values=heatmap_model.CellValues(unit=unit),
+            y_axis=heatmap_model.YAxisConfig(axis_placement=common.AxisPlacement.LEFT),
+            rows_frame=heatmap_model.RowsHeatmapOptions(layout=common.HeatmapCellLayout.AUTO),
+            legend=heatmap_model.HeatmapLegend(show=True),
+            tooltip=heatmap_model.HeatmapTooltip(mode=common.TooltipDisplayMode.SINGLE, y_histogram=False),
+            show_value=common.VisibilityMode.NEVER,
+        ),
+        field_config=dashboard.FieldConfigSource(
+            defaults=dashboard.FieldConfig(unit=unit, no_value=no_value), overrides=[]
+        ),
+    )
+    return _assemble(panel, targets, width, height)
+
+
+def node_graph(
+    id_: int,
+    title: str,
+    nodes: Target,
+    edges: Target,
+    *,
+    description: str,
+    no_value: str,
+    arcs: Colours,
+    width: int = 12,
+    height: int = 12,
+) -> dashboard.Panel:
+    """Who started whom. `nodes`: id, title, mainstat (a text) and one arc column a colour; `edges`: id, source,
+    target. Grafana tells the two results apart by these names.
+    """
+    panel = dashboard.Panel(
+        type_val="nodeGraph",
+        id_val=id_,
+        title=title,
+        description=description,
+        options=nodegraph_model.Options(
+            nodes=nodegraph_model.NodeOptions(
+                arcs=[nodegraph_model.ArcOption(field=field, color=colour) for field, colour in arcs.items()]
+            )
+        ),
+        field_config=dashboard.FieldConfigSource(
+            defaults=dashboard.FieldConfig(unit="none", no_value=no_value), overrides=[]
+        ),
+    )
+    return _assemble(panel, [nodes, edges], width, height)
+
+
 # --- columns of tables ----------------------------------------------------------------------------------------
 
 
@@ -417,6 +503,11 @@ def coloured(name: str, mapping: Mapping[str, tuple[str, str]], width: int = 110
         custom__cellOptions={"type": "color-text"},
         custom__width=width,
     )
+
+
+def hidden(name: str) -> Any:
+    """A column that only links use."""
+    return override(name, custom__hidden=True)
 
 
 def count_badge(name: str, steps: Steps, width: int = 100) -> Any:

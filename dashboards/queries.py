@@ -17,6 +17,15 @@ MIXED = common.DataSourceRef(type_val="datasource", uid="-- Mixed --")
 GATEWAY = 'gateway=~"$gateway"'
 # The same in SQL. An array, because `IN ()` is no SQL when there is no gateway yet.
 GATEWAY_SQL = "gateway = ANY (ARRAY[${gateway:sqlstring}]::text[])"
+AGENT_SQL = GATEWAY_SQL + " AND agent = ANY (ARRAY[${agent:sqlstring}]::text[])"
+SESSION_SQL = GATEWAY_SQL + " AND session_id = ${session:sqlstring}"
+# The filters that a query may name.
+FILTERS = {
+    ":gateways_or_none": f"(coalesce(gateway, '') = '' OR {GATEWAY_SQL})",  # what has no gateway concerns all of them
+    ":gateways": GATEWAY_SQL,
+    ":agents": AGENT_SQL,
+    ":session": SESSION_SQL,
+}
 
 
 class PostgresQuery(variants.Dataquery):
@@ -77,11 +86,18 @@ def rows(expr: str) -> prometheus.Dataquery:
     return _prometheus(expr, "", instant=True, format_val=prometheus.PromQueryFormat.TABLE)
 
 
+def filtered(raw_sql: str) -> str:
+    """The SQL with each name of FILTERS replaced by the filter on what is chosen at the top of the board."""
+    for name, condition in FILTERS.items():
+        raw_sql = raw_sql.replace(name, condition)
+    return raw_sql.strip()
+
+
 def sql_rows(raw_sql: str) -> PostgresQuery:
-    """SQL whose result is shown as a table. `:gateways` stands for the filter on the chosen gateways."""
-    return PostgresQuery(raw_sql.strip().replace(":gateways", GATEWAY_SQL), "table")
+    """SQL whose result is shown as a table; it may name FILTERS."""
+    return PostgresQuery(filtered(raw_sql), "table")
 
 
 def sql_series(raw_sql: str) -> PostgresQuery:
-    """SQL whose result has a column `time`. `:gateways` stands for the filter on the chosen gateways."""
-    return PostgresQuery(raw_sql.strip().replace(":gateways", GATEWAY_SQL), "time_series")
+    """SQL whose result has a column `time`; it may name FILTERS."""
+    return PostgresQuery(filtered(raw_sql), "time_series")

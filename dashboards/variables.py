@@ -7,7 +7,7 @@ from typing import Final
 from grafana_foundation_sdk.models import dashboard
 
 from dashboards import config
-from dashboards.queries import PROMETHEUS
+from dashboards.queries import POSTGRES, PROMETHEUS, filtered
 
 ALL: Final = "$__all"
 
@@ -81,3 +81,41 @@ def model() -> dashboard.VariableModel:
     """Which models of the chosen gateways."""
     metric = 'claw_model_calls_total{gateway=~"$gateway"}'
     return _label("model", "Model", metric, "Models of the chosen gateways.")
+
+
+def session() -> dashboard.VariableModel:
+    """Which session: the 500 last active ones by name; a link may bring any other."""
+    query = filtered("""
+SELECT session_id AS __value,
+       agent || ': ' || coalesce(label, regexp_replace(session_key, '^agent:[^:]*:', ''), session_id) AS __text
+FROM sessions
+WHERE :gateways
+ORDER BY updated_at DESC NULLS LAST
+LIMIT 500
+""")
+    return dashboard.VariableModel(
+        type_val=dashboard.VariableType.QUERY,
+        name="session",
+        label="Session",
+        description="One session, the last active one first.",
+        datasource=POSTGRES,
+        definition=query,
+        query=query,
+        current=dashboard.VariableOption(),
+        refresh=dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED,
+        sort=dashboard.VariableSort.DISABLED,
+    )
+
+
+def address(name: str, label: str, url: str) -> dashboard.VariableModel:
+    """A hidden text: an address that links lead to."""
+    option = dashboard.VariableOption(selected=True, text=url, value=url)
+    return dashboard.VariableModel(
+        type_val=dashboard.VariableType.TEXTBOX,
+        name=name,
+        label=label,
+        query=url,
+        current=option,
+        options=[option],
+        hide=dashboard.VariableHide.HIDE_VARIABLE,
+    )

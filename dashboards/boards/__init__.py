@@ -3,9 +3,36 @@
 from __future__ import annotations
 
 from dashboards.board import Board
-from dashboards.boards import cost, cron, gateway, host, overview, quality, sessions
+from dashboards.boards import (
+    agents,
+    alerts,
+    cost,
+    cron,
+    gateway,
+    host,
+    official,
+    operations,
+    overview,
+    quality,
+    session,
+    sessions,
+)
 
 
 def all_boards() -> list[Board]:
     """Every board."""
-    return [module.board() for module in (overview, cost, sessions, cron, gateway, host, quality)]
+    modules = (
+        overview,
+        cost,
+        sessions,
+        session,
+        agents,
+        operations,
+        cron,
+        gateway,
+        host,
+        alerts,
+        quality,
+        official,
+    )
+    return [module.board() for module in modules]

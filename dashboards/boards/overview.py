@@ -62,6 +62,7 @@ def alerts_firing() -> dashboard.Panel:
         no_value="No rules",
         steps=panels.ZERO_IS_GOOD,
         background=True,
+        links=[panels.link_to(config.ALERTS)],
         width=3,
     )
 
@@ -183,24 +184,42 @@ def cost_by_model() -> dashboard.Panel:
         [
             sql_series(
                 """
-SELECT date_bin(
-         CASE WHEN span <= interval '6 hours' THEN interval '15 minutes'
+WITH step AS (
+  SELECT CASE WHEN span <= interval '1 hour' THEN interval '1 minute'
+              WHEN span <= interval '6 hours' THEN interval '5 minutes'
               WHEN span <= interval '3 days' THEN interval '1 hour'
-              ELSE interval '6 hours' END,
-         bucket, timestamptz '2000-01-01 00:00+00') AS "time",
-       provider || '/' || model AS metric, sum(cost_usd)::float8 AS cost
-FROM usage_15m, (SELECT $__timeTo()::timestamptz - $__timeFrom()::timestamptz AS span) AS shown
-WHERE bucket > $__timeFrom()::timestamptz - interval '15 minutes' AND bucket <= $__timeTo() AND :gateways
-  AND billing = 'billed'
-GROUP BY 1, provider, model
+              ELSE interval '6 hours' END AS width, timestamptz '2000-01-01 00:00+00' AS origin
+  FROM (SELECT $__timeTo()::timestamptz - $__timeFrom()::timestamptz AS span) AS shown
+), spent AS (
+  SELECT ts, provider, model, cost_usd
+  FROM model_calls
+  WHERE $__timeTo()::timestamptz - $__timeFrom()::timestamptz <= interval '6 hours'
+    AND $__timeFilter(ts) AND :gateways AND billing = 'billed'
+  UNION ALL
+  SELECT bucket, provider, model, cost_usd
+  FROM usage_15m
+  WHERE $__timeTo()::timestamptz - $__timeFrom()::timestamptz > interval '6 hours'
+    AND bucket > $__timeFrom()::timestamptz - interval '15 minutes' AND bucket <= $__timeTo()
+    AND :gateways AND billing = 'billed'
+), bar AS (
+  SELECT date_bin(width, ts, origin) AS at, provider || '/' || model AS metric, sum(cost_usd)::float8 AS cost
+  FROM spent, step
+  GROUP BY 1, provider, model
+)
+SELECT at AS "time", metric, coalesce(cost, 0) AS cost
+FROM (SELECT DISTINCT metric FROM bar) AS models
+CROSS JOIN (
+  SELECT generate_series(date_bin(width, $__timeFrom(), origin), $__timeTo()::timestamptz, width) AS at FROM step
+) AS steps
+LEFT JOIN bar USING (at, metric)
 ORDER BY 1, 2
 """
             )
         ],
         unit="currencyUSD",
-        description="Billed cost by the model that earned it, by the time of the call (view usage_15m). A bar is an "
-        "hour (up to 6 hours: a quarter; beyond 3 days: 6 hours). One far above the same hour of other days is a "
-        "runaway agent or a broken cache.",
+        description="Billed cost by the model that earned it, by the time of the call (views usage_15m and "
+        "model_calls). A bar is an hour (up to an hour shown: a minute; up to 6 hours: 5 minutes; beyond 3 days: 6 "
+        "hours). One far above the same hour of other days is a runaway agent or a broken cache.",
         no_value="No calls in this time range",
         bars=True,
         stacked=True,
@@ -264,7 +283,7 @@ def agents_at_work() -> dashboard.Panel:
             panels.override("Gateway", custom__width=70),
         ],
         height=8,
-        links={"Agent": panels.link_to(config.SESSIONS)},
+        links={"Agent": panels.link_to(config.AGENTS)},
     )
 
 

@@ -42,6 +42,7 @@ def by_state() -> dashboard.Panel:
         "Sessions by state",
         [now(f"sum by (state) (claw_sessions{{{GATEWAY}}}) > 0", "{{state}}")],
         unit="none",
+        named=True,
         decimals=0,
         description="Sessions that the gateway knows, by state (claw_sessions).",
         no_value="Gateway not read yet",
@@ -121,7 +122,7 @@ SELECT coalesce(label, regexp_replace(session_key, '^agent:', ''), session_id) A
        kind AS "Kind", coalesce(status, 'unknown') AS "Status",
        agent AS "Agent", model AS "Model", context_ratio AS "Context", cost_usd::float8 AS "Cost", calls AS "Calls",
        errors AS "Failed", input_tokens + output_tokens + cache_read_tokens + cache_write_tokens AS "Tokens",
-       updated_at AS "Last active", channel AS "Channel", gateway AS "Gateway"
+       updated_at AS "Last active", channel AS "Channel", gateway AS "Gateway", session_id AS "ID"
 FROM sessions
 WHERE $__timeFilter(updated_at) AND :gateways
 ORDER BY updated_at DESC
@@ -132,7 +133,9 @@ LIMIT 500
         description="The 500 sessions last active in the time range: kind, state, how full the context is, what they "
         "cost and when they last did something (view sessions).",
         no_value="No session was active in this time range",
+        links={"Session": panels.link_to(config.SESSION, more="var-session=${__data.fields.ID}")},
         overrides=[
+            panels.hidden("ID"),
             panels.override("Session", custom__minWidth=160),
             panels.badge("Kind", KIND_WORDS, width=90),
             panels.badge("Status", STATUS_WORDS, width=80),

@@ -17,6 +17,7 @@ from tests.tools import REPOSITORY, debian_tool
 ALERTS = REPOSITORY / "alerts"
 SCRAPE_SECONDS = 15
 SECTIONS = ["Meaning", "Impact", "Look", "Do", "When it lies"]
+HISTOGRAM = re.compile(r"(?<=_duration_seconds)_(?:bucket|count|sum)\b")
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -24,9 +25,11 @@ def rule_files():
     return sorted((ALERTS / "rules").glob("*.yml"))
 
 
-RULES = [
+ALL_RULES = [
     rule for path in rule_files() for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]
 ]
+RULES = [rule for rule in ALL_RULES if "alert" in rule]  # the others record: tests/dashboards
+PER_AGENT = {(one.alert, one.severity) for one in THRESHOLDS if one.per_agent}
 NAMES = sorted({rule["alert"] for rule in RULES})
 TESTS = [
     test for path in sorted((ALERTS / "tests").glob("*.yml")) for test in yaml.safe_load(path.read_text())["tests"]
@@ -49,6 +52,7 @@ def run(*command):
 
 def assert_known(expression):
     """Every metric, and every label that is matched, is in the catalogue."""
+    expression = HISTOGRAM.sub("", expression)
     for name in set(re.findall(r"\b(?:claw|lobservatory)_\w+", expression)):
         assert name in CATALOGUE, f"{name} is not in the catalogue"
     for name, matchers in re.findall(r"\b((?:claw|lobservatory)_\w+)\{([^}]*)\}", expression):
@@ -88,7 +92,7 @@ def test_rule_is_well_made(rule):
     assert "{{" not in note["summary"], "constant, so that a group of alerts has one"
     assert len(note["summary"]) <= 60, "one line of a phone"
     # Labels are shown by the message's template, which escapes them; here they may only select a threshold.
-    assert set(re.findall(r"\$labels\.\w+", note["description"])) <= {"$labels.gateway"}
+    assert set(re.findall(r"\$labels\.\w+", note["description"])) <= {"$labels.gateway", "$labels.agent"}
     assert not re.search(r"{{\s*\$labels", note["description"])
     assert note["runbook"] == f"alerts/runbooks/{rule['alert']}.md"
     assert_known(rule["expr"])
@@ -157,14 +161,31 @@ def test_runbook_has_its_parts(name):
 def test_thresholds_and_rules_have_the_same_numbers():
     found = {}
     for rule in RULES:
-        pattern = r'claw_alert_threshold\{alert="(\w+)",severity="(\w+)"\}\)\s+or\s+([\d.]+) \* group by \(gateway\)'
-        for alert, severity, default in re.findall(pattern, rule["expr"]):
-            assert (alert, severity) == (rule["alert"], rule["labels"]["severity"])
+        own = (rule["alert"], rule["labels"]["severity"])
+        # What a budget is, and at which share of it to warn: both rules may look at both.
+        allowed = {("BudgetBurn", "warning"), ("BudgetBurn", "critical")} if rule["alert"] == "BudgetBurn" else {own}
+        pattern = (
+            r'claw_alert_threshold\{alert="(\w+)",severity="(\w+)"(?:,agent="")?\}\)'
+            r"\s+or\s+([\d.]+) \* group by \(gateway\)"
+        )
+        with_default = re.findall(pattern, rule["expr"])
+        for alert, severity, default in with_default:
+            assert (alert, severity) in allowed
             found.setdefault((alert, severity), set()).add(float(default))
-        assert rule["expr"].count("claw_alert_threshold") == len(re.findall(pattern, rule["expr"]))
+        # Without a default: those of single agents, and budgets, of which 0 is none.
+        single = re.findall(r'claw_alert_threshold\{alert="(\w+)",severity="(\w+)",agent!=""\}', rule["expr"])
+        budgets = re.findall(
+            r'claw_alert_threshold\{alert="(BudgetBurn)",severity="(critical)",agent=""\}\) > 0', rule["expr"]
+        )
+        assert {*single, *budgets} <= allowed & PER_AGENT
+        assert rule["expr"].count("claw_alert_threshold") == len(with_default) + len(single) + len(budgets)
+        if own in PER_AGENT and rule["alert"] != "BudgetBurn":
+            assert single, "an agent may have its own"
         for alert, severity in re.findall(r"alert='(\w+)',severity='(\w+)'", rule["annotations"]["description"]):
-            assert (alert, severity) == (rule["alert"], rule["labels"]["severity"])
-    assert found == {(one.alert, one.severity): {one.default} for one in THRESHOLDS}
+            assert (alert, severity) in allowed
+    expected = {(one.alert, one.severity): {one.default} for one in THRESHOLDS}
+    assert expected.pop(("BudgetBurn", "critical")) == {0.0}
+    assert found == expected
 
 
 def test_inhibition_and_routes_name_alerts_that_exist():

@@ -104,6 +104,13 @@ def panel_queries() -> list[PanelQuery]:
     ]
 
 
+def questions() -> list[tuple[str, str]]:
+    """Every question of docs/promql.md with its query."""
+    text = (BOARDS.parents[1] / "docs" / "promql.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\d+\. (.+?)\n\n +```promql\n(.*?)\n +```", text, flags=re.MULTILINE | re.DOTALL)
+    return [(question, query.strip()) for question, query in found]
+
+
 def duration(seconds: float) -> str:
     return f"{round(seconds)}s"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import sqlglot
@@ -24,6 +25,7 @@ from tests.dashboards.grafana_macros import (
     expand_sql,
     panel_queries,
     panels,
+    questions,
 )
 from tests.tools import debian_tool
 
@@ -31,18 +33,30 @@ BOARDS = boards()
 QUERIES = panel_queries()
 PANELS = [(uid, panel) for uid, board in BOARDS.items() for panel in panels(board)]
 SPAN = TimeRange.last(timedelta(hours=24))
-VARIABLES = {"gateway": ["default", "o'neil.1"], "agent": ["main"], "model": ["m"], "by": ["model"]}
+VARIABLES = {"gateway": ["default", "o'neil.1"], "agent": ["main"], "model": ["m"], "by": ["model"], "session": ["0e"]}
 PROMETHEUS_OWN = {"up", "ALERTS", "ALERTS_FOR_STATE"}
+# The plugin's metrics: not ours, so not in the catalogue; only its own board may name them.
+OFFICIAL_NAMES = Path(__file__).resolve().parents[1] / "fixtures" / "samples" / "official-metric-names.txt"
+OFFICIAL = {
+    name: (kind, set() if labels == "-" else set(labels.replace("?", "").split(",")))
+    for name, kind, labels in (line.split("\t") for line in OFFICIAL_NAMES.read_text(encoding="utf-8").splitlines())
+}
+OFFICIAL_BOARD = "lobs-official"
 
 # Titles of uids: a change here breaks bookmarks and links of people, so it is made on purpose or not at all.
 UIDS = {
     "lobs-overview": "Overview",
     "lobs-cost": "Cost and tokens",
     "lobs-sessions": "Sessions",
+    "lobs-session": "Session",
+    "lobs-agents": "Agents",
+    "lobs-operations": "Operations and tasks",
     "lobs-cron": "Cron",
     "lobs-gateway": "Gateway and channels",
     "lobs-host": "Host",
+    "lobs-alerts": "Alerts",
     "lobs-quality": "Data quality",
+    "lobs-official": "Official plugin",
 }
 
 
@@ -176,6 +190,40 @@ def test_every_linked_board_exists_and_keeps_the_time_and_the_gateway(uid):
         assert "gateway" in match[2]
 
 
+RECORDING = Path(__file__).resolve().parents[2] / "alerts" / "rules" / "claw-recording.yml"
+RECORDED = {
+    rule["record"]: rule["expr"]
+    for group in yaml.safe_load(RECORDING.read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+}
+
+
+def assert_metrics_are_known(expression, known):
+    for metric in metric_names(expression):
+        family = re.sub(r"_(bucket|sum|count)$", "", metric)
+        assert metric in known or (family in CATALOGUE and CATALOGUE[family].type == "histogram"), metric
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_names_say_what_of_what_and_use_known_metrics(name):
+    assert re.fullmatch(r"claw:[a-z_]+:[a-z0-9_]+", name)
+    assert_metrics_are_known(RECORDED[name], set(CATALOGUE))
+    assert not re.search(r"(rate|increase)\(claw_(equivalent_)?cost", RECORDED[name]), "late history is no new cost"
+
+
+def test_there_are_twenty_questions_about_metrics_that_exist():
+    asked = questions()
+    assert len(asked) == 20
+    for question, expression in asked:
+        assert question.endswith("?")
+        assert_metrics_are_known(expression, {*CATALOGUE, *RECORDED})
+
+
+def test_the_page_of_questions_lists_what_is_recorded():
+    page = (RECORDING.parents[2] / "docs" / "promql.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(claw:\S+)` \|", page, flags=re.MULTILINE)) == set(RECORDED)
+
+
 def expressions():
     found = [(query.name, query.text) for query in QUERIES if not query.is_sql]
     for uid, board in BOARDS.items():
@@ -187,8 +235,31 @@ def expressions():
 def test_every_metric_is_in_the_catalogue(name, expression):
     for metric in metric_names(expression):
         family = re.sub(r"_(bucket|sum|count)$", "", metric)
+        if name.startswith(OFFICIAL_BOARD) and metric.startswith("openclaw_"):
+            assert metric in OFFICIAL or OFFICIAL[family][0] == "histogram"
+            continue
         known = metric in CATALOGUE or metric in PROMETHEUS_OWN
         assert known or (family in CATALOGUE and CATALOGUE[family].type == "histogram"), metric
+
+
+@pytest.mark.req("P-15")
+def test_the_board_of_the_plugin_shows_only_its_metrics_by_labels_that_they_have():
+    shown = [query for query in QUERIES if query.board == OFFICIAL_BOARD]
+    assert len(shown) > 10
+    for query in shown:
+        names = metric_names(query.text)
+        assert all(name.startswith("openclaw_") or name == "up" for name in names)
+        for labels in re.findall(r"\bby \(([^)]*)\)", query.text):
+            for name in names - {"up"}:
+                family = name if name in OFFICIAL else name.removesuffix("_bucket")
+                # The scrape job gives the gateway to each of them.
+                assert {label.strip() for label in labels.split(",")} <= OFFICIAL[family][1] | {"le", "gateway"}
+
+
+@pytest.mark.req("P-15")
+def test_no_other_board_shows_the_plugin():
+    others = [query for query in QUERIES if query.board != OFFICIAL_BOARD]
+    assert not [query.name for query in others if "openclaw_" in query.text]
 
 
 def test_the_search_for_metric_names_finds_them():
@@ -209,8 +280,11 @@ def test_labels_that_are_asked_for_are_labels_of_the_metric(name, expression):
 @pytest.mark.parametrize(("name", "expression"), expressions(), ids=[name for name, _ in expressions()])
 def test_rates_use_the_rate_interval_and_nothing_is_a_rate_of_a_gauge(name, expression):
     for function, metric, window in re.findall(r"\b(rate|irate|increase)\((\w+)(?:\{[^}]*\})?\[([^\]]+)\]", expression):
-        family = metric if metric in CATALOGUE else re.sub(r"_(bucket|sum|count)$", "", metric)
-        assert CATALOGUE[family].type in {"counter", "histogram"}
+        known = {key: metric.type for key, metric in CATALOGUE.items()} | {
+            key: kind for key, (kind, _) in OFFICIAL.items()
+        }
+        family = metric if metric in known else re.sub(r"_(bucket|sum|count)$", "", metric)
+        assert known[family] in {"counter", "histogram"}
         # A fixed window only where the description gives it as the meaning of the panel.
         assert window in {"$__rate_interval", "$__range", "1h", "5m"}, f"{function} over {window}"
 
