@@ -26,6 +26,8 @@ from api.services import commands
 from api.services.agents import AgentService
 from api.services.auth import AuthService
 from api.services.boards import BoardService
+from api.services.budgets import BudgetService
+from api.services.control import ControlService
 from api.services.monitoring import MonitoringService
 from api.services.operations import OperationService
 from api.services.tasks import TaskService
@@ -91,9 +93,11 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                 operations=OperationService(pool),
                 tasks=TaskService(pool),
                 boards=BoardService(pool),
+                budgets=BudgetService(pool, settings),
                 webhooks=WebhookService(pool, settings.data_dir),
                 monitoring=MonitoringService(pool, agents),
                 commands=commands.CommandService(pool, settings.gateway_name, gateway),
+                control=ControlService(pool, settings.gateway_name, gateway),
                 limiters={
                     scopes.Scope.READ: RateLimiter(limits.read),
                     scopes.Scope.WRITE: RateLimiter(limits.write),

@@ -16,7 +16,9 @@ from api.security.scopes import Actor, Scope
 from api.services.agents import AgentService
 from api.services.auth import AuthService
 from api.services.boards import BoardService
+from api.services.budgets import BudgetService
 from api.services.commands import CommandService
+from api.services.control import ControlService
 from api.services.monitoring import MonitoringService
 from api.services.operations import OperationService
 from api.services.tasks import TaskService
@@ -39,9 +41,11 @@ class Context:
     operations: OperationService
     tasks: TaskService
     boards: BoardService
+    budgets: BudgetService
     webhooks: WebhookService
     monitoring: MonitoringService
     commands: CommandService
+    control: ControlService
     limiters: dict[Scope, RateLimiter]
     login_limiter: RateLimiter
 

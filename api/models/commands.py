@@ -12,7 +12,17 @@ from api.models.base import Camel, Identifier, Name, Storable
 Prompt = Annotated[str, Field(min_length=1, max_length=200_000), Storable]
 AgentId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 SessionKey = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\s\x00-\x1f/?#]+$"), Storable]
-Action = Literal["session.reset", "session.delete"]
+Action = Literal[
+    "session.reset",
+    "session.delete",
+    "agent.delete",
+    "exec.rule.add",
+    "skill.install",
+    "config.patch",
+    "channel.logout",
+    "gateway.restart",
+    "gateway.update",
+]
 
 
 class SpawnIn(Camel):

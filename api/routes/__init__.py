@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.routes import auth, boards, commands, live, monitoring, operations, pages, tasks, webhooks
+from api.routes import auth, boards, budgets, commands, control, live, monitoring, operations, pages, tasks, webhooks
 
 # Commands first: /api/agents/spawn is no agent's id.
 ROUTERS = (
@@ -11,8 +11,10 @@ ROUTERS = (
     operations.router,
     tasks.router,
     boards.router,
+    budgets.router,
     webhooks.router,
     commands.router,
+    control.router,
     monitoring.router,
     live.router,
 )

@@ -1,0 +1,412 @@
+"""Commands that change how a gateway is set up. They go the way of every command: see `api.services.commands`.
+
+Texts (files, messages, values of the configuration) go to the gateway and nowhere else: the audit log has names, sizes
+and paths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC
+from typing import Any
+
+from api import errors
+from api.models.control import (
+    REDACTED,
+    AgentFile,
+    AgentFileContent,
+    AgentIn,
+    AgentPatch,
+    At,
+    ConfigChecked,
+    ConfigPatch,
+    ConfigProblem,
+    Every,
+    FileIn,
+    GatewayConfig,
+    JobIn,
+    JobPatch,
+    Rule,
+    RuleIn,
+    Schedule,
+    Skill,
+    SkillInstall,
+)
+from api.security.scopes import Actor
+from api.services.commands import Answer, CommandService
+from openclaw.client import GatewayClient
+from openclaw.protocol import RpcError
+
+_RPC_SECONDS = 20.0
+_INSTALL_SECONDS = 120.0
+_MOST_PATHS = 50  # of one patch that is looked up
+_SECRET = re.compile(r"(token|secret|password|passphrase|api_?key|credential)s?$", re.IGNORECASE)
+_JSON_TYPES: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "boolean": (bool,),
+    "number": (int, float),
+    "integer": (int,),
+    "object": (dict,),
+    "array": (list,),
+    "null": (type(None),),
+}
+
+
+class ControlService(CommandService):
+    """What may be changed of one gateway."""
+
+    # --- agents and their files -------------------------------------------------------------------------------
+
+    async def create_agent(self, actor: Actor, wanted: AgentIn, key: str | None) -> Answer:
+        """A new agent."""
+        params = wanted.model_dump(exclude_none=True)
+
+        async def send(client: GatewayClient) -> Answer:
+            payload = await client.call("agents.create", params, timeout=_RPC_SECONDS)
+            return {"agentId": str(payload["agentId"])}
+
+        detail = {"fields": sorted(params)}
+        answer = await self._run(actor, "agent.create", wanted.name, detail=detail, request=wanted, key=key, send=send)
+        await self._note(actor, "created", "agent", answer["agentId"], {})
+        return answer
+
+    async def update_agent(self, actor: Actor, agent: str, wanted: AgentPatch, key: str | None) -> Answer:
+        """Change an agent's name, model or emoji."""
+        await self._known_agent(actor, agent)
+        changes = wanted.model_dump(exclude_unset=True)
+        return await self._change(
+            actor,
+            "agent.update",
+            agent,
+            "agents.update",
+            {"agentId": agent, **changes},
+            key,
+            {"fields": sorted(changes)},
+        )
+
+    async def delete_agent(self, actor: Actor, agent: str, nonce: str | None, key: str | None) -> Answer:
+        """Delete an agent; its files stay. Needs a confirmation."""
+        await self._confirmed(actor, "agent.delete", agent, nonce)
+        params = {"agentId": agent, "deleteFiles": False}
+        return await self._change(actor, "agent.delete", agent, "agents.delete", params, key, {})
+
+    async def files(self, actor: Actor, agent: str) -> list[AgentFile]:
+        """The files that shape an agent."""
+        await self._known_agent(actor, agent)
+        payload = await self._ask(actor, "agents.files.list", {"agentId": agent})
+        return [_file(one) for one in payload.get("files", ()) if isinstance(one, Mapping)]
+
+    async def file(self, actor: Actor, agent: str, name: str) -> AgentFileContent:
+        """One with its text; reading it leaves a row in the feed."""
+        await self._known_agent(actor, agent)
+        payload = await self._ask(actor, "agents.files.get", {"agentId": agent, "name": name})
+        found = payload.get("file") or {}
+        if not found or found.get("missing"):
+            raise errors.NotFoundError(f"The agent {agent} has no file {name}.", field="name")
+        await self._note(actor, "file_read", "agent", agent, {"file": name})
+        content = str(found.get("content") or "")
+        return AgentFileContent(**_file(found).model_dump(), content=content, version=content_version(content))
+
+    async def set_file(  # noqa: PLR0917 - as every command: who, what, under which conditions
+        self, actor: Actor, agent: str, name: str, wanted: FileIn, version: str | None, key: str | None
+    ) -> Answer:
+        """Replace a file's text. Raises StaleVersionError when it is not the one that was read."""
+        await self._known_agent(actor, agent)
+
+        async def send(client: GatewayClient) -> Answer:
+            where = {"agentId": agent, "name": name}
+            if version is not None:
+                now = await client.call("agents.files.get", where, timeout=_RPC_SECONDS)
+                if content_version(str((now.get("file") or {}).get("content") or "")) != version:
+                    raise errors.StaleVersionError
+            await client.call("agents.files.set", {**where, "content": wanted.content}, timeout=_RPC_SECONDS)
+            return {"ok": True}
+
+        detail = {"file": name, "characters": len(wanted.content)}
+        request = {"file": name, "content": wanted.content, "version": version}
+        answer = await self._run(actor, "agent.file", agent, detail=detail, request=request, key=key, send=send)
+        await self._note(actor, "file_changed", "agent", agent, detail)
+        return answer
+
+    # --- scheduled jobs ---------------------------------------------------------------------------------------
+
+    async def add_job(self, actor: Actor, wanted: JobIn, key: str | None) -> Answer:
+        """A new scheduled job."""
+        if wanted.agent_id is not None:
+            await self._known_agent(actor, wanted.agent_id)
+        params: Answer = {
+            "name": wanted.name,
+            "enabled": wanted.enabled,
+            "schedule": _schedule(wanted.schedule),
+            "sessionTarget": "isolated",
+            "wakeMode": "now",
+            "payload": {"kind": "agentTurn", "message": wanted.message},
+            "delivery": {"mode": "none"},
+        }
+        if wanted.agent_id is not None:
+            params["agentId"] = wanted.agent_id
+
+        async def send(client: GatewayClient) -> Answer:
+            payload = await client.call("cron.add", params, timeout=_RPC_SECONDS)
+            return {"jobId": str(payload["id"])}
+
+        detail = {"schedule": params["schedule"], "characters": len(wanted.message)}
+        answer = await self._run(actor, "cron.add", wanted.name, detail=detail, request=params, key=key, send=send)
+        await self._note(actor, "added", "cron", answer["jobId"], {"name": wanted.name})
+        return answer
+
+    async def update_job(self, actor: Actor, job_id: str, wanted: JobPatch, key: str | None) -> Answer:
+        """Change a job."""
+        patch: Answer = wanted.model_dump(exclude_none=True, include={"name", "enabled"})
+        if wanted.schedule is not None:
+            patch["schedule"] = _schedule(wanted.schedule)
+        if wanted.message is not None:
+            patch["payload"] = {"kind": "agentTurn", "message": wanted.message}
+        params = {"id": job_id, "patch": patch}
+        return await self._change(actor, "cron.update", job_id, "cron.update", params, key, {"fields": sorted(patch)})
+
+    async def remove_job(self, actor: Actor, job_id: str, key: str | None) -> Answer:
+        """Remove a job."""
+        return await self._change(actor, "cron.remove", job_id, "cron.remove", {"id": job_id}, key, {})
+
+    # --- rules of commands that need no approval --------------------------------------------------------------
+
+    async def rules(self, actor: Actor) -> list[Rule]:
+        """Every pattern that is allowed, by agent."""
+        return list(_rules(await self._ask(actor, "exec.approvals.get", {})))
+
+    async def add_rule(self, actor: Actor, wanted: RuleIn, nonce: str | None, key: str | None) -> Answer:
+        """Allow a pattern from now on. Needs a confirmation."""
+        await self._confirmed(actor, "exec.rule.add", wanted.agent_id, nonce)
+        return await self._change_rules(actor, "exec.rule.add", wanted, key)
+
+    async def remove_rule(self, actor: Actor, wanted: RuleIn, key: str | None) -> Answer:
+        """Take a pattern back. Raises NotFoundError."""
+        return await self._change_rules(actor, "exec.rule.remove", wanted, key)
+
+    async def _change_rules(self, actor: Actor, action: str, wanted: RuleIn, key: str | None) -> Answer:
+        adding = action.endswith("add")
+
+        async def send(client: GatewayClient) -> Answer:
+            found = await client.call("exec.approvals.get", {}, timeout=_RPC_SECONDS)
+            file = dict(found["file"])
+            agents = dict(file.get("agents") or {})
+            agent = dict(agents.get(wanted.agent_id) or {})
+            before = list(agent.get("allowlist") or [])
+            after = [one for one in before if one.get("pattern") != wanted.pattern]
+            if not adding and len(after) == len(before):
+                raise errors.NotFoundError("There is no such rule.", field="pattern")
+            if adding:
+                after.append({"pattern": wanted.pattern})
+            changed = {**file, "agents": {**agents, wanted.agent_id: {**agent, "allowlist": after}}}
+            # The hash guards against a change by somebody else in between.
+            params = {"file": changed, "baseHash": found["hash"]}
+            await client.call("exec.approvals.set", params, timeout=_RPC_SECONDS)
+            return {"ok": True}
+
+        detail = {"pattern": wanted.pattern}
+        answer = await self._run(actor, action, wanted.agent_id, detail=detail, request=wanted, key=key, send=send)
+        await self._note(actor, "rule_added" if adding else "rule_removed", "agent", wanted.agent_id, detail)
+        return answer
+
+    # --- skills -----------------------------------------------------------------------------------------------
+
+    async def skills(self, actor: Actor, agent: str | None) -> list[Skill]:
+        """Every skill and its state."""
+        payload = await self._ask(actor, "skills.status", {} if agent is None else {"agentId": agent})
+        return [_skill(one) for one in payload.get("skills", ()) if isinstance(one, Mapping)]
+
+    async def install_skill(self, actor: Actor, wanted: SkillInstall, nonce: str | None, key: str | None) -> Answer:
+        """Install a skill of the public registry: code that agents will run. Needs a confirmation."""
+        await self._confirmed(actor, "skill.install", _target(wanted.slug), nonce)
+        params = {"source": "clawhub", "slug": wanted.slug}
+        params |= {} if wanted.version is None else {"version": wanted.version}
+        params |= {} if wanted.agent_id is None else {"agentId": wanted.agent_id}
+        return await self._change(
+            actor, "skill.install", wanted.slug, "skills.install", params, key, params, seconds=_INSTALL_SECONDS
+        )
+
+    async def set_skill(self, actor: Actor, skill: str, *, enabled: bool, key: str | None) -> Answer:
+        """Turn a skill on or off."""
+        params = {"skillKey": skill, "enabled": enabled}
+        return await self._change(actor, "skill.update", skill, "skills.update", params, key, {"enabled": enabled})
+
+    # --- configuration ----------------------------------------------------------------------------------------
+
+    async def config(self, actor: Actor) -> GatewayConfig:
+        """The configuration, secrets hidden; reading it leaves a row in the feed."""
+        payload = await self._ask(actor, "config.get", {})
+        await self._note(actor, "config_read", "gateway", self._gateway, {})
+        config = payload.get("config")
+        return GatewayConfig(
+            hash=str(payload.get("hash", "")),
+            valid=bool(payload.get("valid", True)),
+            config=without_secrets(config) if isinstance(config, dict) else {},
+            issues=[str(one.get("message", one)) for one in payload.get("issues", ()) if isinstance(one, Mapping)],
+        )
+
+    async def check_config(self, actor: Actor, patch: Mapping[str, Any]) -> ConfigChecked:
+        """Look up each path of a patch in the gateway's own schema."""
+        found = [one for one in _leaves(patch) if one[1] is not None]
+        if len(found) > _MOST_PATHS:
+            raise errors.InvalidFieldError(f"At most {_MOST_PATHS} values are checked at once.", field="body.patch")
+        problems = []
+        for path, value in found:
+            problem = await self._problem(actor, path, value)
+            if problem is not None:
+                problems.append(ConfigProblem(path=path, message=problem))
+        present = await self._ask(actor, "config.get", {})
+        return ConfigChecked(valid=not problems, hash=str(present.get("hash", "")), problems=problems)
+
+    async def _problem(self, actor: Actor, path: str, value: Any) -> str | None:
+        client = self._connection(actor)
+        try:
+            payload = await client.call("config.schema.lookup", {"path": path}, timeout=_RPC_SECONDS)
+        except RpcError as error:
+            if error.code != "INVALID_REQUEST":
+                raise errors.GatewayRefusedError(f"The gateway refused: {error.code}") from error
+            return "The gateway's schema has no such path."
+        schema = payload.get("schema")
+        kinds = schema.get("type") if isinstance(schema, Mapping) else None
+        wanted = [kinds] if isinstance(kinds, str) else list(kinds) if isinstance(kinds, list) else []
+        allowed = tuple(kind for name in wanted for kind in _JSON_TYPES.get(name, ()))
+        wrong_boolean = isinstance(value, bool) and bool not in allowed
+        if allowed and (wrong_boolean or not isinstance(value, allowed)):
+            return f"Must be of type {' or '.join(wanted)}."
+        return None
+
+    async def patch_config(self, actor: Actor, wanted: ConfigPatch, nonce: str | None, key: str | None) -> Answer:
+        """Change the configuration as it was read. Needs a confirmation; raises StaleVersionError."""
+        await self._confirmed(actor, "config.patch", self._gateway, nonce)
+
+        async def send(client: GatewayClient) -> Answer:
+            present = await client.call("config.get", {}, timeout=_RPC_SECONDS)
+            if present.get("hash") != wanted.base_hash:
+                raise errors.StaleVersionError
+            params = {"raw": json.dumps(wanted.patch), "baseHash": wanted.base_hash}
+            await client.call("config.patch", params, timeout=_RPC_SECONDS)
+            return {"ok": True}
+
+        detail = {"paths": [path for path, _ in _leaves(wanted.patch)][:_MOST_PATHS]}
+        answer = await self._run(
+            actor, "config.patch", self._gateway, detail=detail, request=wanted, key=key, send=send
+        )
+        await self._note(actor, "config_changed", "gateway", self._gateway, detail)
+        return answer
+
+    # --- channels and the gateway itself ----------------------------------------------------------------------
+
+    async def logout(
+        self, actor: Actor, channel: str, account: str | None, nonce: str | None, key: str | None
+    ) -> Answer:
+        """Log a chat channel out. Needs a confirmation: only a person at the other end can log it in again."""
+        await self._confirmed(actor, "channel.logout", channel, nonce)
+        params = {"channel": channel} if account is None else {"channel": channel, "accountId": account}
+        return await self._change(actor, "channel.logout", channel, "channels.logout", params, key, params)
+
+    async def restart(self, actor: Actor, nonce: str | None, key: str | None) -> Answer:
+        """Restart the gateway when its runs have ended. Needs a confirmation."""
+        await self._confirmed(actor, "gateway.restart", self._gateway, nonce)
+        params = {"reason": "requested through Lobservatory"}
+        return await self._change(actor, "gateway.restart", self._gateway, "gateway.restart.request", params, key, {})
+
+    async def update(self, actor: Actor, nonce: str | None, key: str | None) -> Answer:
+        """Update the gateway to the newest version of its channel. Needs a confirmation."""
+        await self._confirmed(actor, "gateway.update", self._gateway, nonce)
+        return await self._change(
+            actor, "gateway.update", self._gateway, "update.run", {}, key, {}, seconds=_INSTALL_SECONDS
+        )
+
+    async def _change(  # noqa: PLR0917 - one line per command
+        self,
+        actor: Actor,
+        action: str,
+        target: str,
+        method: str,
+        params: Mapping[str, Any],
+        key: str | None,
+        detail: Mapping[str, Any],
+        *,
+        seconds: float = _RPC_SECONDS,
+    ) -> Answer:
+        """One call whose answer says no more than that it was done."""
+
+        async def send(client: GatewayClient) -> Answer:
+            payload = await client.call(method, params, timeout=seconds)
+            if isinstance(payload, dict) and payload.get("ok") is False:
+                raise RpcError(method, "REFUSED", str(payload.get("reason") or payload.get("error") or "refused"))
+            return {"ok": True}
+
+        answer = await self._run(actor, action, target, detail=detail, request=params, key=key, send=send)
+        kind, _, verb = action.partition(".")
+        await self._note(actor, verb, kind, target, detail)
+        return answer
+
+
+def content_version(content: str) -> str:
+    """What `If-Match` compares for a text."""
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def without_secrets(value: Any) -> Any:
+    """The same JSON with every value under a secret's name hidden: older gateways hide less."""
+    if isinstance(value, dict):
+        return {
+            name: REDACTED if _SECRET.search(name) and isinstance(part, str) else without_secrets(part)
+            for name, part in value.items()
+        }
+    return [without_secrets(part) for part in value] if isinstance(value, list) else value
+
+
+def _leaves(patch: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in patch.items():
+        path = f"{above}.{name}" if above else str(name)
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, path)
+        else:
+            yield path, value
+
+
+def _schedule(schedule: Schedule) -> Answer:
+    if isinstance(schedule, At):
+        return {"kind": "at", "at": schedule.at.astimezone(UTC).isoformat().replace("+00:00", "Z")}
+    if isinstance(schedule, Every):
+        return {"kind": "every", "everyMs": schedule.every_ms}
+    return schedule.model_dump(exclude_none=True)
+
+
+def _file(found: Mapping[str, Any]) -> AgentFile:
+    return AgentFile(
+        name=str(found.get("name", "")),
+        missing=bool(found.get("missing")),
+        size=found.get("size"),
+        updated_at_ms=found.get("updatedAtMs"),
+    )
+
+
+def _rules(payload: Mapping[str, Any]) -> Iterator[Rule]:
+    agents = (payload.get("file") or {}).get("agents") or {}
+    for agent, entry in sorted(agents.items()):
+        for one in entry.get("allowlist") or ():
+            yield Rule(agent_id=agent, pattern=str(one.get("pattern", "")), last_used_at=one.get("lastUsedAt"))
+
+
+def _skill(found: Mapping[str, Any]) -> Skill:
+    missing = found.get("missing") or {}
+    return Skill(
+        key=str(found.get("skillKey") or found.get("name", "")),
+        name=str(found.get("name", "")),
+        description=found.get("description"),
+        source=found.get("source"),
+        disabled=bool(found.get("disabled")),
+        eligible=bool(found.get("eligible")),
+        missing=[str(one) for kind in ("bins", "anyBins", "env", "config", "os") for one in missing.get(kind) or ()],
+    )
+
+
+def _target(slug: str) -> str:
+    """A slug as the target of a confirmation, which has no slash."""
+    return slug.replace("/", ":")

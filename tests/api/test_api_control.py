@@ -1,0 +1,239 @@
+"""Commands that change a gateway's setup, against a gateway that answers from recordings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from api.context import of_app
+from api.security.scopes import Scope
+from lobservatory.demo.gateway import ReplayGateway
+from tests.api.conftest import connected, new_token, started
+
+SAMPLES = Path(__file__).parents[1] / "fixtures" / "samples" / "rpc-2026.9.6"
+
+
+class Setup:
+    def __init__(self, client, gateway):
+        self.client, self.gateway = client, gateway
+
+    def sent(self, method):
+        return [params for name, params in self.gateway.calls if name == method]
+
+    async def confirmed(self, action, target):
+        answer = await self.client.post("/api/commands/confirm", json={"action": action, "target": target})
+        assert answer.status_code == 200, answer.text
+        return {"X-Confirmation": answer.json()["nonce"]}
+
+
+def recorded(method):
+    return json.loads((SAMPLES / f"{method}.json").read_text(encoding="utf-8"))["response"]["payload"]
+
+
+@pytest.fixture
+async def setup(settings, database):
+    await database.execute("INSERT INTO lobs.agents (gateway, agent, configured) VALUES ('home', 'main', true)")
+    async with ReplayGateway(token="t" * 20) as gateway:
+        for method in ("agents.create", "cron.add", "exec.approvals.get", "skills.status", "config.get"):
+            gateway.answers[method] = lambda _, method=method: recorded(method)
+        for method in (
+            "agents.update",
+            "agents.delete",
+            "agents.files.set",
+            "cron.update",
+            "cron.remove",
+            "exec.approvals.set",
+            "skills.install",
+            "skills.update",
+            "config.patch",
+            "channels.logout",
+            "gateway.restart.request",
+            "update.run",
+        ):
+            gateway.answers[method] = lambda _: {"ok": True}
+        chosen = settings.model_copy(
+            update={
+                "commands": True,
+                "gateway_url": gateway.url,
+                "gateway_token": settings.gateway_token.__class__("t" * 20),
+            }
+        )
+        async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
+            connection = of_app(app).commands._client
+            assert connection is not None
+            await connection.wait_connected()
+            yield Setup(client, gateway)
+
+
+async def audit(database):
+    cursor = await database.execute(
+        "SELECT action, phase, target, detail FROM lobs.audit_log WHERE action NOT LIKE 'token%' ORDER BY id"
+    )
+    return await cursor.fetchall()
+
+
+@pytest.mark.req("S2-4")
+async def test_an_agent_is_made_changed_and_deleted(setup, database):
+    made = await setup.client.post("/api/agents", json={"name": "helper"})
+    assert (made.status_code, made.json()) == (201, {"agentId": "helper"})
+    assert setup.sent("agents.create") == [{"name": "helper"}]
+    assert (await setup.client.patch("/api/agents/main", json={"model": "p/m"})).status_code == 200
+    assert setup.sent("agents.update") == [{"agentId": "main", "model": "p/m"}]
+    assert (await setup.client.patch("/api/agents/main", json={})).status_code == 422
+    assert (await setup.client.patch("/api/agents/nobody", json={"name": "n"})).status_code == 404
+    assert (await setup.client.delete("/api/agents/main")).status_code == 428
+    nonce = await setup.confirmed("agent.delete", "main")
+    assert (await setup.client.delete("/api/agents/main", headers=nonce)).status_code == 200
+    assert setup.sent("agents.delete") == [{"agentId": "main", "deleteFiles": False}]
+    assert [row[:3] for row in await audit(database)] == [
+        (action, phase, target)
+        for action, target in (("agent.create", "helper"), ("agent.update", "main"), ("agent.delete", "main"))
+        for phase in ("started", "succeeded")
+    ]
+
+
+async def test_a_file_is_replaced_only_when_it_is_the_one_that_was_read(setup, database):
+    texts = {"AGENTS.md": "old text"}
+    setup.gateway.answers["agents.files.list"] = lambda _: {
+        "files": [{"name": "AGENTS.md", "path": "/w/AGENTS.md", "missing": False, "size": 8}]
+    }
+    setup.gateway.answers["agents.files.get"] = lambda params: {
+        "file": {"name": params["name"], "missing": params["name"] not in texts, "content": texts.get(params["name"])}
+    }
+    setup.gateway.answers["agents.files.set"] = lambda params: texts.update({params["name"]: params["content"]}) or {}
+    assert [one["name"] for one in (await setup.client.get("/api/agents/main/files")).json()] == ["AGENTS.md"]
+    path = "/api/agents/main/files/AGENTS.md"
+    read = await setup.client.get(path)
+    assert read.json()["content"] == "old text"
+    condition = {"If-Match": read.headers["etag"]}
+    assert (await setup.client.put(path, json={"content": "secret new text"}, headers=condition)).status_code == 200
+    assert texts["AGENTS.md"] == "secret new text"
+    keyed = {**condition, "Idempotency-Key": "k"}
+    for _ in range(2):  # what was certainly not carried out leaves its key free
+        assert (await setup.client.put(path, json={"content": "third"}, headers=keyed)).status_code == 412
+    assert texts["AGENTS.md"] == "secret new text"
+    assert [row[1] for row in await audit(database)] == ["started", "succeeded", *["started", "failed"] * 2]
+    assert "secret new text" not in str(await audit(database))
+    assert (await setup.client.get("/api/agents/main/files/NO.md")).status_code == 404
+    assert (await setup.client.get("/api/agents/main/files/..%2Fopenclaw.json")).status_code in {404, 422}
+
+
+@pytest.mark.req("S1-3")
+async def test_jobs_are_added_changed_and_removed(setup):
+    wanted = {"name": "nightly", "schedule": {"kind": "cron", "expr": "0 3 * * *", "tz": "UTC"}, "message": "Report"}
+    added = await setup.client.post("/api/crons", json=wanted)
+    assert (added.status_code, added.json()["jobId"]) == (201, recorded("cron.add")["id"])
+    (sent,) = setup.sent("cron.add")
+    assert sent["schedule"] == wanted["schedule"]
+    assert sent["payload"] == {"kind": "agentTurn", "message": "Report"}
+    changed = await setup.client.patch(
+        "/api/crons/j1", json={"enabled": False, "schedule": {"kind": "every", "everyMs": 3600000}}
+    )
+    assert changed.status_code == 200
+    assert setup.sent("cron.update") == [
+        {"id": "j1", "patch": {"enabled": False, "schedule": {"kind": "every", "everyMs": 3600000}}}
+    ]
+    assert (await setup.client.delete("/api/crons/j1")).status_code == 200
+    assert setup.sent("cron.remove") == [{"id": "j1"}]
+    assert (await setup.client.patch("/api/crons/j1", json={})).status_code == 422
+    wrong = {**wanted, "schedule": {"kind": "every", "everyMs": 1}}
+    assert (await setup.client.post("/api/crons", json=wrong)).status_code == 422
+
+
+@pytest.mark.req("S4-22")
+async def test_rules_are_added_and_removed_and_nothing_else_of_the_file_changes(setup):
+    file = recorded("exec.approvals.get")["file"]
+    state = {"file": {**file, "agents": {"main": {"ask": "always", "allowlist": [{"pattern": "/bin/ls", "id": "1"}]}}}}
+    setup.gateway.answers["exec.approvals.get"] = lambda _: {"file": state["file"], "hash": "h1"}
+    setup.gateway.answers["exec.approvals.set"] = lambda params: state.update(file=params["file"]) or {}
+    rule = {"agentId": "main", "pattern": "/usr/bin/git"}
+    assert (await setup.client.post("/api/approval-rules", json=rule)).status_code == 428
+    nonce = await setup.confirmed("exec.rule.add", "main")
+    assert (await setup.client.post("/api/approval-rules", json=rule, headers=nonce)).status_code == 201
+    assert setup.sent("exec.approvals.set")[0]["baseHash"] == "h1"
+    listed = (await setup.client.get("/api/approval-rules")).json()
+    assert [one["pattern"] for one in listed] == ["/bin/ls", "/usr/bin/git"]
+    assert state["file"]["agents"]["main"]["ask"] == "always"
+    assert state["file"]["agents"]["main"]["allowlist"][0]["id"] == "1"
+    query = {"agentId": "main", "pattern": "/bin/ls"}
+    assert (await setup.client.delete("/api/approval-rules", params=query)).status_code == 200
+    assert (await setup.client.delete("/api/approval-rules", params=query)).status_code == 404
+    assert [one["pattern"] for one in (await setup.client.get("/api/approval-rules")).json()] == ["/usr/bin/git"]
+
+
+@pytest.mark.req("S4-11")
+async def test_skills_are_shown_installed_and_turned_off(setup):
+    skills = (await setup.client.get("/api/skills")).json()
+    (one,) = [skill for skill in skills if skill["key"] == "1password"]
+    assert (one["eligible"], one["missing"]) == (False, ["op"])
+    assert (await setup.client.patch("/api/skills/1password", json={"enabled": False})).status_code == 200
+    assert setup.sent("skills.update") == [{"skillKey": "1password", "enabled": False}]
+    body = {"slug": "@owner/skill", "version": "1.0.0"}
+    assert (await setup.client.post("/api/skills", json=body)).status_code == 428
+    nonce = await setup.confirmed("skill.install", "@owner:skill")
+    assert (await setup.client.post("/api/skills", json=body, headers=nonce)).status_code == 202
+    assert setup.sent("skills.install") == [{"source": "clawhub", "slug": "@owner/skill", "version": "1.0.0"}]
+    assert (await setup.client.post("/api/skills", json={"slug": "../../etc"})).status_code == 422
+
+
+@pytest.mark.req("S4-13", "S4-17")
+async def test_the_configuration_is_read_without_secrets_checked_and_patched_as_it_was_read(setup, database):
+    answer = recorded("config.get")
+    answer["config"]["gateway"]["auth"]["token"] = "a plain secret of an old gateway"
+    setup.gateway.answers["config.get"] = lambda _: answer
+    read = await setup.client.get("/api/config")
+    assert read.json()["hash"] == answer["hash"]
+    assert read.json()["config"]["gateway"]["port"] == 18789
+    assert "plain secret" not in read.text
+    setup.gateway.answers["config.schema.lookup"] = lambda params: {
+        "path": params["path"],
+        "schema": {"type": "boolean"},
+        "children": [],
+    }
+    checked = await setup.client.post("/api/config/validate", json={"patch": {"cron": {"enabled": "yes"}}})
+    assert checked.json()["problems"] == [{"path": "cron.enabled", "message": "Must be of type boolean."}]
+    good = {"patch": {"cron": {"enabled": True}}}
+    assert (await setup.client.post("/api/config/validate", json=good)).json()["valid"] is True
+    body = {**good, "baseHash": answer["hash"]}
+    assert (await setup.client.patch("/api/config", json=body)).status_code == 428
+    stale = {**good, "baseHash": "another"}
+    nonce = await setup.confirmed("config.patch", "home")
+    assert (await setup.client.patch("/api/config", json=stale, headers=nonce)).status_code == 412
+    assert setup.sent("config.patch") == []
+    nonce = await setup.confirmed("config.patch", "home")
+    assert (await setup.client.patch("/api/config", json=body, headers=nonce)).status_code == 200
+    assert setup.sent("config.patch") == [{"raw": '{"cron": {"enabled": true}}', "baseHash": answer["hash"]}]
+    assert (await audit(database))[-2][3] == {"paths": ["cron.enabled"]}
+    hidden = {"patch": {"gateway": {"auth": {"token": "__OPENCLAW_REDACTED__"}}}, "baseHash": answer["hash"]}
+    assert (await setup.client.patch("/api/config", json=hidden)).status_code == 422
+
+
+@pytest.mark.req("S4-10")
+@pytest.mark.parametrize(
+    ("action", "target", "path", "method", "params"),
+    [
+        ("channel.logout", "telegram", "/api/channels/telegram/logout", "channels.logout", {"channel": "telegram"}),
+        ("gateway.update", "home", "/api/gateway/update", "update.run", {}),
+        (
+            "gateway.restart",
+            "home",
+            "/api/gateway/restart",
+            "gateway.restart.request",
+            {"reason": "requested through Lobservatory"},
+        ),
+    ],
+)
+async def test_what_interrupts_others_needs_a_confirmation(  # noqa: PLR0917 - fixtures and one row of the table
+    setup, database, action, target, path, method, params
+):
+    assert (await setup.client.post(path)).status_code == 428
+    assert setup.sent(method) == []
+    assert await audit(database) == []
+    nonce = await setup.confirmed(action, target)
+    headers = {**nonce, "Idempotency-Key": "k"}
+    assert (await setup.client.post(path, headers=headers)).status_code in {200, 202}
+    assert (await setup.client.post(path, headers=headers)).status_code == 428
+    assert setup.sent(method) == [params]
+    assert [row[:3] for row in await audit(database)] == [(action, "started", target), (action, "succeeded", target)]
