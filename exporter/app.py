@@ -14,7 +14,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, Final
 import psutil
 import psycopg
 
+from exporter import traces
 from exporter.accounting import Accountant, BillingPolicy, PricesError, price_book
 from exporter.collectors import Collector
 from exporter.collectors.gpu import GpuCollector
@@ -37,6 +38,7 @@ from exporter.ingest import Ingest, IngestThread, OnRegistry
 from exporter.registry import Registry
 from exporter.runner import Runner
 from exporter.server import Application, MetricsServer, PortTakenError, bind
+from exporter.traces import Span
 from exporter.watch import Watch
 from exporter.windows import Windows, WindowsCollector, compute
 from lobservatory import logging
@@ -156,7 +158,10 @@ class Exporter:
             interval=settings.poll_interval,
             zone=settings.zone,
             counted=lambda: self.ingest is not None and self.ingest.status.looked,
+            send_spans=self._send_spans(),
         )
+        if self._watch.traces is not None:
+            self.registry.register("traces", self._watch.traces.render)
         self._process_collector = ProcessCollector(
             self._gateway, self._url, self._state_dir, interval=settings.host_interval
         )
@@ -166,6 +171,15 @@ class Exporter:
         self._runner = Runner(self.registry, self._gateway, running)
         self.registry.register("silence", self._watch.silence.render)
         self.registry.register("exporter", self._samples)
+
+    def _send_spans(self) -> Callable[[Sequence[Span]], None] | None:
+        if not traces.wanted(os.environ):
+            return None
+        headers = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_HEADERS") or os.environ.get(
+            "OTEL_EXPORTER_OTLP_HEADERS", ""
+        )
+        logging.REDACTOR.learn(*(part.partition("=")[2].strip() for part in headers.split(",")))
+        return traces.otlp_sender(self._gateway, self._version)
 
     def _collectors(self) -> list[Collector]:
         settings = self._settings

@@ -30,12 +30,13 @@ from exporter.collectors.sessions import SessionsCollector
 from exporter.collectors.silence import Silence
 from exporter.collectors.usage import Usage, UsageCollector
 from exporter.operations import HISTORY, Derived, RunTracker, merged
+from exporter.traces import Span, Traces
 from lobservatory import logging
 from openclaw.client import GatewayClient
 from openclaw.protocol import Pushed
 from openclaw.state_records import StateRecords
+from store import calls, operations, usage
 from store import gateway as rows
-from store import operations, usage
 from store.operations import DerivedOperation
 from store.pool import Pool
 from store.rows import AgentEvent, AgentState
@@ -65,6 +66,7 @@ class OperationsFeed:
     ) -> None:
         self.tracker = RunTracker(gateway)
         self.dropped = 0
+        self.traces: Traces | None = None
         self._gateway = gateway
         self._pool = pool
         self._now = now
@@ -146,7 +148,10 @@ class OperationsFeed:
             parts.append(self.tracker.event(item, self._now()) if isinstance(item, Pushed) else item())
         if self._queue:
             self._filled.set()
-        self._keep(merged(parts))
+        derived = merged(parts)
+        if self.traces is not None:
+            self.traces.add(derived.operations)
+        self._keep(derived)
         return self._pool is None or await self._write(self._pool)
 
     def _keep(self, derived: Derived) -> None:
@@ -227,6 +232,7 @@ class GatewayWatch:
         interval: float = 15.0,
         zone: ZoneInfo | None = None,
         counted: Callable[[], bool] = lambda: True,
+        send_spans: Callable[[Sequence[Span]], None] | None = None,
     ) -> None:
         self._counted = counted
         self.client = GatewayClient(url, token)
@@ -236,6 +242,8 @@ class GatewayWatch:
         self._gateway = gateway
         self._pool = pool
         self._state_dir = state_dir
+        self.traces = Traces(send_spans, None if pool is None else self._calls_of_run) if send_spans else None
+        self.feed.traces = self.traces
         self._state = GatewayCollector(
             gateway, self.client, interval=interval, record=self._record if pool is not None else None
         )
@@ -324,6 +332,8 @@ class GatewayWatch:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.client.run(), name="gateway-client")
                 group.create_task(self.feed.run(), name="operations-feed")
+                if self.traces is not None:
+                    group.create_task(self.traces.run(), name="traces")
         finally:
             for end in ends:
                 end()
@@ -369,6 +379,12 @@ class GatewayWatch:
         if self._pool is not None:
             async with self._pool.connection() as connection:
                 await rows.insert_gateway_event(connection, self._gateway, datetime.now(UTC), event, detail)
+
+    async def _calls_of_run(self, session: str, since: datetime, until: datetime) -> list[calls.RunCall]:
+        if self._pool is None:
+            return []
+        async with self._pool.connection(timeout=_SAVE_WAIT) as connection:
+            return await calls.of_session(connection, self._gateway, session, since, until)
 
     async def _our_usage(self, since: datetime, until: datetime, agent: str | None) -> Usage:
         if self._pool is None:

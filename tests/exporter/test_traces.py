@@ -1,0 +1,283 @@
+"""Traces: the spans of a run as a backend gets them, decoded from the protobuf that was sent."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from exporter.gateway import GatewayWatch
+from exporter.traces import SendError, Span, Traces, otlp_sender, span_id, trace_id, tree, wanted
+from openclaw.protocol import Pushed
+from store.calls import RunCall
+from store.operations import DerivedOperation, DerivedStep
+
+T0 = datetime(2026, 11, 21, 1, tzinfo=UTC)
+
+
+def at(seconds):
+    return T0 + timedelta(seconds=seconds)
+
+
+def ns(seconds):
+    return int(at(seconds).timestamp()) * 10**9
+
+
+def run(
+    identifier="run_a", *, status="completed", session="agent:main:main", parent=None, start=0.0, end=10.0, steps=()
+):
+    return DerivedOperation(
+        id=identifier,
+        gateway="home",
+        type="agent_task",
+        name="Run of main",
+        status=status,
+        source="run",
+        agent_id="main",
+        session_key=session,
+        session_id="s1",
+        run_id="r1",
+        started_at=at(start),
+        completed_at=at(end) if status != "in_progress" else None,
+        disposition={"success": False, "error": "dear diary", "errorCode": "timeout"} if status == "failed" else None,
+        activity="Reading diary.txt",
+        metadata={"provider": "fake", "model": "fake-1", **({"parentSessionKey": parent} if parent else {})},
+        steps=steps,
+    )
+
+
+STEPS = (
+    DerivedStep("t1", "read", "completed", at(2), at(4)),
+    DerivedStep("t2", "exec", "failed", at(5), at(8), error="No such file: /home/me/diary.txt"),
+)
+
+
+class Receiver:
+    """Takes what is sent to `/v1/traces`; the status that it answers may be changed."""
+
+    def __init__(self):
+        self.requests = []
+        self.headers = []
+        self.status = 200
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.headers.append((self.path, dict(self.headers)))
+                receiver.requests.append(body)
+                self.send_response(receiver.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def close(self):
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+    def spans(self):
+        """(span, resource attributes) of everything that was taken."""
+        for body in self.requests:
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                for scope in resource.scope_spans:
+                    assert scope.scope.name == "lobservatory"
+                    for span in scope.spans:
+                        yield span, values(resource.resource.attributes)
+
+
+def values(attributes):
+    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in attributes}
+
+
+@pytest.fixture
+def receiver(monkeypatch):
+    made = Receiver()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", made.url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=a-secret")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield made
+    made.close()
+
+
+@pytest.mark.req("P-16")
+async def test_a_run_and_its_sub_agent_as_a_backend_gets_them(receiver):
+    clock = [T0.timestamp()]
+    traces = Traces(otlp_sender("home", "1"), clock=lambda: clock[0])
+    traces.add([run(status="in_progress"), run(status="in_progress", steps=STEPS[:1])])
+    traces.add(
+        [run("run_b", session="agent:main:subagent:x", parent="agent:main:main", start=5, status="failed", end=7)]
+    )
+    traces.add([run(steps=STEPS[1:])])
+    await traces.step()
+    assert {path for path, _ in receiver.headers} == {"/v1/traces"}
+    assert receiver.headers[0][1]["authorization"] == "a-secret"
+    found = {span.name + f"@{(span.start_time_unix_nano - ns(0)) // 10**9}": span for span, _ in receiver.spans()}
+    assert set(found) == {
+        "invoke_agent main@0",
+        "chat fake-1@0",
+        "execute_tool read@2",
+        "chat fake-1@4",
+        "execute_tool exec@5",
+        "chat fake-1@8",
+        "invoke_agent main@5",
+        "chat fake-1@5",
+    }
+    parent, child = found["invoke_agent main@0"], found["invoke_agent main@5"]
+    assert {span.trace_id for span in found.values()} == {parent.trace_id}
+    assert parent.parent_span_id == b""
+    assert child.parent_span_id == parent.span_id
+    assert [(link.trace_id, link.span_id) for link in child.links] == [(parent.trace_id, parent.span_id)]
+    assert child.status.code == 2
+    assert values(child.attributes)["error.type"] == "timeout"
+    read, failed = found["execute_tool read@2"], found["execute_tool exec@5"]
+    assert read.parent_span_id == parent.span_id
+    assert (read.start_time_unix_nano, read.end_time_unix_nano) == (ns(2), ns(4))
+    assert values(read.attributes) == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "read",
+        "gen_ai.tool.call.id": "t1",
+    }
+    assert values(failed.attributes)["error.type"] == "tool_error"
+    told = values(parent.attributes)
+    assert told["gen_ai.operation.name"] == "invoke_agent"
+    assert told["gen_ai.agent.name"] == "main"
+    assert told["gen_ai.conversation.id"] == "s1"
+    assert told["gen_ai.request.model"] == "fake-1"
+    assert told["openclaw.gateway"] == "home"
+    resource = next(attributes for _, attributes in receiver.spans())
+    assert (resource["service.name"], resource["service.instance.id"]) == ("openclaw", "home")
+    assert not any(b"diary" in body for body in receiver.requests)  # neither an error's text nor an activity
+    assert next(iter(traces.render())).value == len(list(receiver.spans()))
+
+
+@pytest.mark.req("P-16")
+def test_chats_are_the_counted_calls_with_their_tokens():
+    calls = [
+        RunCall(at(2), "fake", "fake-1", "ok", 100, 20, 300, 5, None),
+        RunCall(at(5), "fake", "fake-1", "ok", 1, 2, 3, 4, 500),
+        RunCall(at(9), "fake", "fake-mini", "error", 0, 0, 0, 0, None),
+    ]
+    spans = tree(run(steps=STEPS), calls, trace=1)
+    chats = [span for span in spans if span.client]
+    assert [(span.name, span.start, span.end, span.error) for span in chats] == [
+        ("chat fake-1", ns(0), ns(2), None),
+        ("chat fake-1", ns(5) - 500_000_000, ns(5), None),
+        ("chat fake-mini", ns(8), ns(9), "error"),
+    ]
+    assert chats[0].attributes["gen_ai.usage.input_tokens"] == 405
+    assert chats[0].attributes["gen_ai.usage.output_tokens"] == 20
+    assert chats[0].attributes["gen_ai.usage.cache_read.input_tokens"] == 300
+    assert {span.parent for span in spans[1:]} == {spans[0].span}
+    assert spans[0].attributes["gen_ai.request.model"] == "fake-mini"
+
+
+def test_ids_are_the_same_after_a_restart_and_differ_between_runs():
+    first, second = (
+        tree(run(steps=STEPS), (), trace=trace_id("run_a")),
+        tree(run(steps=STEPS), (), trace=trace_id("run_a")),
+    )
+    assert first == second
+    assert len({span.span for span in first}) == len(first)
+    assert trace_id("run_a") != trace_id("run_b")
+    assert span_id("run_a", "tool:t1") != span_id("run_a", "tool:t2")
+    assert trace_id("run_a") == 0x9F3B4FB23D50F2BC97BB0E2A30FC1B54  # also in the next version
+
+
+async def test_what_ended_before_this_process_is_not_sent_again():
+    sent = []
+    traces = Traces(sent.extend, clock=lambda: T0.timestamp() + 3600)
+    traces.add([run()])
+    traces.add([replace(run("run_c"), completed_at=at(3599))])
+    traces.add([replace(run("run_c"), completed_at=at(3599))])  # a poll tells of it once more
+    await traces.step()
+    assert [span.name for span in sent if span.parent is None] == ["invoke_agent main"]
+
+
+async def test_a_backend_that_refuses_costs_its_spans_only_and_is_counted():
+    tries = []
+
+    def refuse(spans):
+        tries.append(len(spans))
+        raise SendError("no")
+
+    traces = Traces(refuse, pause=0.0, clock=T0.timestamp)
+    traces.add([run()])
+    await traces.step()
+    assert len(tries) == 3
+    assert [(s.metric, s.labels, s.value) for s in traces.render()] == [
+        ("lobservatory_spans_sent_total", (), 0),
+        ("lobservatory_spans_dropped_total", ("queue_full",), 0),
+        ("lobservatory_spans_dropped_total", ("not_sent",), tries[0]),
+    ]
+
+
+async def test_the_sender_says_that_the_endpoint_refused(receiver):
+    receiver.status = 400
+    send = otlp_sender("home", "1")
+    with pytest.raises(SendError, match="OTEL_EXPORTER_OTLP_ENDPOINT"):
+        await asyncio.to_thread(send, tree(run(), (), trace=1))
+
+
+async def test_waiting_runs_are_bounded(monkeypatch):
+    monkeypatch.setattr("exporter.traces.MOST_WAITING", 5)
+    monkeypatch.setattr("exporter.traces.MOST_RUNS", 5)
+    sent = []
+    traces = Traces(sent.extend, clock=T0.timestamp)
+    traces.add([run(f"run_{number}") for number in range(50)])
+    assert len(traces._runs) <= 10
+    await traces.step()
+    assert len([span for span in sent if span.name.startswith("invoke")]) == 5
+    assert ("queue_full",) in [sample.labels for sample in traces.render() if sample.value == 45]
+
+
+async def test_events_of_the_gateway_become_a_trace():
+    sent: list[Span] = []
+    watch = GatewayWatch("home", "ws://127.0.0.1:9", str, send_spans=sent.extend)
+    now = int(datetime.now(UTC).timestamp() * 1000)
+    common = {"runId": "r", "sessionKey": "agent:main:main", "sessionId": "s", "agentId": "main"}
+    for stream, data, ts in (
+        ("lifecycle", {"phase": "start", "startedAt": now}, now),
+        ("tool", {"phase": "start", "name": "read", "toolCallId": "c1", "args": {"path": "x"}}, now + 100),
+        ("tool", {"phase": "result", "name": "read", "toolCallId": "c1"}, now + 200),
+        ("lifecycle", {"phase": "end", "endedAt": now + 300}, now + 300),
+    ):
+        watch.feed.pushed(Pushed("agent", {**common, "stream": stream, "data": data, "ts": ts}, None))
+    await watch.feed.step()
+    await watch.traces.step()
+    names = [span.name for span in sent]
+    assert names[0] == "invoke_agent main"
+    assert "execute_tool read" in names
+    assert names.count("chat") == 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"}, False),
+    ],
+)
+def test_on_when_an_endpoint_is_set(environment, expected):
+    assert wanted(environment) is expected
+
+
+def test_off_not_even_the_sdk_is_imported():
+    code = "import sys, exporter.app; print({m.split('.')[0] for m in sys.modules} & {'opentelemetry', 'requests'})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
