@@ -35,7 +35,7 @@ async def test_the_calls_of_a_run_in_order_and_no_others(postgres_dsn):
             connection.execute(f"INSERT INTO lobs.model_calls ({names}) VALUES ({marks})", list(values.values()))
 
         known = {
-            "gateway": "g", "provider": "p", "model": "m", "outcome": "ok", "cost_basis": "reported",
+            "gateway": "g", "provider": "p", "model": "m", "outcome": "ok", "cost_basis": "unpriced",
             "billing": "billed", "kind": "main", "input_tokens": 1, "output_tokens": 2, "cache_read_tokens": 3,
             "cache_write_tokens": 4,
         }  # fmt: skip
