@@ -9,19 +9,36 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from pathlib import Path
 from typing import Any, get_args
 
 from exporter.accounting import EXACT, Accountant, BillingPolicy, Facts, PriceBook, price_book
+from exporter.accounting.plain import Days, PlainTally, Seen, digest, first_time, identity
 from openclaw.state_dir import load_config
-from openclaw.stores import Problem, SessionInfo, Source, Store, StoreError, Stores
-from store.rows import ModelCall
+from openclaw.stores import (
+    Block,
+    Chunk,
+    Entry,
+    LineReject,
+    Lines,
+    Problem,
+    Rows,
+    SessionInfo,
+    Source,
+    Store,
+    StoreError,
+    Stores,
+    decode_line,
+    row_entry,
+)
+from store.rows import ModelCall, Position
 
 _CENTS_OF_CENTS = Decimal("0.00000001")
 TOKEN_CLASSES = ("input", "output", "cache_read", "cache_write", "reasoning")
@@ -168,8 +185,19 @@ class Tally:
     rejected: Counter[str] = field(default_factory=Counter)
     tools: dict[str, ToolCounts] = field(default_factory=dict)
     nested_tools: Counter[str] = field(default_factory=Counter)
-    seen: set[bytes] = field(default_factory=set)  # identities, without gateway and agent
+    seen: Seen | None = None  # of a source that was read by itself
     problem: Problem | None = None
+
+    def cell(self, cell: _Cell) -> Group:
+        """The group of a cell."""
+        group = self.cells.get(cell)
+        if group is None:
+            group = self.cells[cell] = Group()
+        return group
+
+    def tool(self, name: str) -> ToolCounts:
+        """The counts of a tool."""
+        return self.tools.setdefault(name, ToolCounts())
 
 
 class Reader:
@@ -180,45 +208,118 @@ class Reader:
         stores: Stores,
         accountant: Accountant,
         sessions: Mapping[tuple[str, str], SessionInfo],
-        zone: tzinfo,
+        days: Days,
         since: datetime | None,
     ) -> None:
         self._stores = stores
         self._accountant = accountant
         self._sessions = sessions
-        self._zone = zone
         self._since = since
-        self._days: dict[int, str] = {}
+        self._days = days
 
     def through(self, stores: Stores) -> Reader:
         """The same reader with stores of its own, for another process."""
-        return Reader(stores, self._accountant, self._sessions, self._zone, self._since)
+        return Reader(stores, self._accountant, self._sessions, self._days, self._since)
 
-    def read(self, source: Source, seen: set[bytes]) -> Tally:
+    def read(self, source: Source, seen: Seen) -> Tally:
         """The tally of a source; what is in `seen` was counted before, what is new is added to it."""
         tally = Tally(source.store, source.agent)
-        position = None
         try:
-            while True:
-                chunk = self._stores.read(source, position)
-                self._add(tally, self._accountant.facts(chunk, self._sessions), seen)
-                position = chunk.position
-                if chunk.done:
-                    break
+            raw = self._stores.raw(source)
+            if raw is None:
+                self._read_entries(source, tally, seen)
+            else:
+                with localcontext(EXACT):
+                    self._read_raw(source, raw, tally, seen)
         except StoreError as error:
             tally.problem = Problem(source.store, source.path, str(error))
         return tally
 
+    def _read_entries(self, source: Source, tally: Tally, seen: Seen) -> None:
+        position = None
+        while True:
+            chunk = self._stores.read(source, position)
+            self._add(tally, self._accountant.facts(chunk, self._sessions), seen)
+            position = chunk.position
+            if chunk.done:
+                return
+
+    def _read_raw(self, source: Source, raw: Iterator[Block | Lines | Rows], tally: Tally, seen: Seen) -> None:
+        def facts(entries: Sequence[Entry], rejects: Sequence[LineReject]) -> None:
+            chunk = Chunk(source, source.session_id, entries, rejects, _NOWHERE, 0, written_ms, done=False, lag=0)
+            self._add(tally, self._accountant.facts(chunk, self._sessions), seen)
+
+        def odd(line: bytes) -> None:
+            found = decode_line(line) if source.store != "sqlite" else row_entry(line, created)
+            if isinstance(found, Entry):
+                facts([found], ())
+            elif found is not None:
+                facts((), [LineReject(found, source.key)])
+
+        written_ms, created = source.mtime_ns // 1_000_000, 0
+        since = "" if self._since is None else first_time(self._since)
+        plain = PlainTally(self._days, seen, since, odd)
+        try:
+            for piece in raw:
+                if isinstance(piece, Block):
+                    plain.block(piece.content, piece.end)
+                    tally.bytes_read += piece.end
+                elif isinstance(piece, Lines):
+                    facts(piece.entries, piece.rejects)
+                    tally.bytes_read += piece.size
+                else:
+                    for _seq, text, created in piece:  # noqa: B007 - `odd` asks for it
+                        if isinstance(text, bytes):
+                            plain.rows((text,))
+                            tally.bytes_read += len(text)
+                        else:
+                            facts((), [LineReject(text, source.key)])
+                            tally.bytes_read += 1
+        finally:
+            self._include(tally, plain, source)
+
+    def _include(self, tally: Tally, plain: PlainTally, source: Source) -> None:
+        """What the plain entries add."""
+        tally.entries += plain.entries
+        tally.duplicates += plain.duplicates
+        info = self._sessions.get((source.agent, source.session_id))
+        kind = info.kind if info is not None else "unknown"
+        calls = 0
+        for (provider, model, day), sums in plain.sums.items():
+            if not sums.calls:
+                continue
+            calls += sums.calls
+            billing = self._accountant.billing.mode(provider)
+            group = tally.cell((source.agent, provider, model, kind, day, billing))
+            group.calls += sums.calls
+            tokens = (sums.input, sums.output, sums.cache_read, sums.cache_write, sums.reasoning)
+            group.tokens = [one + more for one, more in zip(group.tokens, tokens, strict=True)]
+            if billing == "billed":
+                group.billed = EXACT.add(group.billed, sums.cost)
+            else:
+                group.equivalent = EXACT.add(group.equivalent, sums.cost)
+        tally.outcomes.update(plain.failed)
+        if calls:
+            tally.outcomes["ok"] += calls - sum(plain.failed.values())
+        for name, number in plain.started.items():
+            tally.tool(name).calls += number
+        for (name, outcome), number in plain.ended.items():
+            tool = tally.tool(name)
+            tool.errors += number * (outcome == "error")
+            tool.nonzero_exits += number * (outcome == "nonzero_exit")
+        if plain.entries and (self._since is None or plain.touched):
+            tally.sessions.add(source.session_id)
+
     def _counts(self, ts: datetime) -> bool:
         return self._since is None or ts >= self._since
 
-    def _add(self, tally: Tally, facts: Facts, seen: set[bytes]) -> None:
+    def _add(self, tally: Tally, facts: Facts, seen: Seen) -> None:
         tally.entries += facts.entries
         tally.bytes_read += facts.bytes
         tally.duplicates += facts.shadowed_calls
         new_calls = []
         for call in facts.calls:
-            new = _first_sight(seen, b"c" + call.entry_id.encode() + call.fingerprint)
+            new = seen.first(identity(call.entry_id, call.fingerprint))
             new_calls.append(new)
             if self._counts(call.ts):
                 if new:
@@ -231,21 +332,23 @@ class Reader:
         if facts.entries and (self._since is None or self._touched(facts)):
             tally.sessions.add(facts.session_id)
 
-    def _tools(self, tally: Tally, facts: Facts, seen: set[bytes]) -> None:
+    def _tools(self, tally: Tally, facts: Facts, seen: Seen) -> None:
         for tool_call in facts.tool_calls:
-            identity = b"t%d:" % tool_call.position + tool_call.entry_id.encode() + tool_call.fingerprint
-            if _first_sight(seen, identity) and self._counts(tool_call.ts):
-                tally.tools.setdefault(tool_call.tool, ToolCounts()).calls += 1
+            entry = identity(tool_call.entry_id, tool_call.fingerprint)
+            if tool_call.position >= seen.tools.get(entry, 0):
+                seen.tools[entry] = tool_call.position + 1
+                if self._counts(tool_call.ts):
+                    tally.tool(tool_call.tool).calls += 1
         for tool_result in facts.tool_results:
-            identity = b"r" + tool_result.entry_id.encode() + tool_result.fingerprint
-            if _first_sight(seen, identity) and self._counts(tool_result.ts):
-                tool = tally.tools.setdefault(tool_result.tool, ToolCounts())
+            key = identity(tool_result.entry_id, tool_result.fingerprint)
+            if seen.first(key) and self._counts(tool_result.ts):
+                tool = tally.tool(tool_result.tool)
                 tool.errors += tool_result.outcome == "error"
                 tool.nonzero_exits += tool_result.outcome == "nonzero_exit"
         for event in facts.events:
             if event.event == "nested_tool":
-                identity = b"n" + event.entry_id.encode() + event.fingerprint
-                if _first_sight(seen, identity) and self._counts(event.ts):
+                key = identity(event.entry_id, event.fingerprint)
+                if seen.first(key) and self._counts(event.ts):
                     tally.nested_tools[event.detail["tool"]] += 1
 
     def _touched(self, facts: Facts) -> bool:
@@ -256,25 +359,11 @@ class Reader:
     def _call(self, tally: Tally, call: ModelCall) -> None:
         tally.outcomes[call.outcome] += 1
         tally.unpriced_calls += call.cost_usd is None
-        cell = (call.agent, call.provider, call.model, call.kind, self._day(call.ts), call.billing)
-        group = tally.cells.get(cell)
-        if group is None:
-            group = tally.cells[cell] = Group()
-        group.add(call)
-
-    def _day(self, ts: datetime) -> str:
-        """The ISO date in the zone. Every offset since 2020 is a multiple of a quarter of an hour."""
-        quarter = int(ts.timestamp()) // 900
-        day = self._days.get(quarter)
-        if day is None:
-            day = self._days[quarter] = ts.astimezone(self._zone).date().isoformat()
-        return day
+        day = self._days.of(call.ts)
+        tally.cell((call.agent, call.provider, call.model, call.kind, day, call.billing)).add(call)
 
 
-def _first_sight(seen: set[bytes], identity: bytes) -> bool:
-    before = len(seen)
-    seen.add(identity)
-    return len(seen) > before
+_NOWHERE = Position(gateway="scan", source_key="", offset=0)
 
 
 def _merge(result: ScanResult, tally: Tally) -> None:
@@ -326,6 +415,7 @@ def scan(
         gateway="scan",
         prices=prices if prices is not None else price_book(config.prices),
         billing=billing if billing is not None else BillingPolicy(None, config.subscription_providers),
+        digest=digest,
     )
     stores = Stores(state_dir, gateway="scan")
     try:
@@ -337,7 +427,7 @@ def scan(
             result.warnings.append(f"{config.problem}: its prices and subscriptions are not known")
         if not discovery.sources and not discovery.problems:
             result.warnings.append("no session was found: neither transcripts nor databases under agents/")
-        reader = Reader(stores, accountant, stores.sessions(), zone, since)
+        reader = Reader(stores, accountant, stores.sessions(), Days(zone, time.time()), since)
         sources = discovery.sources
         report = _Report(progress, sources)
         number = workers if workers is not None else _workers(sources)
@@ -363,14 +453,14 @@ def _collect(
     A worker knows only its own source. Where another source before has one of its calls, it is read here once more,
     against everything that was seen.
     """
-    seen: dict[str, set[bytes]] = {}
+    seen: dict[str, Seen] = {}
     for source in sources:
-        known = seen.setdefault(source.agent, set())
+        known = seen.setdefault(source.agent, Seen())
         tally = next(tallies) if tallies is not None else None
-        if tally is None or not known.isdisjoint(tally.seen):
+        if tally is None or tally.seen is None or known.meets(tally.seen):
             tally = reader.read(source, known)
         else:
-            known |= tally.seen
+            known.include(tally.seen)
         _merge(result, tally)
         report.done(source)
 
@@ -419,7 +509,7 @@ def parallel(reader: Reader, state_dir: Path, sources: Sequence[Source], workers
 
 def _tally(source: Source) -> Tally:
     assert _worker is not None  # noqa: S101 - set by the initializer
-    seen: set[bytes] = set()
+    seen = Seen()
     tally = _worker.read(source, seen)
     tally.seen = seen
     return tally

@@ -26,13 +26,20 @@ MIRRORS = frozenset({"delivery-mirror", "gateway-injected"})
 NESTED_TOOL = "openclaw.nested-tool.v1"
 RUN_FAILED = "run-failed-before-reply"
 SPAWN = "sessions_spawn"  # the tool that starts a sub-agent
+_EVENTS = ("compaction", "reset", "model_change")
 _LONGEST_CALL_MS = 3_600_000
 _MAX_EXIT_CODE = 2**31
 _MAX_DURATION_MS = 2**31
 # Sums of money are exact: the default context would round at 28 digits.
 EXACT = Context(prec=200)
 
+ResultOutcome = Literal["ok", "error", "nonzero_exit"]
 Increments = dict[tuple[str, tuple[str, ...]], Decimal | int]
+
+
+def fingerprint(*parts: str) -> bytes:
+    """What identifies a row beside its id, in 16 bytes that are the same for ever."""
+    return blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 @dataclass(slots=True)
@@ -60,7 +67,11 @@ class Facts:
 
 
 class Accountant:
-    """Turns chunks into rows for one gateway. `now`: the clock, epoch seconds."""
+    """Turns chunks into rows for one gateway.
+
+    `now`: the clock, epoch seconds. `digest`: makes the fingerprint of a row from the texts that identify it beside
+    its id; a scan, whose rows nobody keeps, has a cheaper one.
+    """
 
     def __init__(
         self,
@@ -69,8 +80,10 @@ class Accountant:
         billing: BillingPolicy,
         *,
         now: Callable[[], float] = time.time,
+        digest: Callable[..., bytes] = fingerprint,
     ) -> None:
         self.gateway = gateway
+        self.digest = digest
         self.prices = prices
         self.billing = billing
         self._now = now
@@ -115,6 +128,13 @@ def is_call(entry: Entry) -> bool:
     )
 
 
+def has_rows(kind: Any, custom_type: Any) -> bool:
+    """Whether an entry that is neither a message nor a header tells of something that has rows."""
+    if kind == "custom":
+        return bool(custom_type == NESTED_TOOL)
+    return bool(custom_type == RUN_FAILED) if kind == "custom_message" else kind in _EVENTS
+
+
 class _Work:
     """One chunk in the making."""
 
@@ -137,7 +157,7 @@ class _Work:
         elif entry.type == "session":
             started = instants.parse(entry.timestamp)
             self._started_ms = started if started is not None and started > 0 else None
-        else:
+        elif has_rows(entry.type, entry.customType):
             self._other(entry)
 
     def _message(self, entry: Entry, message: Message) -> None:
@@ -149,30 +169,30 @@ class _Work:
             self._nested_tool(entry, message.details)
 
     def _other(self, entry: Entry) -> None:
-        if entry.type == "custom" and entry.customType == NESTED_TOOL:
+        if entry.type == "custom":
             self._nested_tool(entry, entry.data or entry.details)
-        elif entry.type == "custom_message" and entry.customType == RUN_FAILED:
-            self._event(entry, "run_failed", run_id=_text(entry.details.runId) if entry.details else None)
+        elif entry.type == "custom_message":
+            self._event(entry, "run_failed", run_id=text(entry.details.runId) if entry.details else None)
         elif entry.type == "compaction":
             self._event(
                 entry, "compaction", tokens_before=_count(entry.tokensBefore), tokens_after=_count(entry.tokensAfter)
             )
         elif entry.type == "reset":
-            self._event(entry, "reset", reason=_text(entry.reason))
+            self._event(entry, "reset", reason=text(entry.reason))
         elif entry.type == "model_change":
-            self._event(entry, "model_change", provider=_text(entry.provider), model=_text(entry.modelId))
+            self._event(entry, "model_change", provider=text(entry.provider), model=text(entry.modelId))
 
     # --- calls --------------------------------------------------------------------------------------------
 
     def _assistant(self, entry: Entry, message: Message) -> None:
         facts = self._facts
         usage = message.usage if isinstance(message.usage, dict) else None
-        model = _text(message.model) or "unknown"
+        model = text(message.model) or "unknown"
         time_written, instant = self._instant(entry, message.timestamp)
-        print_of_entry = _fingerprint(time_written, model, written(usage) if usage is not None else "")
+        print_of_entry = self._accountant.digest(time_written, model, written(usage) if usage is not None else "")
         entry_id = _entry_id(entry)
         ts = instants.to_datetime(instant.ms)
-        run_id = _text(message.openclaw.runId) if message.openclaw is not None else None
+        run_id = text(message.openclaw.runId) if message.openclaw is not None else None
         if isinstance(message.content, list):
             parts = [part for part in message.content if part.type == "toolCall"]
             for position, part in enumerate(parts):
@@ -184,14 +204,14 @@ class _Work:
                         entry_id=entry_id,
                         fingerprint=print_of_entry,
                         position=position,
-                        call_id=_text(part.id) or "",
-                        tool=_text(part.name) or "unknown",
+                        call_id=text(part.id) or "",
+                        tool=text(part.name) or "unknown",
                         ts=ts,
                         kind=self._kind,
                         run_id=run_id,
                     )
                 )
-        provider = _text(message.provider) or "unknown"
+        provider = text(message.provider) or "unknown"
         if usage is None or model in MIRRORS or provider in MIRRORS:
             return
         checked = read_usage(usage)
@@ -208,7 +228,7 @@ class _Work:
                 provider=provider,
                 model=model,
                 kind=self._kind,
-                outcome=_outcome(message.stopReason),
+                outcome=outcome_of_call(message.stopReason),
                 input_tokens=checked.input,
                 output_tokens=checked.output,
                 cache_read_tokens=checked.cache_read,
@@ -261,14 +281,9 @@ class _Work:
     def _tool_result(self, entry: Entry, message: Message) -> None:
         facts = self._facts
         details = message.details
-        failed = bool(message.isError)
         exit_code = _exit_code(details.exitCode) if details is not None else None
-        call_id = _text(message.toolCallId) or ""
-        outcome: Literal["ok", "error", "nonzero_exit"] = "ok"
-        if failed:
-            outcome = "error"
-        elif exit_code:
-            outcome = "nonzero_exit"
+        call_id = text(message.toolCallId) or ""
+        outcome = outcome_of_result(message.isError, None if details is None else details.exitCode)
         time_written, instant = self._instant(entry, message.timestamp)
         facts.tool_results.append(
             ToolResult(
@@ -276,9 +291,9 @@ class _Work:
                 agent=facts.agent,
                 session_id=facts.session_id,
                 entry_id=_entry_id(entry),
-                fingerprint=_fingerprint(time_written, call_id, str(message.toolName), outcome),
+                fingerprint=self._accountant.digest(time_written, call_id, str(message.toolName), outcome),
                 call_id=call_id,
-                tool=_text(message.toolName) or "unknown",
+                tool=text(message.toolName) or "unknown",
                 ts=instants.to_datetime(instant.ms),
                 outcome=outcome,
                 exit_code=exit_code,
@@ -291,24 +306,24 @@ class _Work:
             self._event(
                 entry,
                 "subagent_spawned",
-                child_session_key=_text(details.childSessionKey),
-                run_id=_text(details.runId),
+                child_session_key=text(details.childSessionKey),
+                run_id=text(details.runId),
             )
 
     def _nested_tool(self, entry: Entry, details: Details | None) -> None:
         details = details if details is not None else Details()
-        child = _text(details.childSessionKey)
+        child = text(details.childSessionKey)
         if child is None and details.toolName == SPAWN and (told := nested_details(details)) is not None:
-            child = _text(told.childSessionKey)
+            child = text(told.childSessionKey)
         self._event(
             entry,
             "nested_tool",
-            tool=_text(details.toolName) or "unknown",
+            tool=text(details.toolName) or "unknown",
             is_error=bool(details.isError),
-            call_id=_text(details.toolCallId),
-            parent_call_id=_text(details.parentToolCallId),
+            call_id=text(details.toolCallId),
+            parent_call_id=text(details.parentToolCallId),
             child_session_key=child,
-            run_id=_text(details.runId),
+            run_id=text(details.runId),
         )
 
     def _event(self, entry: Entry, event: str, **detail: Any) -> None:
@@ -321,7 +336,7 @@ class _Work:
                 agent=facts.agent,
                 session_id=facts.session_id,
                 entry_id=_entry_id(entry),
-                fingerprint=_fingerprint(time_written, event),
+                fingerprint=self._accountant.digest(time_written, event),
                 ts=instants.to_datetime(instant.ms),
                 event=event,
                 detail={name: value for name, value in detail.items() if value is not None},
@@ -377,41 +392,45 @@ def session_row(gateway: str, info: SessionInfo) -> Session:
     )
 
 
-def _fingerprint(*parts: str) -> bytes:
-    return blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
 def _entry_id(entry: Entry) -> str:
     """Its id; without one the hash of its bytes, so that reading it again is no second call."""
-    return _text(entry.id) or f"hash:{entry.digest}"
+    return text(entry.id) or f"hash:{entry.digest}"
 
 
-def _text(value: Any) -> str | None:
+def text(value: Any) -> str | None:
     """Names and ids as text that every sink can hold; None for nothing."""
     if type(value) is str and value.isascii() and "\x00" not in value:
         return value or None
     if value is None or isinstance(value, dict | list) or value == "":
         return None
-    text = value if isinstance(value, str) else str(value)
-    if not text.isascii():
-        text = text.encode("utf-8", "replace").decode()  # JavaScript can write half a character
-    return text.replace("\x00", "")
+    name = value if isinstance(value, str) else str(value)
+    if not name.isascii():
+        name = name.encode("utf-8", "replace").decode()  # JavaScript can write half a character
+    return name.replace("\x00", "")
 
 
 def _count(value: Any) -> int | None:
     return value if type(value) is int and 0 <= value < 2**53 else None
 
 
-def _outcome(stop_reason: Any) -> Outcome:
+def outcome_of_call(stop_reason: Any) -> Outcome:
+    """How a model call ended."""
     if stop_reason == "error":
         return "error"
     return "aborted" if stop_reason == "aborted" else "ok"
 
 
+def outcome_of_result(is_error: Any, exit_code: Any) -> ResultOutcome:
+    """How a tool call ended: an error of the tool is one whatever its exit status."""
+    if is_error:
+        return "error"
+    return "nonzero_exit" if _exit_code(exit_code) else "ok"
+
+
 def _error_code(message: Message) -> str | None:
     if message.stopReason not in {"error", "aborted"}:
         return None
-    code = _text(message.errorCode) or _text(message.errorType)
+    code = text(message.errorCode) or text(message.errorType)
     return code[:64] if code is not None else None
 
 

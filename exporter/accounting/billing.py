@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from lobservatory.settings import Billing
 from store.rows import BillingMode
+
+if TYPE_CHECKING:
+    from lobservatory.settings import Billing
 
 
 class BillingPolicy:

@@ -7,7 +7,8 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EARLIEST_MS = int(datetime(2020, 1, 1, tzinfo=UTC).timestamp()) * 1000
+EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
+_EARLIEST_MS = int(EARLIEST.timestamp()) * 1000
 _DAY_MS = 86_400_000
 _LARGEST_MS = 10**15  # far beyond any date; keeps arithmetic small
 _MILLISECOND = timedelta(milliseconds=1)

@@ -9,7 +9,7 @@ import msgspec
 
 LARGEST = 10**12  # beyond this a count or a cost is no measurement
 _PLACES = -30  # of a cost; JavaScript writes at most 25, and databases end somewhere
-_SMALLEST = Decimal("1E-30")
+SMALLEST = Decimal("1E-30")
 _WIDE = Context(prec=100)
 _CLASSES: tuple[tuple[str, str | None], ...] = (
     ("input", None),
@@ -59,11 +59,8 @@ def read_usage(usage: dict[str, Any]) -> Usage:
             value = _count(value, key, rejected)
         values.append(value)
     tokens_in, tokens_out, cache_read, cache_write, reasoning = values
-    if cache_read and tokens_in >= cache_read:
-        # Some providers report input with its cached part: their own total proves it.
-        total = usage.get("totalTokens")
-        if not isinstance(total, bool) and total == tokens_in + tokens_out:
-            tokens_in -= cache_read
+    if cache_read:
+        tokens_in = without_cached(tokens_in, tokens_out, cache_read, usage.get("totalTokens"))
     one_hour, five_minutes = 0, 0
     if cache_write and not _LIFETIMES.isdisjoint(usage):
         one_hour, five_minutes = _lifetimes(usage, cache_write, rejected)
@@ -79,6 +76,12 @@ def read_usage(usage: dict[str, Any]) -> Usage:
         cost,
         tuple(rejected),
     )
+
+
+def without_cached(tokens_in: int, tokens_out: int, cache_read: int, total: Any) -> int:
+    """Input without its cached part, which some providers include: their own total proves it."""
+    proven = not isinstance(total, bool) and total == tokens_in + tokens_out
+    return tokens_in - cache_read if proven and tokens_in >= cache_read else tokens_in
 
 
 def _count(value: Any, name: str, rejected: list[str]) -> int:
@@ -114,7 +117,7 @@ def _storable(cost: Decimal) -> Decimal:
     exponent = cost.as_tuple().exponent
     if isinstance(exponent, int) and exponent >= _PLACES:
         return cost
-    return cost.quantize(_SMALLEST, context=_WIDE) if cost else Decimal(0)
+    return cost.quantize(SMALLEST, context=_WIDE) if cost else Decimal(0)
 
 
 def _lifetimes(usage: dict[str, Any], cache_write: int, rejected: list[str]) -> tuple[int, int]:
@@ -144,13 +147,14 @@ def written(usage: dict[str, Any]) -> str:
         cost = cost.get("total")
     values = [usage.get(key) for key in _IDENTITY]
     values.append(cost)
-    return "|".join([str(value) if type(value) is int else _number(value) for value in values])
+    return "|".join([str(value) if type(value) is int else number(value) for value in values])
 
 
 _IDENTITY = ("input", "output", "cacheRead", "cacheWrite", "reasoningTokens", "totalTokens")
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """A number in the one form that identity uses; anything else as its text."""
     if isinstance(value, Decimal):
         if not value.is_finite() or not -LARGEST <= value <= LARGEST:
             return str(value)  # arithmetic on 1e9999999 would overflow

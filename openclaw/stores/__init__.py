@@ -35,20 +35,27 @@ from openclaw.stores.contract import (
     Store,
     StoreError,
 )
+from openclaw.stores.database import Rows, row_entry
+from openclaw.stores.files import Block, Lines, decode_line
 from openclaw.stores.stores import Stores
 
 __all__ = [
+    "Block",
     "Chunk",
     "Details",
     "Discovery",
     "Entry",
     "LineReject",
+    "Lines",
     "Message",
     "Part",
     "Problem",
+    "Rows",
     "SessionInfo",
     "Source",
     "Store",
     "StoreError",
     "Stores",
+    "decode_line",
+    "row_entry",
 ]

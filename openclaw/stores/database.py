@@ -7,6 +7,7 @@ file is still the same; everything else is opened with `mode=ro`.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -291,6 +292,18 @@ class AgentDatabase:
             restarted=restarted,
         )
 
+    def rows(self, source: Source, *, max_bytes: int) -> Iterator[Rows]:
+        """All rows of one session, undecoded, about `max_bytes` at a time. Raises StoreError."""
+        after, done = -1, False
+        while not done:
+            start = after
+            rows, after, done = self._query(lambda connection: _raw_rows(connection, source, start, max_bytes))  # noqa: B023 - run at once
+            yield rows
+
+    def has(self, session_id: str) -> bool:
+        """Whether there are rows of a session, as of the last `contents`."""
+        return session_id in self._stored
+
     def entry_ids(self, session_id: str) -> frozenset[str]:
         """Ids of all entries of a session, as of the last `contents`. Raises StoreError."""
         session = self._stored.get(session_id)
@@ -503,25 +516,39 @@ def _one_by_one(connection: sqlite3.Connection, session_id: str, after: int) -> 
         yield after, row
 
 
+# Number, text (or the reason why there is none), and the epoch ms at which the row was written.
+Rows = list[tuple[int, bytes | RejectReason, Any]]
+
+
+def _raw_rows(connection: sqlite3.Connection, source: Source, after: int, max_bytes: int) -> tuple[Rows, int, bool]:
+    rows: Rows = []
+    size = 0
+    for seq, row in _one_by_one(connection, source.session_id, after):
+        after = seq
+        text: bytes | RejectReason = "too_long" if row is None else _row_text(row)
+        size += len(text)
+        rows.append((seq, text, None if row is None else row[4]))
+        if size >= max_bytes:
+            return rows, after, False
+    return rows, after, True
+
+
 def _read_rows(
     connection: sqlite3.Connection, source: Source, after: int, max_bytes: int
 ) -> tuple[list[Entry], list[LineReject], int, int, int, bool]:
     entries: list[Entry] = []
     rejects: list[LineReject] = []
     size, written = 0, 0
-    for seq, row in _one_by_one(connection, source.session_id, after):
-        after = seq
-        found = "too_long" if row is None else _entry(row)
+    rows, last, done = _raw_rows(connection, source, after, max_bytes)
+    for seq, text, created in rows:
+        found = text if isinstance(text, str) else row_entry(text, created)
+        size += 1 if isinstance(text, str) else len(text)
         if isinstance(found, Entry):
-            size += found.size
             written = max(written, found.written_ms)
             entries.append(found)
         else:
-            size += 1
             rejects.append(LineReject(found, f"{source.key}@{seq}"))
-        if size >= max_bytes:
-            return entries, rejects, after, size, written, False
-    return entries, rejects, after, size, written, True
+    return entries, rejects, last, size, written, done
 
 
 def _ids(connection: sqlite3.Connection, session_id: str) -> frozenset[str]:
@@ -534,23 +561,34 @@ _inflate = zstandard.ZstdDecompressor(max_window_size=MAX_EVENT)
 
 def _entry(row: _Row) -> Entry | RejectReason:
     """The entry of a row, or the reason why it has none."""
-    _seq, text, compressed, size, created = row
-    if text is None:
-        text = _inflated(compressed, size)
-    elif isinstance(text, str):
-        text = text.encode("utf-8", "replace")
-    if not isinstance(text, bytes):
-        return "bad_json"
+    text = _row_text(row)
+    return text if isinstance(text, str) else row_entry(text, row[4])
+
+
+def row_entry(text: bytes, created: Any) -> Entry | RejectReason:
+    """The entry of a row's text and the time at which it was written, or the reason why it has none."""
     found = decode(text)
     if isinstance(found, Entry) and isinstance(created, int):
         found.written_ms = created
     return found
 
 
+def _row_text(row: _Row) -> bytes | RejectReason:
+    _seq, text, compressed, size, _created = row
+    if text is None:
+        text = _inflated(compressed, size)
+    elif isinstance(text, str):
+        text = text.encode("utf-8", "replace")
+    return text if isinstance(text, bytes) else "bad_json"
+
+
 def _inflated(compressed: Any, size: Any) -> bytes | None:
     if not isinstance(compressed, bytes):
         return None
     limit = min(size, MAX_EVENT) if isinstance(size, int) and size > 0 else MAX_EVENT
+    with contextlib.suppress(zstandard.ZstdError):  # one whole frame that tells its size, as the gateway writes it
+        if 0 < zstandard.frame_content_size(compressed) <= limit:
+            return _inflate.decompress(compressed, allow_extra_data=False)
     try:
         with _inflate.stream_reader(compressed, read_across_frames=True) as reader:
             text: bytes = reader.read(limit + 1)

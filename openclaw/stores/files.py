@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -49,6 +49,7 @@ class Lines:
     rejects: list[LineReject]
     offset: int
     done: bool
+    size: int = 0  # bytes, where that was asked for
 
 
 def read_lines(content: Bytes, key: str, offset: int, *, final: bool, max_bytes: int) -> Lines:
@@ -70,7 +71,7 @@ def read_lines(content: Bytes, key: str, offset: int, *, final: bool, max_bytes:
         line, length, ended = _long_line(content, offset, block)
         if not ended and (content.broken or not final):
             return Lines(entries, rejects, offset, done=True)
-        _keep("too_long" if line is None else _decoded(line), key, offset, entries, rejects)
+        _keep("too_long" if line is None else decode_line(line), key, offset, entries, rejects)
         offset += length
     return Lines(entries, rejects, offset, done=False)
 
@@ -83,12 +84,13 @@ def _decode_block(block: bytes, key: str, offset: int, entries: list[Entry], rej
         if newline - start > MAX_ENTRY:
             _keep("too_long", key, offset + start, entries, rejects)
         else:
-            _keep(_decoded(view[start:newline]), key, offset + start, entries, rejects)
+            _keep(decode_line(view[start:newline]), key, offset + start, entries, rejects)
         start = newline + 1
     return start
 
 
-def _decoded(line: bytes | memoryview) -> Entry | RejectReason | None:
+def decode_line(line: bytes | memoryview) -> Entry | RejectReason | None:
+    """The entry of a line without its newline, why it is none, or None for a blank one."""
     found = decode(line)
     if isinstance(found, str):
         text = bytes(line).removeprefix(_BOM).strip()
@@ -227,6 +229,37 @@ def read_file(source: Source, position: Position | None, *, gateway: str, max_by
             done=done,
             restarted=restarted,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Complete lines, undecoded: `content[:end]`, the last one with its newline. Valid until the next one is made."""
+
+    content: bytearray
+    end: int
+
+
+def read_blocks(source: Source, buffer: bytearray) -> Iterator[Block | Lines]:
+    """The whole of a plain file in blocks of complete lines, undecoded; a longer line comes decoded.
+
+    One buffer for all, because fresh memory for each block would cost more than reading it. Raises StoreError.
+    """
+    final = source.store == "archive"
+    view = memoryview(buffer)
+    with _opened(source) as (number, status):
+        offset = 0
+        while offset < status.st_size:
+            size = os.preadv(number, [view[: status.st_size - offset]], offset)
+            end = buffer.rfind(b"\n", 0, size) + 1
+            if end:
+                yield Block(buffer, end)
+                offset += end
+                continue
+            lines = read_lines(_Descriptor(number, status.st_size), source.key, offset, final=final, max_bytes=1)
+            if lines.offset == offset:
+                return
+            yield replace(lines, size=lines.offset - offset)
+            offset = lines.offset
 
 
 def _generation(position: Position | None, *, restarted: bool) -> int:

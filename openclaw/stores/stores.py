@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from openclaw.stores import files
 from openclaw.stores.contract import Chunk, Discovery, Entry, SessionInfo, Source, Store, StoreError
-from openclaw.stores.database import AgentDatabase, Contents
+from openclaw.stores.database import AgentDatabase, Contents, Rows
 from openclaw.stores.discovery import Found, Headers, Walker
 from openclaw.stores.index import MAX_INDEX, index_sessions, parse_index, trajectory_key
 from openclaw.stores.keys import session_kind, thread_parent
@@ -37,6 +37,7 @@ class Stores:
         self._trajectory_keys: dict[tuple[str, str], str | None] = {}
         self._archive: tuple[str, int, files.ArchiveStream] | None = None  # key, offset and the open stream
         self._cold_sessions: dict[str, str] = {}
+        self._buffer: bytearray | None = None  # of `raw`
 
     # --- what is there ------------------------------------------------------------------------------------
 
@@ -187,6 +188,26 @@ class Stores:
             chunk = files.read_file(source, position, gateway=self._gateway, max_bytes=limit)
         shadowed = self._shadowed(chunk) if chunk.entries else frozenset()
         return replace(chunk, shadowed=shadowed) if shadowed else chunk
+
+    def raw(self, source: Source) -> Iterator[files.Block | files.Lines | Rows] | None:
+        """All of a source from its beginning, undecoded, for readers that keep no position; None: only `read` can.
+
+        Raises StoreError.
+        """
+        if source.store == "sqlite":
+            return self._databases[_database_key(source)].rows(source, max_bytes=self._max_bytes)
+        if source.archive_of is not None or not source.session_id or self._stored_elsewhere(source):
+            return None
+        if source.store == "archive" and (archive := files.open_compressed(source)) is not None:
+            archive.close()
+            return None
+        if self._buffer is None:
+            self._buffer = bytearray(files.BLOCK)
+        return files.read_blocks(source, self._buffer)
+
+    def _stored_elsewhere(self, source: Source) -> bool:
+        databases = (database for database in self._databases.values() if database.agent == source.agent)
+        return any(database.has(source.session_id) for database in databases)
 
     def _shadowed(self, chunk: Chunk) -> frozenset[str]:
         """Of a session that lies in the database too, the database's entries win; the file's others are kept."""
