@@ -33,7 +33,7 @@ def table(header):
 def test_every_alert_is_listed_with_its_severity_and_patience():
     rules = [
         rule
-        for path in sorted((REPOSITORY / "alerts" / "rules").glob("*.yml"))
+        for path in sorted((REPOSITORY / "alerts" / "rules").glob("lobs-*.yml"))
         for group in yaml.safe_load(path.read_text())["groups"]
         for rule in group["rules"]
     ]
@@ -55,10 +55,12 @@ def test_every_threshold_is_listed_with_its_default():
 
 
 def test_example_of_thresholds_is_valid():
-    (example,) = blocks("toml")
-    values = Settings.model_validate(tomllib.loads(example)).alert_thresholds()
-    assert values["DailyCostHigh", "warning"] == 40
-    assert values["HostDiskFull", "critical"] == 0.08
+    general, budgets = blocks("toml")
+    values = Settings.model_validate(tomllib.loads(budgets)).alert_thresholds()
+    assert (values["BudgetBurn", "critical", ""], values["BudgetBurn", "critical", "main"]) == (200, 50)
+    values = Settings.model_validate(tomllib.loads(general)).alert_thresholds()
+    assert values["DailyCostHigh", "warning", ""] == 40
+    assert values["HostDiskFull", "critical", ""] == 0.08
 
 
 def merged(base, addition):
