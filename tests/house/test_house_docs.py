@@ -108,7 +108,7 @@ def test_the_example_of_the_configuration_page_is_valid(monkeypatch, tmp_path):
     assert example is not None
     settings = Settings.model_validate(tomllib.loads(example[1]))
     assert settings.billing.equivalent == ("claude-max",)
-    assert settings.alert_thresholds()["ContextNearLimit", "warning"] == 0.8
+    assert settings.alert_thresholds()["ContextNearLimit", "warning", ""] == 0.8
 
 
 def test_requirements_are_counted_from_the_markers():

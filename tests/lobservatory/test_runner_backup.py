@@ -60,6 +60,7 @@ def empty(postgres_server):
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+@pytest.mark.req("S2-14")
 def test_a_backup_gives_the_same_rows_roles_and_rules_in_a_fresh_database(filled, empty, postgres_server, tmp_path):
     file = tmp_path / "one.dump"
     assert backup(settings_of(filled, tmp_path), file) == file.stat().st_size > 1000
