@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from api.routes import auth, boards, budgets, commands, control, live, monitoring, operations, pages, tasks, webhooks
+from api.routes import (
+    auth,
+    boards,
+    budgets,
+    commands,
+    control,
+    live,
+    monitoring,
+    operations,
+    pages,
+    tasks,
+    thresholds,
+    webhooks,
+)
 
 # Commands first: /api/agents/spawn is no agent's id.
 ROUTERS = (
@@ -12,6 +25,7 @@ ROUTERS = (
     tasks.router,
     boards.router,
     budgets.router,
+    thresholds.router,
     webhooks.router,
     commands.router,
     control.router,

@@ -1,0 +1,104 @@
+"""Thresholds of alerts at run time: validated, audited, and taken over by the exporters within one poll."""
+
+from __future__ import annotations
+
+from api import errors
+from api.models.thresholds import AlertThreshold, ThresholdIn, ThresholdOverride
+from api.security.scopes import Actor
+from lobservatory.settings import Settings
+from lobservatory.thresholds import THRESHOLDS, check
+from store import alerts as rows
+from store import auth
+from store.pool import Pool
+
+
+class ThresholdService:
+    """What alerts compare with."""
+
+    def __init__(self, pool: Pool, settings: Settings) -> None:
+        self._pool = pool
+        self._settings = settings.alert_thresholds()
+
+    async def thresholds(self, actor: Actor) -> list[AlertThreshold]:
+        """Every threshold, with what was set at run time and the actor may see."""
+        async with self._pool.connection() as connection:
+            overrides = [one for one in await rows.thresholds(connection) if actor.sees(one.gateway or None)]
+        return [
+            AlertThreshold(
+                alert=one.alert,
+                severity=one.severity,
+                meaning=one.meaning,
+                unit=one.unit,
+                minimum=one.minimum,
+                maximum=one.maximum,
+                default=one.default,
+                value=self._settings[one.alert, one.severity, ""],
+                agents={
+                    agent: value
+                    for (alert, severity, agent), value in self._settings.items()
+                    if agent and (alert, severity) == (one.alert, one.severity)
+                },
+                per_agent=one.per_agent,
+                overrides=[
+                    _shown(override)
+                    for override in overrides
+                    if (override.alert, override.severity) == (one.alert, one.severity)
+                ],
+            )
+            for one in THRESHOLDS
+        ]
+
+    async def set(self, actor: Actor, body: ThresholdIn) -> ThresholdOverride:
+        """Raises InvalidFieldError and WrongGatewayError."""
+        _may(actor, body.gateway)
+        try:
+            check(body.alert, body.severity, body.agent, body.value)
+        except ValueError as error:
+            raise errors.InvalidFieldError(str(error), field="body.value") from error
+        override = rows.ThresholdOverride(
+            body.alert, body.severity, body.gateway, body.agent, body.value, updated_by=actor.name
+        )
+        async with self._pool.connection() as connection:
+            stored = await rows.set_threshold(connection, override)
+            await auth.audit(
+                connection,
+                phase="succeeded",
+                actor=actor.name,
+                action="threshold.set",
+                target=f"{body.alert}.{body.severity}",
+                gateway=body.gateway or None,
+                detail={"value": body.value, "agent": body.agent},
+            )
+        return _shown(stored)
+
+    async def delete(self, actor: Actor, alert: str, severity: str, gateway: str, agent: str) -> None:
+        """Back to the settings'. Raises NotFoundError and WrongGatewayError."""
+        _may(actor, gateway)
+        async with self._pool.connection() as connection:
+            if not await rows.delete_threshold(connection, alert, severity, gateway, agent):
+                raise errors.NotFoundError("No such threshold was set at run time.")
+            await auth.audit(
+                connection,
+                phase="succeeded",
+                actor=actor.name,
+                action="threshold.delete",
+                target=f"{alert}.{severity}",
+                gateway=gateway or None,
+                detail={"agent": agent},
+            )
+
+
+def _may(actor: Actor, gateway: str) -> None:
+    """Who is limited to some gateways must name one of them."""
+    if actor.gateways is not None and gateway not in actor.gateways:
+        raise errors.WrongGatewayError("This token is limited to other gateways.", field="body.gateway")
+
+
+def _shown(override: rows.ThresholdOverride) -> ThresholdOverride:
+    return ThresholdOverride(
+        gateway=override.gateway,
+        agent=override.agent,
+        value=override.value,
+        updated_at=override.updated_at,
+        updated_by=override.updated_by,
+    )
