@@ -50,7 +50,15 @@ def run(settings: Settings) -> int:
     """Print all findings; 1 when something is wrong, else 0."""
     console = Console(highlight=False)
     # The findings say what the client's log would say, in words for people.
+    before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        return _print(console, settings)
+    finally:
+        structlog.configure(**before)
+
+
+def _print(console: Console, settings: Settings) -> int:
     signs = {"ok": "[green]ok   [/]", "note": "[yellow]note [/]", "wrong": "[red]WRONG[/]"}
     wrong = 0
     for line in findings(settings):

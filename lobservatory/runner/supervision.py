@@ -221,7 +221,7 @@ class Supervision:
                 with contextlib.suppress(psutil.Error):
                     # SIGINT is PostgreSQL's fast shutdown and ends the other parts in order, too.
                     process.send_signal(signal.SIGINT if polite else signal.SIGKILL)
-            _, found = psutil.wait_procs(found, timeout=2 if polite else 1)
+            _, found = psutil.wait_procs(found, timeout=6 if polite else 1)
         for path in (self.socket, self.run / "supervisord.pid", self.run / "supervisord.conf"):
             path.unlink(missing_ok=True)
         for path in self.socket.parent.glob(f"{self.socket.name}.*"):
