@@ -28,6 +28,7 @@ from api.services.auth import AuthService
 from api.services.boards import BoardService
 from api.services.budgets import BudgetService
 from api.services.control import ControlService
+from api.services.dispatch import DispatchService
 from api.services.monitoring import MonitoringService
 from api.services.operations import OperationService
 from api.services.tasks import TaskService
@@ -38,7 +39,7 @@ from store.migrate import MigrateError, check_schema
 
 log = structlog.get_logger(__name__)
 
-_HOUSEKEEPING_SECONDS = 10.0
+_HOUSEKEEPING_SECONDS = 5.0
 _POOL_SECONDS = 4.0  # for a free connection; then 503
 
 
@@ -98,6 +99,9 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                 monitoring=MonitoringService(pool, agents),
                 commands=commands.CommandService(pool, settings.gateway_name, gateway),
                 control=ControlService(pool, settings.gateway_name, gateway),
+                dispatch=DispatchService(
+                    commands.CommandService(pool, settings.gateway_name, gateway), OperationService(pool)
+                ),
                 limiters={
                     scopes.Scope.READ: RateLimiter(limits.read),
                     scopes.Scope.WRITE: RateLimiter(limits.write),

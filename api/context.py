@@ -19,6 +19,7 @@ from api.services.boards import BoardService
 from api.services.budgets import BudgetService
 from api.services.commands import CommandService
 from api.services.control import ControlService
+from api.services.dispatch import DispatchService
 from api.services.monitoring import MonitoringService
 from api.services.operations import OperationService
 from api.services.tasks import TaskService
@@ -46,6 +47,7 @@ class Context:
     monitoring: MonitoringService
     commands: CommandService
     control: ControlService
+    dispatch: DispatchService
     limiters: dict[Scope, RateLimiter]
     login_limiter: RateLimiter
 

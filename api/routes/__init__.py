@@ -8,6 +8,7 @@ from api.routes import (
     budgets,
     commands,
     control,
+    dispatch,
     live,
     monitoring,
     operations,
@@ -29,6 +30,7 @@ ROUTERS = (
     webhooks.router,
     commands.router,
     control.router,
+    dispatch.router,
     monitoring.router,
     live.router,
 )
