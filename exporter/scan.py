@@ -270,7 +270,7 @@ class Reader:
                 else:
                     for _seq, text, created in piece:  # noqa: B007 - `odd` asks for it
                         if isinstance(text, bytes):
-                            plain.rows((text,))
+                            plain.row(text)
                             tally.bytes_read += len(text)
                         else:
                             facts((), [LineReject(text, source.key)])

@@ -12,3 +12,7 @@ class UserError(Exception):
     def __init__(self, message: str, *, status: int = 1) -> None:
         super().__init__(message)
         self.status = status
+
+
+class SettingsError(Exception):
+    """A setting is unknown, missing or wrong. The text names it and says what to do."""

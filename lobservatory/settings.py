@@ -31,9 +31,11 @@ from pydantic import (
 
 from lobservatory import thresholds
 from lobservatory.catalogue import COLLECTORS
+from lobservatory.errors import SettingsError as SettingsError  # noqa: PLC0414 - ours to others
+from lobservatory.given import PREFIX as PREFIX  # noqa: PLC0414 - as above
+from lobservatory.given import config_file as config_file  # noqa: PLC0414 - as above
 from lobservatory.thresholds import Key
 
-PREFIX = "LOBS_"
 FILE_SUFFIX = "_FILE"
 FILE_ONLY = frozenset({"billing", "thresholds"})  # tables: they cannot be written in one variable
 # Read by the runner of `make up` (paths of foreign binaries) and by tests, not by the two processes.
@@ -48,10 +50,6 @@ RUNNER_VARIABLES = frozenset(
         "LOBS_TEST_DSN",
     }
 )
-
-
-class SettingsError(Exception):
-    """A setting is unknown, missing or wrong. The text names it and says what to do."""
 
 
 class Listen(BaseModel):
@@ -302,21 +300,6 @@ class Settings(BaseModel):
 
 
 SECRETS = tuple(name for name, field in Settings.model_fields.items() if field.annotation is SecretStr)
-
-
-def config_file() -> Path | None:
-    """The configuration file that is used. Raises SettingsError when the named one is not there."""
-    named = os.environ.get("LOBS_CONFIG_FILE")
-    if named:
-        path = Path(named).expanduser()
-        if not path.is_file():
-            raise SettingsError(f"LOBS_CONFIG_FILE: there is no file {path}")
-        return path
-    config_home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    for path in (Path("lobservatory.toml"), config_home / "lobservatory" / "lobservatory.toml"):
-        if path.is_file():
-            return path
-    return None
 
 
 def _from_file() -> dict[str, Any]:

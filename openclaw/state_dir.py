@@ -14,11 +14,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import SecretStr
+if TYPE_CHECKING:
+    from pydantic import SecretStr
 
-from lobservatory.settings import Settings
+    from lobservatory.settings import Settings
 
 CONFIG_NAMES = ("openclaw.json", "moltbot.json", "clawdbot.json")
 LEGACY_NAMES = (".moltbot", ".clawdbot")
@@ -118,14 +119,30 @@ class OpenClawConfig:
 
     path: Path | None = None
     problem: str | None = None  # one line, when the file is there and cannot be used
-    token: SecretStr = field(default_factory=lambda: SecretStr(""))
-    password: SecretStr = field(default_factory=lambda: SecretStr(""))
+    plain_token: str = field(default="", repr=False)
+    plain_password: str = field(default="", repr=False)
     port: int = DEFAULT_PORT
     tls: bool = False
     prices: tuple[ModelPrice, ...] = ()
     subscription_providers: frozenset[str] = frozenset()  # their profile is `oauth` or `token`
     agents: tuple[str, ...] = ()
     log_file: Path | None = None  # `logging.file`
+
+    @property
+    def token(self) -> SecretStr:
+        """`gateway.auth.token`; may be empty."""
+        return _hidden(self.plain_token)
+
+    @property
+    def password(self) -> SecretStr:
+        """`gateway.auth.password`; may be empty."""
+        return _hidden(self.plain_password)
+
+
+def _hidden(text: str) -> SecretStr:
+    from pydantic import SecretStr  # noqa: PLC0415 - a scan, which asks for no secret, does not wait for it
+
+    return SecretStr(text)
 
 
 def load_config(state_dir: Path, *, environment: Mapping[str, str] | None = None) -> OpenClawConfig:
@@ -151,8 +168,8 @@ def load_config(state_dir: Path, *, environment: Mapping[str, str] | None = None
     port = gateway.get("port")
     return OpenClawConfig(
         path=path,
-        token=SecretStr(_secret(auth.get("token"), environment)),
-        password=SecretStr(_secret(auth.get("password"), environment)),
+        plain_token=_secret(auth.get("token"), environment),
+        plain_password=_secret(auth.get("password"), environment),
         port=port if isinstance(port, int) and 0 < port < 65536 else DEFAULT_PORT,  # noqa: PLR2004 - a TCP port
         tls=_object(gateway, "tls").get("enabled") is True,
         prices=tuple(_prices(document)),
@@ -170,7 +187,7 @@ def gateway_token(
     if settings.gateway_token.get_secret_value():
         return settings.gateway_token
     named = environment.get("OPENCLAW_GATEWAY_TOKEN", "").strip()
-    return SecretStr(named) if named else config.token
+    return _hidden(named) if named else config.token
 
 
 def gateway_url(settings: Settings, config: OpenClawConfig, *, environment: Mapping[str, str] | None = None) -> str:

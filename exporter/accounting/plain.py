@@ -5,14 +5,15 @@ look at twice. Those are added up here. Everything else (missing fields, odd num
 nested tools, broken lines) is handed to `odd`, which asks the `Accountant`; so what counts, and for how much, is
 decided there and by the functions that both share. Tests compare the two on every corpus.
 
-The text of a long tool result is not parsed: its beginning and its end must be of the known form, and what lies
-between is then one string, in which no quote is without a backslash.
+The text of a long tool result is not parsed: its beginning and its end must be of the known form, and nothing between
+may be another's beginning, which is left where a torn line was written on. In a text no quote is without a backslash,
+so that nothing in it can look like any of these.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Annotated, Any
@@ -97,15 +98,11 @@ class _Result(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(_Entry, float_hook=Decimal).decode
 _decode_lines = msgspec.json.Decoder(_Entry, float_hook=Decimal).decode_lines
 _decode_result = msgspec.json.Decoder(_Result).decode
-_decode_results = msgspec.json.Decoder(_Result).decode_lines
 
 _HEAD = 320  # bytes of an entry within which its role stands; ids are UUIDs, so that it is near byte 175
 _TAIL = 512  # bytes at its end within which the flag of a tool result stands
 _LONG = 1024  # bytes from which cutting out the text is quicker than skipping it
-_BEFORE_ROLE = 64  # bytes of an entry that are always before its role
-_ROLE = b'"role":"'
-_RESULT = b'"role":"toolResult"'
-_T = ord("t")  # no other role begins so
+_RESULT = b'"message":{"role":"toolResult","toolCallId":"'  # the longer, the faster it is found
 _CONTENT = b',"content":['
 _DETAILS = b'],"details":{'
 _ERROR = b',"isError":'
@@ -256,50 +253,46 @@ class PlainTally:
 
     def block(self, content: bytearray, end: int) -> None:
         """Add the lines of a block, the last of which ends with its newline at `end`."""
-        find = content.find
-        start = run = number = 0
-        runs: list[bytes | bytearray] = []  # lines that are no tool results
-        results: list[bytes | bytearray] = []  # the others, without their texts
-        places: list[tuple[int, int]] = []
-        whole = True
-        while start < end:
-            newline = find(b"\n", start, end)
-            role = find(_ROLE, start + _BEFORE_ROLE, start + _HEAD)
-            if not start < role < newline or content[role + len(_ROLE)] != _T:
-                number += 1
-            else:
-                runs.append(content[run:start])
-                run = newline + 1
-                results.append(_cut(content, start, newline))
-                places.append((start, newline))
-            if content[start] != _OPEN or content[newline - 1] != _CLOSE:
-                whole = False
-            start = newline + 1
-        runs.append(content[run:end])
-        self._lines(b"".join(runs), number, whole=whole)
-        self._results(results, (content, places), whole=whole)
+        find, rfind = content.find, content.rfind
+        others: list[bytearray] = []  # lines between tool results
+        results: list[tuple[int, int]] = []
+        rest = 0
+        head = find(_RESULT, 0, end)
+        while head >= 0:
+            start = rfind(b"\n", rest, head) + 1 or rest
+            newline = find(b"\n", head, end)
+            following = find(_RESULT, head + 1, end)
+            if head - start < _HEAD and not 0 <= following < newline:
+                others.append(content[rest:start])
+                rest = newline + 1
+                results.append((start, newline))
+            head = following  # within the same line where a torn one lies before a whole one: then neither is cut
+            while 0 <= head < newline:
+                head = find(_RESULT, head + 1, end)
+        others.append(content[rest:end])
+        self._lines(b"".join(others).split(b"\n"))
+        for start, newline in results:
+            self._result(content, start, newline)
 
-    def rows(self, rows: Sequence[bytes]) -> None:
-        """Add entries of which each stands alone."""
-        for row in rows:
-            if row.find(_RESULT, 0, _HEAD) < 0:
-                self._line(row)
-            else:
-                self._results([_cut(row, 0, len(row))], (row, [(0, len(row))]), whole=False)
+    def row(self, row: bytes) -> None:
+        """Add an entry that stands alone."""
+        if row.find(_RESULT, 0, _HEAD) >= 0 and row.count(_RESULT) == 1:
+            self._result(row, 0, len(row))
+        else:
+            self._line(row)
 
-    def _lines(self, content: bytes, number: int, *, whole: bool) -> None:
-        """Add lines that are no tool results.
-
-        `whole`: each begins and ends as an object does. Then no value can reach over a line's end: as many values as
-        lines are one of each line.
-        """
-        if whole:
+    def _lines(self, lines: list[bytes]) -> None:
+        """Add lines that are no tool results; the last one is empty, as it stands behind the last newline."""
+        lines.pop()
+        # Where each begins and ends as an object does, no value can reach over a line's end: as many values as lines
+        # are one of each line.
+        if {line[:1] for line in lines} == {b"{"} and {line[-1:] for line in lines} == {b"}"}:
             with contextlib.suppress(ValueError):
-                entries = _decode_lines(content)
-                if len(entries) == number:
-                    self._entries(entries, content)
+                entries = _decode_lines(b"\n".join(lines))
+                if len(entries) == len(lines):
+                    self._entries(entries, lines)
                     return
-        for line in content.split(b"\n"):
+        for line in lines:
             self._line(line)
 
     def _line(self, line: bytes) -> None:
@@ -308,10 +301,10 @@ class PlainTally:
         except ValueError:
             self._odd(line)
         else:
-            self._entries([entry], line)
+            self._entries([entry], [line])
 
-    def _entries(self, entries: list[_Entry], content: bytes) -> None:
-        """Add entries that are no tool results, `content` being their lines."""
+    def _entries(self, entries: list[_Entry], lines: list[bytes]) -> None:
+        """Add entries that are no tool results, and hand the odd ones on."""
         for place, entry in enumerate(entries):
             message = entry.message
             if entry.type != "message":
@@ -324,7 +317,7 @@ class PlainTally:
                 plain = self._call(entry, message)
             if not plain:
                 self.entries -= 1
-                self._odd(content.split(b"\n")[place])
+                self._odd(lines[place])
         self.entries += len(entries)
 
     def _call(self, entry: _Entry, message: _Message) -> bool:  # noqa: C901, PLR0911, PLR0912 - half of a scan's time
@@ -393,26 +386,17 @@ class PlainTally:
                 for name in names[known:]:
                     self.started[name] = self.started.get(name, 0) + 1
 
-    def _results(
-        self,
-        results: Sequence[bytes | bytearray],
-        lines: tuple[bytes | bytearray, list[tuple[int, int]]],
-        *,
-        whole: bool,
-    ) -> None:
-        """Add tool results without their texts; `lines`: where the whole ones are."""
-        entries: list[_Result | None] = []
-        if whole:
-            with contextlib.suppress(ValueError):
-                entries += _decode_results(b"\n".join(results))
-        if len(entries) != len(results):
-            entries = [_result(result) for result in results]
-        content, places = lines
-        for entry, result, (start, end) in zip(entries, results, places, strict=True):
-            if entry is None or not self._result(entry, result):
-                self._odd(bytes(content[start:end]))
+    def _result(self, content: bytes | bytearray, start: int, end: int) -> None:
+        """Add a tool result."""
+        line = _cut(content, start, end)
+        try:
+            plain = self._ended(_decode_result(line), line)
+        except ValueError:
+            plain = False
+        if not plain:
+            self._odd(bytes(content[start:end]))
 
-    def _result(self, entry: _Result, content: bytes | bytearray) -> bool:
+    def _ended(self, entry: _Result, content: bytes | bytearray) -> bool:
         """Add a tool result; whether it is plain."""
         message, written = entry.message, entry.timestamp
         if entry.type != "message" or message.role != "toolResult" or not entry.id:
@@ -444,13 +428,6 @@ _FAILED = ("error", "aborted")
 
 def _is_plain_name(name: str) -> bool:
     return text(name) == name and name not in MIRRORS
-
-
-def _result(line: bytes | bytearray) -> _Result | None:
-    try:
-        return _decode_result(line)
-    except ValueError:
-        return None
 
 
 def _cut(content: bytes | bytearray, start: int, end: int) -> bytes | bytearray:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
-from lobservatory.errors import UserError
-from lobservatory.settings import SettingsError
+from lobservatory.errors import SettingsError, UserError
 
 
 def main() -> None:
     """Entry of the program: runs one command; a person's mistake becomes one line on stderr and a status ≠ 0."""
-    from lobservatory.cli.app import app  # noqa: PLC0415 - after the boundary's own names, nothing else is needed here
-
     try:
-        app(prog_name="lobservatory")
+        _run()
     except SettingsError as error:
         _end(str(error), 2)
     except UserError as error:
@@ -27,6 +24,18 @@ def main() -> None:
         if not is_explained(error):
             raise
         _end(str(error), 1)
+
+
+def _run() -> None:
+    if sys.argv[1:2] == ["scan"]:
+        from lobservatory.cli.scan import run_plainly  # noqa: PLC0415 - only what is asked for
+
+        status = run_plainly(sys.argv[2:])
+        if status is not None:
+            raise SystemExit(status)
+    from lobservatory.cli.app import app  # noqa: PLC0415 - as above
+
+    app(prog_name="lobservatory")
 
 
 def is_explained(error: Exception) -> bool:

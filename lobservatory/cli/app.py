@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import platform
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import lobservatory
-from lobservatory import settings as settings_module
 from lobservatory.cli.backup import backup, restore
 from lobservatory.cli.reprice import reprice
-from lobservatory.cli.scan import scan
 from lobservatory.cli.token import app as token_commands
 from lobservatory.errors import UserError
+
+if TYPE_CHECKING:
+    from lobservatory.settings import Settings
 
 app = typer.Typer(
     help="Observability for OpenClaw gateways: what agents do, cost and break.",
@@ -26,6 +27,12 @@ app = typer.Typer(
 )
 
 
+def _settings() -> Settings:
+    from lobservatory import settings  # noqa: PLC0415 - `scan` and `--help` do not wait for it
+
+    return settings.load()
+
+
 @app.command()
 def up(
     *,
@@ -34,7 +41,7 @@ def up(
     """Start everything: database, exporter, API and, where found, Prometheus, Alertmanager and Grafana."""
     from lobservatory.runner import up as runner  # noqa: PLC0415
 
-    settings = settings_module.load()
+    settings = _settings()
     raise typer.Exit(runner.stop(settings) if stop else runner.up(settings))
 
 
@@ -43,10 +50,32 @@ def demo() -> None:
     """The same over recorded data, in a temporary copy: no OpenClaw is needed or touched."""
     from lobservatory.runner import demo as runner  # noqa: PLC0415
 
-    raise typer.Exit(runner.demo(settings_module.load()))
+    raise typer.Exit(runner.demo(_settings()))
 
 
-app.command()(scan)
+@app.command()
+def scan(
+    state_dir: Annotated[
+        Path | None,
+        typer.Argument(help="OpenClaw's state directory. Default: found as OpenClaw finds its own."),
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="Only what happened from this ISO date or time on, for example 2026-11-01."),
+    ] = None,
+    tz: Annotated[
+        str | None,
+        typer.Option("--tz", help="IANA zone whose days are shown, for example Europe/Berlin. Default: LOBS_TIMEZONE."),
+    ] = None,
+) -> None:
+    """Read the session stores and print calls, tokens and cost. Needs no database and no gateway; writes nothing."""
+    from lobservatory.cli.scan import run  # noqa: PLC0415
+
+    raise typer.Exit(run(state_dir, as_json=as_json, since=since, tz=tz))
+
+
 app.command()(reprice)
 app.command()(backup)
 app.command()(restore)
@@ -58,7 +87,19 @@ def doctor() -> None:
     """Check every part; each line says ok or what to do."""
     from lobservatory import doctor as checks  # noqa: PLC0415
 
-    raise typer.Exit(checks.run(settings_module.load()))
+    raise typer.Exit(checks.run(_settings()))
+
+
+@app.command("alert-test")
+def alert_test(
+    *,
+    alertmanager: Annotated[str, typer.Option(help="Its address; empty: that of the settings.")] = "",
+) -> None:
+    """Send one alert through Alertmanager to Slack and to our history, and say what happened."""
+    from lobservatory.runner import alert_test as tried  # noqa: PLC0415
+
+    for line in tried.run(_settings(), alertmanager):
+        typer.echo(line)
 
 
 @app.command()
@@ -66,7 +107,7 @@ def secrets() -> None:
     """Make the passwords and tokens that are not there yet, and say where they are (never what they are)."""
     from lobservatory.runner import secrets as vault  # noqa: PLC0415
 
-    folder = vault.create(settings_module.load().data_dir, database=True)
+    folder = vault.create(_settings().data_dir, database=True)
     typer.echo(f"secrets: {folder}")
 
 
@@ -78,7 +119,7 @@ def prepare(
     """Write the secrets and configurations that docker-compose.yml relies on."""
     from lobservatory.runner import compose  # noqa: PLC0415
 
-    settings = settings_module.load()
+    settings = _settings()
     compose.prepare(settings, database_port)
     typer.echo(f"secrets: {settings.data_dir / 'secrets'}")
 
@@ -92,7 +133,7 @@ def migrate(
     ] = None,
 ) -> None:
     """Bring the database's schema up to date (`up` does it by itself for the embedded one)."""
-    settings = settings_module.load()
+    settings = _settings()
     if create_roles_on_port is not None:
         from lobservatory.runner import compose  # noqa: PLC0415
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lobservatory import settings as settings_module
 from lobservatory.cli.scan import new_table, plain, since_instant
 from lobservatory.errors import UserError
 
@@ -31,7 +29,10 @@ def reprice(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
 ) -> None:
     """Price calls anew: equivalent money and calls without a price. Billed history and counters never change."""
+    import asyncio  # noqa: PLC0415 - as above
+
     from exporter.accounting import price_book  # noqa: PLC0415 - `--help` does not wait for it
+    from lobservatory import settings as settings_module  # noqa: PLC0415 - as above
     from openclaw.state_dir import load_config, resolve  # noqa: PLC0415 - as above
 
     settings = settings_module.load()

@@ -2,48 +2,81 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
-import typer
-
-from lobservatory import settings as settings_module
+from lobservatory import given
 from lobservatory.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from exporter.scan import Group, Progress, ScanResult
+    from lobservatory.settings import Billing
 
 
-def scan(
-    state_dir: Annotated[
-        Path | None,
-        typer.Argument(help="OpenClaw's state directory. Default: found as OpenClaw finds its own."),
-    ] = None,
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    since: Annotated[
-        str | None,
-        typer.Option("--since", help="Only what happened from this ISO date or time on, for example 2026-11-01."),
-    ] = None,
-    tz: Annotated[
-        str | None,
-        typer.Option("--tz", help="IANA zone whose days are shown, for example Europe/Berlin. Default: LOBS_TIMEZONE."),
-    ] = None,
-) -> None:
-    """Read the session stores and print calls, tokens and cost. Needs no database and no gateway; writes nothing."""
-    from exporter import scan as scanner  # noqa: PLC0415 - `--help` does not wait for it
+class Wanted(NamedTuple):
+    """The settings that a scan needs, with the defaults of `lobservatory.settings`."""
+
+    state_dir: Path | None = None
+    timezone: str = "UTC"
+    billing: Billing | None = None
+    prices_file: Path | None = None
+
+
+def wanted() -> Wanted:
+    """What is set. Where nothing is, the model of all settings, which takes longer to load than most scans, is not."""
+    if given.nothing_given(os.environ):
+        return Wanted()
+    from lobservatory import settings  # noqa: PLC0415 - see above
+
+    all_settings = settings.load()
+    return Wanted(all_settings.state_dir, all_settings.timezone, all_settings.billing, all_settings.prices_file)
+
+
+_OPTIONS = ("--since", "--tz")
+
+
+def run_plainly(arguments: list[str]) -> int | None:
+    """Run with arguments that need no help and hold no mistake; None: let the command line's own parser see them.
+
+    That parser and what it imports take several times as long as reading 100 MB.
+    """
+    values: dict[str, str] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name in _OPTIONS and name not in values:
+            values[name] = value if equals else next(rest, "-")
+        elif argument == "--json" or (argument[:1] not in {"-", ""} and "directory" not in values):
+            values["--json" if argument == "--json" else "directory"] = argument
+        else:
+            return None
+    if any(value.startswith("-") and name != "--json" for name, value in values.items()):
+        return None
+    directory = values.get("directory")
+    return run(
+        None if directory is None else Path(directory),
+        as_json="--json" in values,
+        since=values.get("--since"),
+        tz=values.get("--tz"),
+    )
+
+
+def run(state_dir: Path | None, *, as_json: bool, since: str | None, tz: str | None) -> int:
+    """Scan and print; the status with which the command ends. The command itself is declared in `app`."""
+    from exporter import scan as scanner  # noqa: PLC0415 - those who import our helpers do not wait for it
     from exporter.accounting import BillingPolicy, price_book  # noqa: PLC0415 - as above
     from openclaw.state_dir import load_config, resolve  # noqa: PLC0415 - as above
 
-    settings = settings_module.load()
-    zone = _zone(tz) if tz is not None else settings.zone
+    settings = wanted()
+    zone = _zone(tz if tz is not None else settings.timezone)
     start = since_instant(since, zone) if since is not None else None
     directory = resolve(state_dir or settings.state_dir)
     config = load_config(directory)
@@ -60,14 +93,17 @@ def scan(
         import msgspec  # noqa: PLC0415 - as above
 
         text = msgspec.json.Encoder(decimal_format="number").encode(result.as_json())
-        typer.echo(msgspec.json.format(text, indent=2).decode())
+        print(msgspec.json.format(text, indent=2).decode())  # noqa: T201 - the command's answer
     else:
         _print(directory, result)
     for warning in [*result.warnings, *(problem.text for problem in result.problems)]:
-        typer.echo(f"lobservatory: {warning}", err=True)
+        print(f"lobservatory: {warning}", file=sys.stderr)  # noqa: T201 - as above
     if not result.complete:
-        typer.echo("lobservatory: the totals are incomplete: not everything could be read", err=True)
-        raise typer.Exit(1)
+        print(  # noqa: T201 - as above
+            "lobservatory: the totals are incomplete: not everything could be read", file=sys.stderr
+        )
+        return 1
+    return 0
 
 
 def _zone(name: str) -> ZoneInfo:

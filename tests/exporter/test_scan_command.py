@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from lobservatory.cli.scan import scan
+from lobservatory.cli.app import scan
 from lobservatory.errors import UserError
 from openclaw.state_dir import StateDirError
 from tests.openclaw.state_builder import BuiltSession, build, call, header, write_database

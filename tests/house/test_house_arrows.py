@@ -15,6 +15,7 @@ DATA = {
     "lobservatory.thresholds",
     "lobservatory.logging",
     "lobservatory.errors",
+    "lobservatory.given",
     "lobservatory.__version__",
 }
 # What each room may import of ours besides.
