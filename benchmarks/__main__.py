@@ -1,5 +1,6 @@
 """`make bench`: measures, prints a table beside the goals, writes `benchmarks/results.json`.
 
+`python -m benchmarks [names]`: scan and writer by default, or any of scan, writer, ingest, exporter, websocket.
 Options: `--mb 1200` for the full corpus (default 200), `--no-peers` to leave npm alone.
 """
 
@@ -10,6 +11,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cold_scan
+from benchmarks import cold_scan, exporter, ingest, sqlite_writer, websocket
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -32,6 +34,15 @@ GOALS = {
     ),
     "sqlite": (("cpu_s", "tokscale", 1 / 6), ("rss_mb", None, 80.0)),
 }
+
+
+MEASUREMENTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "writer": sqlite_writer.run,
+    "ingest": ingest.run,
+    "exporter": exporter.run,
+    "websocket": websocket.run,
+}
+DEFAULT = ("scan", "writer")  # what takes a few minutes together
 
 
 def machine() -> dict[str, Any]:
@@ -73,14 +84,34 @@ def judged(result: dict[str, Any]) -> list[dict[str, Any]]:
 def main() -> int:
     """Measure and report; always 0: a slow machine is no failure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("names", nargs="*", help=f"what to measure: scan, {', '.join(MEASUREMENTS)}")
     parser.add_argument("--mb", type=int, default=200, help="size of each corpus in MB (default 200; the full is 1200)")
     parser.add_argument("--no-peers", action="store_true", help="do not install and run ccusage and tokscale")
     options = parser.parse_args()
+    names = options.names or DEFAULT
+    unknown = sorted(set(names) - {"scan", *MEASUREMENTS})
+    if unknown:
+        parser.error(f"{unknown[0]!r} is no measurement: scan, {', '.join(MEASUREMENTS)}")
     console = Console()
-    results = [
-        cold_scan.run(ROOT / ".cache" / "bench", store, options.mb * 1_000_000, peers=not options.no_peers)
-        for store in GOALS
-    ]
+    document = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}  # others stay as they were
+    if "scan" in names:
+        document["cold_scan"] = scans(console, options.mb * 1_000_000, peers=not options.no_peers)
+    for name, measure in MEASUREMENTS.items():
+        if name in names:
+            document[name] = measure()
+            table = Table("measurement", "value", "unit", "goal", "met", title=name, title_justify="left")
+            for row in document[name]:
+                table.add_row(row["name"], str(row["value"]), row["unit"], row["goal"], "yes" if row["ok"] else "no")
+            console.print(table)
+    document |= {"measured_at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine()}
+    RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    console.print(f"written: {RESULTS.relative_to(ROOT)}")
+    return 0
+
+
+def scans(console: Console, size: int, *, peers: bool) -> list[dict[str, Any]]:
+    """The cold scan of both stores, beside the goals."""
+    results = [cold_scan.run(ROOT / ".cache" / "bench", store, size, peers=peers) for store in GOALS]
     for result in results:
         table = Table(title=f"cold scan, {result['store']}, {result['bytes'] / 1e6:.0f} MB", title_justify="left")
         for heading in ("reader", "wall s", "CPU s", "RSS MB"):
@@ -96,14 +127,7 @@ def main() -> int:
             met = "-" if row["measured"] is None else "yes" if row["measured"] <= row["at_most"] else "no"
             goals.add_row(row["goal"], str(row["at_most"]), str(row["measured"] or "not measured"), met)
         console.print(goals)
-    document = {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "cold_scan": results,
-    }
-    RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    console.print(f"written: {RESULTS.relative_to(ROOT)}")
-    return 0
+    return results
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import resource
 import shutil
 import signal
 import sqlite3
@@ -183,6 +184,47 @@ async def test_a_database_that_becomes_read_only(postgres_dsn, postgres_server, 
         set_read_only("off")
         await until(process, "read", 3)
     assert await check(PostgresLedger(postgres_dsn, "gw"), dsn=postgres_dsn) > 0
+
+
+@contextlib.contextmanager
+def no_file_longer_than(size):
+    """For processes that are started in the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_disk_that_is_full_for_a_while(own_cluster):
+    """No new page can be had: as on a full disk, the server refuses what needs one. Then there is room again."""
+    dsn, limit = own_cluster.dsn(), 16 * 2**20  # as long as a file of its log, which must still be written
+    with own_cluster.run(), psycopg.connect(own_cluster.dsn(postgres.OWNER), autocommit=True) as owner:
+        # A table that is longer than that, and has no room in it.
+        owner.execute("ALTER TABLE lobs.model_calls SET (autovacuum_enabled = false)")
+        owner.execute(
+            "INSERT INTO lobs.model_calls (ts, gateway, agent, session_id, kind, entry_id, identity, provider, model,"
+            " outcome, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,"
+            " cost_basis, billing)"
+            " SELECT now(), repeat(md5(n::text), 30), 'a', 's', 'main', n::text, gen_random_uuid(), 'p', 'm', 'ok',"
+            " 0, 0, 0, 0, 0, 'unpriced', 'billed' FROM generate_series(1, 20000) AS n"
+        )
+        owner.execute("DELETE FROM lobs.model_calls")
+        (length,) = owner.execute("SELECT pg_relation_size('lobs.model_calls')").fetchone()
+        assert length > limit
+    with no_file_longer_than(limit):
+        server = own_cluster.start()
+    try:
+        own_cluster.wait_ready(server)
+        async with worker("postgres", dsn) as process:
+            assert "extend file" in await until(process, "away", 3)
+            postgres.stop(server)
+            server = own_cluster.start()
+            await until(process, "read", 5)
+        assert await check(PostgresLedger(dsn, "gw"), dsn=dsn) > 0
+    finally:
+        postgres.stop(server)
 
 
 async def test_a_statement_that_waits_too_long_is_given_up(postgres_dsn, postgres_owner_dsn):
