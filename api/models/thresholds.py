@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from api.models.base import Camel, Instant, ShortText, Snake, Storable
 
@@ -39,6 +39,10 @@ class AlertThreshold(Camel):
 
 class ThresholdIn(Snake):
     """What to set. Without `gateway` and `agent` it holds for all of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"alert": "BudgetBurn", "severity": "critical", "agent": "main", "value": 100}]}
+    )
 
     alert: Annotated[str, Field(max_length=64), Storable]
     severity: Literal["critical", "warning", "info"]
