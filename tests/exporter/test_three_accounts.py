@@ -23,7 +23,7 @@ from exporter.accounting import Accountant, BillingPolicy, price_book
 from exporter.ingest import Ingest
 from exporter.registry import Registry
 from exporter.watch import Watch
-from lobservatory.cli.scan import scan
+from lobservatory.cli.app import scan
 from openclaw.state_dir import load_config
 from openclaw.stores import Stores
 from store.postgres_ledger import PostgresLedger
