@@ -12,14 +12,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lobservatory.errors import UserError
+from lobservatory.runner import secrets
 from lobservatory.runner.secrets import private_directory, write_private
-from lobservatory.settings import Listen, Settings
+from lobservatory.settings import Listen, Settings, SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "provisioning" / "prometheus"
 ALERTMANAGER = ROOT / "provisioning" / "alertmanager"
 ALERTS = ROOT / "alerts"
 RETENTION = "400d"
+HISTORY = "http://127.0.0.1:8787/"  # how our configurations of Alertmanager write the API's address
 
 
 def prepare_prometheus(
@@ -73,7 +75,7 @@ def prepare_alertmanager(directory: Path, settings: Settings, addresses: Mapping
     """Make `directory` ready and return the configuration file in it: the user's own, else that with Slack when there
     is a webhook.
 
-    `addresses`: part → address; `grafana` is read. Raises UserError.
+    `addresses`: part → address; `grafana` and `api` are read. Raises UserError.
     """
     private_directory(directory)
     webhook = settings.slack_webhook_url.get_secret_value().strip()
@@ -87,10 +89,22 @@ def prepare_alertmanager(directory: Path, settings: Settings, addresses: Mapping
         write_private(secret, webhook)
     else:
         secret.unlink(missing_ok=True)
+    write_private(directory / "api_token", _service_token(settings))
     config = directory / "alertmanager.yml"
     if settings.alertmanager_config is not None:
         return _copy(settings.alertmanager_config, config, "LOBS_ALERTMANAGER_CONFIG: correct the path, or unset it")
-    return _copy(ALERTMANAGER / ("alertmanager.yml" if webhook else "alertmanager-without-slack.yml"), config)
+    _copy(ALERTMANAGER / ("alertmanager.yml" if webhook else "alertmanager-without-slack.yml"), config)
+    api = _reachable(addresses.get("api", settings.api_listen))
+    write_private(config, config.read_text(encoding="utf-8").replace(HISTORY, f"http://{api}/"))
+    return config
+
+
+def _service_token(settings: Settings) -> str:
+    """For the history of alerts; empty where no secrets were made (then the API refuses what Alertmanager tells)."""
+    try:
+        return secrets.read(settings.data_dir, "api_token")
+    except SettingsError:
+        return ""
 
 
 def alertmanager_arguments(config: Path, data: Path, listen: Listen, settings: Settings) -> list[str]:

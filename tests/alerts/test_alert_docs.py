@@ -64,10 +64,11 @@ def test_example_of_thresholds_is_valid():
 
 
 def merged(base, addition):
-    """As the page means it: new routes before ours, receivers by name, other keys added."""
+    """As the page means it: new routes before ours but for that of the history, receivers by name, other keys added."""
     result = {**base, **{key: value for key, value in addition.items() if key not in {"route", "receivers"}}}
     routes = addition.get("route", {}).get("routes", [])
-    result["route"] = {**base["route"], "routes": routes + base["route"]["routes"]}
+    history, *others = base["route"]["routes"]
+    result["route"] = {**base["route"], "routes": [history, *routes, *others]}
     replaced = {receiver["name"]: receiver for receiver in addition.get("receivers", [])}
     kept = [receiver for receiver in base["receivers"] if receiver["name"] not in replaced]
     result["receivers"] = kept + list(replaced.values())

@@ -1,0 +1,111 @@
+"""`lobservatory alert-test`: one alert through the whole chain, so that a user sees Slack work before it matters."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from lobservatory.errors import UserError
+from lobservatory.settings import Settings
+
+NAME = "AlertTest"
+LASTS = timedelta(minutes=2)
+WAIT = 90.0  # seconds for Alertmanager to send; a critical alert waits for 10 s
+POLL = 0.5
+TIMEOUT = 10.0
+_SENT = re.compile(r"^alertmanager_notification_requests_total\{([^}]*)\} (\S+)$", re.MULTILINE)
+_FAILED = re.compile(r"^alertmanager_notification_requests_failed_total\{([^}]*)\} (\S+)$", re.MULTILINE)
+_WAYS = {"slack": "Slack", "webhook": "our history (and other webhooks)", "email": "e-mail"}
+
+
+def run(settings: Settings, address: str = "", *, wait: float = WAIT) -> Iterator[str]:
+    """Lines for people, as things happen. Raises UserError when the alert cannot be sent, or was not delivered.
+
+    What Alertmanager delivered is read from its own counters: notifications of other alerts within this minute count
+    as well, so a failure is certain and a success is what it says.
+    """
+    listen = settings.alertmanager_listen
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(listen.host, listen.host)  # noqa: S104 - compared, not bound
+    base = (address or f"http://{host}:{listen.port}").rstrip("/")
+    if not base.startswith(("http://", "https://")):
+        raise UserError(f"--alertmanager: {base} is no http(s) URL, for example http://127.0.0.1:9093")
+    receivers = _receivers(base)
+    before = _counts(base)
+    now = datetime.now(UTC)
+    labels = {"alertname": NAME, "gateway": settings.gateway_name, "severity": "critical"}
+    summary = "This is a test: the chain of alerts works"
+    alert = {
+        "labels": labels,
+        "annotations": {"summary": summary, "description": "Nothing is wrong.", "board": "/d/lobs-overview"},
+        "startsAt": now.isoformat(),
+        "endsAt": (now + LASTS).isoformat(),
+    }
+    _ask(f"{base}/api/v2/alerts", [alert])
+    yield f"alert-test: Alertmanager at {base} took the alert"
+    if "slack" not in receivers:
+        yield "alert-test: it has no receiver for Slack: set LOBS_SLACK_WEBHOOK_URL_FILE (docs/alerts.md)"
+    yield from _follow(base, before, receivers & set(_WAYS), time.monotonic() + wait)
+
+
+def _follow(base: str, before: dict[tuple[str, str], float], ways: set[str], end: float) -> Iterator[str]:
+    waiting = set(ways)
+    seen: set[str] = set()  # once; a request is counted a moment before its failure is
+    while waiting and time.monotonic() < end:
+        time.sleep(POLL)
+        now = _counts(base)
+        arrived = {way for way in waiting if now.get(("sent", way), 0) > before.get(("sent", way), 0)}
+        for way in sorted(arrived & seen):
+            waiting.discard(way)
+            yield f"alert-test: sent to {_WAYS[way]}; its end follows within a few minutes"
+        seen = arrived
+    if waiting:
+        lost = ", ".join(sorted(_WAYS[way] for way in waiting))
+        raise UserError(
+            f"alert-test: not delivered to {lost}: Alertmanager's log says why (a wrong webhook, no network, or "
+            "the API is not running)"
+        )
+
+
+def _receivers(base: str) -> set[str]:
+    """The kinds of receivers in Alertmanager's configuration."""
+    text = str(_ask(f"{base}/api/v2/status").get("config", {}).get("original", ""))
+    return {kind for kind in _WAYS if f"{kind}_configs:" in text}
+
+
+def _counts(base: str) -> dict[tuple[str, str], float]:
+    text = _ask(f"{base}/metrics")
+    found: dict[tuple[str, str], float] = {}
+    for what, pattern in (("sent", _SENT), ("failed", _FAILED)):
+        for labels, value in pattern.findall(str(text)):
+            named = re.search(r'integration="(\w+)"', labels)
+            if named:
+                key = (what, named[1])
+                found[key] = found.get(key, 0.0) + float(value)
+    # All requests are counted, those that failed too.
+    return {
+        key: value - (found.get(("failed", key[1]), 0.0) if key[0] == "sent" else 0.0) for key, value in found.items()
+    }
+
+
+def _ask(url: str, body: Any = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - http(s), checked
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310 - as above
+            text = answer.read().decode()
+    except urllib.error.HTTPError as error:
+        raise UserError(f"alert-test: {url} answered {error.code}: is that Alertmanager?") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"alert-test: Alertmanager does not answer at {url}: {error}; start it with `make up`"
+        ) from error
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

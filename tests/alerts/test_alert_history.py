@@ -1,0 +1,111 @@
+"""Our own history of alerts and `alert-test`: real Alertmanager, real API process, fake Slack."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from lobservatory.errors import UserError
+from lobservatory.runner import alert_test
+from lobservatory.settings import Settings
+from tests.alerts.stack import fast_alertmanager
+from tests.fakes.slack import fake_slack
+from tests.live.stack import our_process, wait_ready
+from tests.servers import free_port, wait_for
+from tests.tools import REPOSITORY
+
+
+@contextmanager
+def running_api(postgres_dsn, folder):
+    """The API as a process, with the token that Alertmanager is given; its address."""
+    vault = folder / "secrets"
+    vault.mkdir(mode=0o700)
+    for name in ("api_token", "api_password"):
+        (vault / name).write_text(secrets.token_urlsafe(32))
+        (vault / name).chmod(0o600)
+    address = f"127.0.0.1:{free_port()}"
+    settings = {"LOBS_DATABASE_URL": postgres_dsn, "LOBS_DATA_DIR": str(folder), "LOBS_API_LISTEN": address}
+    with our_process("api", settings, folder) as process:
+        wait_ready(process, f"http://{address}/healthz", "the API")
+        yield address
+
+
+def alert(name, severity="warning", *, over=False):
+    now = datetime.now(UTC)
+    return {
+        "labels": {"alertname": name, "gateway": "home", "severity": severity},
+        "annotations": {"summary": name},
+        "startsAt": "2026-11-20T21:05:00Z",
+        "endsAt": (now if over else now + timedelta(minutes=5)).isoformat(),
+    }
+
+
+def history(dsn):
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return set(connection.execute("SELECT alert, status FROM public.alert_events").fetchall())
+
+
+@pytest.mark.req("S1-7")
+def test_history_has_everything_while_slack_is_away(tmp_path, postgres_dsn):
+    with (
+        running_api(postgres_dsn, tmp_path) as api,
+        fake_slack() as slack,
+        fast_alertmanager(tmp_path, slack.url, api_listen=api) as alerts,
+    ):
+        slack.down = True
+        alerts.send([alert("CameAndWent"), alert("Stays")])
+        wait_for(lambda: {("CameAndWent", "firing"), ("Stays", "firing")} <= history(postgres_dsn), "both are known")
+        alerts.send([alert("CameAndWent", over=True)])
+        wait_for(lambda: ("CameAndWent", "resolved") in history(postgres_dsn), "the end is known")
+        wait_for(lambda: slack.failed, "Slack was tried")
+        slack.down = False
+        slack.wait(lambda messages: any(message.title.endswith("Stays · home") for message in messages))
+        assert history(postgres_dsn) == {("CameAndWent", "resolved"), ("Stays", "firing")}
+        with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+            told = connection.execute("SELECT count(*) FROM lobs.events WHERE topic = 'alerts'").fetchone()
+        assert told == (3,), "live clients heard of each change once"
+
+
+def command(alerts, folder):
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "LOBS_DATA_DIR": str(folder)}
+    return subprocess.run(
+        [REPOSITORY / ".venv/bin/lobservatory", "alert-test", "--alertmanager", alerts],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=150, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.req("S1-7")
+def test_alert_test_says_that_it_arrived(tmp_path, postgres_dsn):
+    with (
+        running_api(postgres_dsn, tmp_path) as api,
+        fake_slack() as slack,
+        fast_alertmanager(tmp_path, slack.url, api_listen=api) as alerts,
+    ):
+        done = command(alerts.url, tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "took the alert" in done.stdout
+        assert "sent to Slack" in done.stdout
+        assert "sent to our history" in done.stdout
+        (message,) = slack.wait(lambda messages: len(messages) == 1)
+        assert message.title == "🔴 This is a test: the chain of alerts works · default"
+        assert ("AlertTest", "firing") in history(postgres_dsn)
+
+
+def test_alert_test_says_what_was_not_delivered(tmp_path):
+    with fake_slack() as slack, fast_alertmanager(tmp_path, slack.url, api_listen=f"127.0.0.1:{free_port()}") as alerts:
+        settings = Settings.model_validate({"data_dir": tmp_path})
+        with pytest.raises(UserError, match="not delivered to our history"):
+            list(alert_test.run(settings, alerts.url, wait=15))
+        slack.wait(lambda messages: len(messages) == 1)
+
+
+def test_alert_test_without_alertmanager_says_so_in_one_line(tmp_path):
+    done = command(f"http://127.0.0.1:{free_port()}", tmp_path)
+    assert done.returncode != 0
+    assert "Alertmanager does not answer" in done.stderr
+    assert "Traceback" not in done.stderr
