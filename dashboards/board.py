@@ -98,7 +98,9 @@ def build(board: Board) -> dashboard.Dashboard:
                 *board.extra_variables,
             ]
         ),
-        annotations=dashboard.AnnotationContainer(list_val=[events.alerts(), events.gateway_starts()]),
+        annotations=dashboard.AnnotationContainer(
+            list_val=[events.alerts(), events.gateway_starts(), events.watching_began(), events.resets()]
+        ),
         links=[
             dashboard.DashboardLink(
                 title="Boards",

@@ -1,7 +1,7 @@
 """What happened, drawn over what was measured.
 
-Both are drawn at the time that the value says, not at the samples: Grafana asks for only about a hundred samples of an
-annotation, and would miss what is shorter and repeat what is longer.
+Those of Prometheus are drawn at the time that the value says, not at the samples: Grafana asks for only about a
+hundred samples of an annotation, and would miss what is shorter and repeat what is longer.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.models import dashboard
 
 from dashboards import config
-from dashboards.queries import GATEWAY, PROMETHEUS
+from dashboards.queries import GATEWAY, POSTGRES, PROMETHEUS, sql_rows
 
 START = f"claw_gateway_start_timestamp_seconds{{{GATEWAY}}}"
 INFO = f"claw_gateway_info{{{GATEWAY}}}"
@@ -43,4 +43,25 @@ def alerts() -> dashboard.AnnotationQuery:
         f'{active} and ignoring (alertstate) ALERTS{{alertstate="firing"}}',
         "{{alertname}}",
         "{{gateway}} {{severity}}",
+    )
+
+
+def watching_began() -> dashboard.AnnotationQuery:
+    """Where the exporter started: before the first of them there are sums, but no curves."""
+    began = f"min by (gateway) (lobservatory_start_timestamp_seconds{{{GATEWAY}}}) * 1000"
+    return _at_value("Watching began", config.NEUTRAL, began, "Lobservatory started to watch", "{{gateway}}")
+
+
+def resets() -> dashboard.AnnotationQuery:
+    """Where sessions were reset; hidden until asked for, because people reset often."""
+    query = sql_rows("""
+SELECT ts AS time, 'Session reset' AS title, agent || ' (' || gateway || ')' AS text
+FROM session_events
+WHERE $__timeFilter(ts) AND :gateways AND event = 'reset'
+ORDER BY ts DESC
+LIMIT 200
+""")
+    query.ref_id = "Anno"
+    return dashboard.AnnotationQuery(
+        name="Session resets", datasource=POSTGRES, enable=False, icon_color=config.EQUIVALENT, target=query
     )

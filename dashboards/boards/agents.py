@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models import dashboard
 
 from dashboards import config, panels, variables
 from dashboards.board import Board, Row
-from dashboards.queries import GATEWAY, now, series, sql_rows
+from dashboards.queries import GATEWAY, now, rows, series, sql_rows
 
 AGENT: Final = f'{GATEWAY}, agent=~"$agent"'
 # The number of a state in the timeline, and how it is shown there.
@@ -260,23 +260,18 @@ WHERE parent_session_key IS NOT NULL
 
 def tools_by_agent() -> dashboard.Panel:
     """Who uses what."""
+    calls = "round(sum by (agent, tool) (increase(claw_tool_calls_total{{{0}}}[$__range])))"
     return panels.table(
         41,
         "Tools by agent",
         [
-            sql_rows(
-                """
-SELECT agent AS "Agent", tool AS "Tool", count(*) AS "Calls", count(*) FILTER (WHERE outcome = 'error') AS "Errors"
-FROM tool_calls
-WHERE $__timeFilter(ts) AND :agents
-GROUP BY 1, 2
-ORDER BY 3 DESC
-LIMIT 100
-"""
-            )
+            rows(calls.format(AGENT)),
+            rows(calls.format(AGENT + ', outcome="error"') + f" or 0 * {calls.format(AGENT)}"),
         ],
-        description="Which agent called which tool how often in the time range (view tool_calls).",
+        description="Which agent called which tool how often in the time range (claw_tool_calls_total).",
         no_value="No tool was called in this time range",
+        sort_by="Calls",
+        transformations=panels.merged({"agent": "Agent", "tool": "Tool", "Value #A": "Calls", "Value #B": "Errors"}),
         overrides=[
             panels.count_badge("Errors", panels.ZERO_IS_GOOD, width=70),
             panels.override("Calls", custom__width=70),

@@ -10,7 +10,7 @@ from dashboards import config, panels
 from dashboards.board import Board, Row
 from dashboards.queries import GATEWAY, now, series, sql_rows, sql_series
 
-# Columns of the view cost_daily that money can be split by.
+# Columns of the view usage_15m that money can be split by.
 DIMENSIONS: Final = ("model", "agent", "kind", "channel", "provider", "gateway")
 
 
@@ -88,16 +88,19 @@ def cost_by_day() -> dashboard.Panel:
         [
             sql_series(
                 """
-SELECT day AS "time", coalesce(nullif($by, ''), 'none') AS metric, sum(cost_usd)::float8 AS cost
-FROM cost_daily
-WHERE day > $__timeFrom()::timestamptz - interval '1 day' AND day <= $__timeTo() AND :gateways AND billing = 'billed'
+SELECT date_trunc('day', bucket, zone.name) AS "time", coalesce(nullif($by, ''), 'none') AS metric,
+       sum(cost_usd)::float8 AS cost
+FROM usage_15m
+CROSS JOIN zone
+WHERE bucket >= date_trunc('day', $__timeFrom()::timestamptz, (SELECT name FROM zone)) AND bucket <= $__timeTo()
+  AND :gateways AND billing = 'billed'
 GROUP BY 1, 2
 ORDER BY 1, 2
 """
             )
         ],
         unit="currencyUSD",
-        description="Billed cost of each day of the configured zone, split by what is chosen above (view cost_daily).",
+        description="Billed cost of each day of the configured zone, split by what is chosen above (view usage_15m).",
         no_value="No whole day in this time range",
         bars=True,
         stacked=True,

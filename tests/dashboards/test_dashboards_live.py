@@ -245,6 +245,13 @@ def test_every_exception_is_of_a_panel_that_exists(name):
 def test_annotations_are_answered(uid, watched):
     span = TimeRange.last(timedelta(hours=1))
     for annotation in boards()[uid]["annotations"]["list"]:
+        if "target" in annotation:
+            with psycopg.connect(watched.reader_dsn) as connection:
+                cursor = connection.execute(
+                    expand_sql(annotation["target"]["rawSql"], span, variables(watched.prometheus))
+                )
+                assert [column.name for column in cursor.description or []] == ["time", "title", "text"]
+            continue
         expression = expand_promql(annotation["expr"], span, variables(watched.prometheus))
         watched.prometheus.query(expression)
     starts = watched.prometheus.query("claw_gateway_start_timestamp_seconds * 1000")
