@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from decimal import Decimal
 
@@ -10,8 +11,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from lobservatory.cli import scan as command
 from lobservatory.cli.app import scan
 from lobservatory.errors import UserError
+from lobservatory.settings import Billing, Settings
 from openclaw.state_dir import StateDirError
 from tests.openclaw.state_builder import BuiltSession, build, call, header, write_database
 
@@ -141,3 +144,52 @@ def test_what_cannot_be_read_is_no_silent_zero(run, tmp_path):
     assert done.exit_code == 1
     assert "unknown schema" in done.stderr
     assert "the totals are incomplete" in done.stderr
+
+
+def test_what_a_scan_takes_for_granted_are_the_defaults_of_the_settings(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in [name for name in os.environ if name.startswith("LOBS_")]:
+        monkeypatch.delenv(name)
+    defaults = Settings()
+    assert command.wanted() == command.Wanted()
+    assert command.Wanted(billing=defaults.billing) == (
+        defaults.state_dir,
+        defaults.timezone,
+        Billing(equivalent=(), billed=()),
+        defaults.prices_file,
+    )
+    monkeypatch.setenv("LOBS_TIMEZONE", "Europe/Berlin")
+    assert command.wanted().timezone == "Europe/Berlin"
+    (tmp_path / "lobservatory.toml").write_text('timezone = "Asia/Tokyo"')
+    monkeypatch.delenv("LOBS_TIMEZONE")
+    assert command.wanted().timezone == "Asia/Tokyo"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "understood"),
+    [
+        ([], (None, False, None, None)),
+        (["/s", "--json"], ("/s", True, None, None)),
+        (["--since", "2026-11-01", "--tz=UTC", "/s"], ("/s", False, "2026-11-01", "UTC")),
+        (["--help"], None),
+        (["--since"], None),
+        (["--since", "--json"], None),
+        (["--tz", "UTC", "--tz", "UTC"], None),
+        (["/s", "/t"], None),
+        (["--", "/s"], None),
+        (["--jsn"], None),
+        ([""], None),
+    ],
+)
+def test_arguments_without_a_mistake_need_no_parser(monkeypatch, arguments, understood):
+    asked = []
+
+    def run(state_dir, *, as_json, since, tz):
+        asked.append((None if state_dir is None else str(state_dir), as_json, since, tz))
+        return 0
+
+    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(command.gc, "disable", lambda: None)
+    assert command.run_plainly(arguments) == (None if understood is None else 0)
+    assert asked == ([] if understood is None else [understood])
