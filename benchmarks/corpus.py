@@ -1,7 +1,7 @@
 """State directories for measuring: the same bytes on every machine.
 
-A realistic mix: 80 % of the bytes are tool output of heavy-tailed size, with decoys in it; UUID ids, cached tokens,
-three models, tool calls with and without errors. `truth.json` beside the corpus has the right totals.
+A realistic mix: nearly 90 % of the bytes are tool output of heavy-tailed size, with decoys in it; UUID ids, cached
+tokens, three models, tool calls with and without errors. `truth.json` beside the corpus has the right totals.
 """
 
 from __future__ import annotations
