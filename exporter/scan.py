@@ -477,7 +477,7 @@ class _Report:
             self._progress(self._done, self._total)
 
 
-_PAYS_FROM = 48 * 1024 * 1024  # bytes: below, forking costs more than it gives
+_PAYS_FROM = 512 * 1024 * 1024  # bytes: below, forking costs more than it gives
 _MOST_WORKERS = 4
 _SOURCES_A_TASK = 8
 _worker: Reader | None = None
@@ -488,7 +488,8 @@ def _workers(sources: Sequence[Source]) -> int:
     size += sum(path.stat().st_size for path in {source.path for source in sources if source.store == "sqlite"})
     if sys.platform != "linux" or size < _PAYS_FROM or len(sources) < 2:  # noqa: PLR2004 - nothing to share
         return 1
-    return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+    idle = int(len(os.sched_getaffinity(0)) - os.getloadavg()[0])  # where others compute, workers only cost
+    return max(1, min(_MOST_WORKERS, idle))
 
 
 @contextmanager
