@@ -280,9 +280,9 @@ def test_configuration_is_valid(tmp_path, webhook):
     ("labels", "receiver"),
     [
         ({"alertname": "Watchdog", "severity": "none"}, "watchdog"),
-        ({"alertname": "GatewayDown", "severity": "critical"}, "slack"),
-        ({"alertname": "ApprovalPending", "severity": "warning"}, "slack"),
-        ({"alertname": "Anything"}, "slack"),
+        ({"alertname": "GatewayDown", "severity": "critical"}, "history,slack"),
+        ({"alertname": "ApprovalPending", "severity": "warning"}, "history,slack"),
+        ({"alertname": "Anything"}, "history,slack"),
     ],
 )
 def test_routes(labels, receiver):
