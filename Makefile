@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+# Most tests wait for servers, so three at a time suit two cores; a file's tests share its servers.
+PYTEST_PARALLEL ?= -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help venv dev up demo lint format test soak bench dashboards docs requirements lock clean
@@ -45,7 +47,7 @@ format: dev
 	$(BIN)/ruff check --fix .
 
 test: lint ## Lint and all tests; what they need is installed on first use
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
 soak: dev ## The long tests
 	$(BIN)/python -m pytest -m soak --override-ini addopts="--strict-markers --import-mode=importlib" --timeout 7200

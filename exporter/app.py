@@ -209,6 +209,9 @@ class Exporter:
 
     async def run(self, stop: asyncio.Event, started: Callable[[int], None] = lambda _port: None) -> None:
         """Until `stop` is set. `started` is told the port once `/metrics` answers. Raises StartError."""
+        data = self._settings.data_dir
+        if data.exists() and not data.is_dir():
+            raise StartError(f"LOBS_DATA_DIR: {data} is no directory: name one that may be written to")
         try:
             bound = bind(self._settings.metrics_listen)
         except PortTakenError as error:

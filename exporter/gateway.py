@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -129,9 +128,11 @@ class OperationsFeed:
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, _RETRY[1])
         finally:
-            with contextlib.suppress(Exception):
+            try:
                 async with asyncio.timeout(2):
                     await self.step()
+            except Exception as error:  # noqa: BLE001 - whatever it is, a stop goes on
+                log.warning("the last operations could not be written", error=str(error) or type(error).__name__)
 
     @property
     def _unsaved(self) -> bool:

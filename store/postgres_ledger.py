@@ -29,6 +29,8 @@ from store.rows import ModelCall, OutboxEvent, Position, Reject, Session, Sessio
 
 _STATEMENT_MILLISECONDS: Final = 60_000
 _CONNECT_SECONDS: Final = 15.0
+# A server needs a moment to notice that the exporter before us has ended; another one that lives keeps its lock.
+_HANDOVER_SECONDS: Final = 2.0
 _COPY_FROM: Final = 25  # rows from which COPY beats pipelined inserts
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _QUARTER: Final = timedelta(minutes=15)
@@ -270,6 +272,10 @@ class PostgresLedger:
                     },
                 )
                 held = await self._take_lock(connection)
+                end = asyncio.get_running_loop().time() + (_HANDOVER_SECONDS if first else 0)
+                while not held and asyncio.get_running_loop().time() < end:
+                    await asyncio.sleep(0.1)
+                    held = await self._take_lock(connection)
         except (psycopg.Error, TimeoutError, OSError) as error:
             text = _line(error) if isinstance(error, psycopg.Error) else "it does not answer"
             raise LedgerUnavailableError(text) from error

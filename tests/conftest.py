@@ -15,10 +15,15 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from hypothesis import settings as hypothesis_settings
 from psycopg import sql
 
 from lobservatory.runner import postgres
 from store.migrate import migrate
+
+# How long an example takes is the machine's business, not a property.
+hypothesis_settings.register_profile("untimed", deadline=None)
+hypothesis_settings.load_profile("untimed")
 
 pytest_plugins = ["tests.servers", "tests.live.fixtures"]
 

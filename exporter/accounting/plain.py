@@ -156,8 +156,12 @@ def _time_of(written: str) -> str:
     return instant.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
+_MOST_DIGITS = 20
+
+
 def _number_of(written: str) -> int | str | None:
-    if not written.isdecimal():
+    # Beyond 20 digits it is no count of anything, and Python refuses to convert more than 4,300.
+    if not written.isdecimal() or len(written) > _MOST_DIGITS:
         return written or None
     return int(written) if str(int(written)) == written else written
 
@@ -287,7 +291,7 @@ class PlainTally:
         # Where each begins and ends as an object does, no value can reach over a line's end: as many values as lines
         # are one of each line.
         if {line[:1] for line in lines} == {b"{"} and {line[-1:] for line in lines} == {b"}"}:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 entries = _decode_lines(b"\n".join(lines))
                 if len(entries) == len(lines):
                     self._entries(entries, lines)
@@ -298,7 +302,7 @@ class PlainTally:
     def _line(self, line: bytes) -> None:
         try:
             entry = _decode(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             self._odd(line)
         else:
             self._entries([entry], [line])
@@ -391,7 +395,7 @@ class PlainTally:
         line = _cut(content, start, end)
         try:
             plain = self._ended(_decode_result(line), line)
-        except ValueError:
+        except (ValueError, RecursionError):
             plain = False
         if not plain:
             self._odd(bytes(content[start:end]))

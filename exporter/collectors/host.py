@@ -236,14 +236,15 @@ class HostCollector:
             yield self._one("claw_host_filesystem_available_bytes", usage.f_bavail * usage.f_frsize, device, mountpoint)
 
     def _disks(self) -> Iterator[Sample]:
-        for device, counters in (psutil.disk_io_counters(perdisk=True, nowrap=True) or {}).items():
+        for device, counters in (psutil.disk_io_counters(perdisk=True, nowrap=False) or {}).items():
             if device.startswith(("loop", "ram", "zram")):
                 continue
             yield self._one("claw_host_disk_read_bytes_total", counters.read_bytes, device)
             yield self._one("claw_host_disk_written_bytes_total", counters.write_bytes, device)
 
     def _network(self) -> Iterator[Sample]:
-        for device, counters in psutil.net_io_counters(pernic=True, nowrap=True).items():
+        # nowrap=False here and above: a counter that falls is a reset to Prometheus, which needs no memory of ours.
+        for device, counters in psutil.net_io_counters(pernic=True, nowrap=False).items():
             if device.startswith(("lo", "veth")):
                 continue
             yield self._one("claw_host_network_receive_bytes_total", counters.bytes_recv, device)

@@ -247,7 +247,7 @@ def test_the_gateways_own_usage_agrees(told):
         ]
         return samples and all(abs(value) < 1e-6 for _, value in samples)
 
-    wait_for(reconciled, "no drift against usage.cost", 90)
+    wait_for(reconciled, "no drift against usage.cost", 240)
 
 
 def test_a_restart_of_the_exporter_changes_no_total(told, tmp_path):
