@@ -68,6 +68,8 @@ class Program:
         finally:
             if process.returncode is None:
                 await _kill(process)
+            # What was not read keeps the pipe open for ever, and asyncio has no public way to close it.
+            process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
         if status:
             raise ProgramFailedError(f"{self.name} ended with status {status}")
         return output.decode(errors="replace")
