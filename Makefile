@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
-# Most tests wait for servers, so three at a time suit two cores; a file's tests share its servers.
-PYTEST_PARALLEL ?= -n 3 --dist loadfile
+# Most tests wait for servers, so two at a time cost little more than one; a file's tests share its servers.
+PYTEST_PARALLEL ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help venv dev up demo lint format test soak bench dashboards docs requirements lock clean

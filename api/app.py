@@ -75,7 +75,7 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
             pool = await stack.enter_async_context(
                 database.open_pool(dsn, name="lobservatory api", wait_seconds=_POOL_SECONDS)
             )
-            source = OutboxSource(pool, dsn)
+            source = await OutboxSource.from_now(pool, dsn)
             hub = Hub(source, counts, queue_size=limits.client_queue, most_clients=limits.websockets)
             auth = AuthService(pool, password, settings.data_dir, counts)
             await auth.adopt_service_token()

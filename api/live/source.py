@@ -13,13 +13,20 @@ from store.pool import Pool
 class OutboxSource:
     """See `api.live.hub.Source`."""
 
-    def __init__(self, pool: Pool, dsn: str) -> None:
+    def __init__(self, pool: Pool, dsn: str, start: int) -> None:
         self._pool = pool
         self._dsn = dsn
+        self._start = start
+
+    @classmethod
+    async def from_now(cls, pool: Pool, dsn: str) -> OutboxSource:
+        """Where "now" is, is asked before anyone is served: a first connection that fails must lose nobody's event."""
+        async with pool.connection() as connection:
+            return cls(pool, dsn, await outbox.latest_id(connection))
 
     async def follow(self) -> AsyncIterator[LiveEvent]:
-        """Every event from now on, on a connection of its own."""
-        async for event in outbox.follow(self._dsn):
+        """Every event since the start, on a connection of its own."""
+        async for event in outbox.follow(self._dsn, self._start):
             yield _live(event)
 
     async def lost(self, after: int) -> int | None:
