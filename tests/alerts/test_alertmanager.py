@@ -58,9 +58,23 @@ def gateway():
     return f"gw{next(numbers)}"
 
 
+LONG_AGO = datetime(2026, 11, 20, 21, 5, tzinfo=UTC)
+
+
 def alert(
-    alertname, gateway, severity="warning", /, *, summary="Something", description="3 of 2", over=False, **labels
+    alertname,
+    gateway,
+    severity="warning",
+    /,
+    *,
+    summary="Something",
+    description="3 of 2",
+    since=None,
+    over=False,
+    **labels,
 ):
+    """As Prometheus sends it. Only an alert that comes alone may be `since` long ago: Alertmanager takes alerts in one by
+    one, and sends a group at once, without its `group_wait`, when the first of it began before that."""
     now = datetime.now(UTC)
     return {
         "labels": {"alertname": alertname, "gateway": gateway, "severity": severity, **labels},
@@ -70,7 +84,7 @@ def alert(
             "board": "/d/lobs-overview",
             "runbook": f"alerts/runbooks/{alertname}.md",
         },
-        "startsAt": "2026-11-20T21:05:00Z",
+        "startsAt": (since or now).isoformat(),
         "endsAt": (now if over else now + timedelta(minutes=5)).isoformat(),
     }
 
@@ -92,6 +106,7 @@ def test_message_reads_well(alerts, slack, gateway):
                 gateway,
                 summary="A cron job fails",
                 description="3 failed runs in a row; the threshold is 2.",
+                since=LONG_AGO,
                 cron_job="j1",
                 name="backup",
                 agent="main",
@@ -134,9 +149,9 @@ def test_alerts_of_a_kind_and_gateway_are_one_message(alerts, slack, gateway):
 
 
 def test_resolution_is_told_once_and_by_name(alerts, slack, gateway):
-    alerts.send([alert("ChannelDown", gateway, channel="irc")])
+    alerts.send([alert("ChannelDown", gateway, since=LONG_AGO, channel="irc")])
     received(slack, gateway)
-    alerts.send([alert("ChannelDown", gateway, channel="irc", over=True)])
+    alerts.send([alert("ChannelDown", gateway, since=LONG_AGO, over=True, channel="irc")])
     fired, resolved = received(slack, gateway, 2)
     assert fired.title == f"🟠 Something · {gateway}"
     assert resolved.title == f"✅ Resolved: Something · {gateway}"
