@@ -73,8 +73,10 @@ def alert(
     over=False,
     **labels,
 ):
-    """As Prometheus sends it. Only an alert that comes alone may be `since` long ago: Alertmanager takes alerts in one by
-    one, and sends a group at once, without its `group_wait`, when the first of it began before that."""
+    """As Prometheus sends it. Only an alert that comes alone may be `since` long ago.
+
+    Alertmanager takes alerts in one by one, and sends a group at once when its first one began before `group_wait`.
+    """
     now = datetime.now(UTC)
     return {
         "labels": {"alertname": alertname, "gateway": gateway, "severity": severity, **labels},
