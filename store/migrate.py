@@ -128,6 +128,12 @@ def _connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
         with psycopg.connect(
             dsn, autocommit=True, connect_timeout=_CONNECT_SECONDS, application_name="lobservatory migrate"
         ) as connection:
+            encoding = connection.info.parameter_status("server_encoding")
+            if encoding != "UTF8":
+                raise MigrateError(
+                    f"the database keeps text as {encoding}: make one with UTF-8"
+                    " (createdb --encoding UTF8 --template template0)"
+                )
             yield connection
     except psycopg.OperationalError as error:
         raise MigrateError(f"the database cannot be reached: {_line(error)}") from error

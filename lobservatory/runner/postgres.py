@@ -156,7 +156,7 @@ class Cluster:
                         " database. Restore the folder secrets/ that was made with it"
                     ) from error
                 if time.monotonic() > deadline:
-                    raise PostgresError(f"PostgreSQL did not start: {self._last_log_line()}") from error
+                    raise PostgresError(f"PostgreSQL does not answer on {HOST}:{self.port}: {error}") from error
                 time.sleep(0.05)
             else:
                 return
@@ -164,7 +164,10 @@ class Cluster:
     def create_roles(self) -> None:
         """Create roles and database on the running server; again and again gives the same. Raises PostgresError."""
         try:
-            with psycopg.connect(self.dsn(SUPERUSER, "postgres"), autocommit=True, connect_timeout=10) as connection:
+            # A server that we did not initialise may hold text in no encoding (SQL_ASCII); psycopg then gives bytes.
+            with psycopg.connect(
+                self.dsn(SUPERUSER, "postgres"), autocommit=True, connect_timeout=10, client_encoding="utf8"
+            ) as connection:
                 for role in ROLES:
                     known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
                     connection.execute(
@@ -180,7 +183,9 @@ class Cluster:
                 connection.execute(sql.SQL("GRANT pg_monitor TO {}").format(sql.Identifier(WRITER)))
                 if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
                     connection.execute(
-                        sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), sql.Identifier(OWNER))
+                        sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8'").format(
+                            sql.Identifier(DATABASE), sql.Identifier(OWNER)
+                        )
                     )
                 connection.execute(
                     sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(DATABASE), sql.Identifier(OWNER))

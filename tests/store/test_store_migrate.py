@@ -103,6 +103,19 @@ def test_no_database_is_one_clear_line():
     assert "\n" not in str(failure.value)
 
 
+def test_a_database_that_is_not_in_utf8_is_refused(postgres_server):
+    name = f"lobs_test_ascii_{os.getpid()}"
+    with psycopg.connect(postgres_server.admin, autocommit=True) as connection:
+        connection.execute(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
+        try:
+            with pytest.raises(MigrateError, match=r"as SQL_ASCII: make one with UTF-8 \(createdb --enc"):
+                migrate(postgres_server.dsn(name))
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 def test_a_failing_migration_leaves_nothing_behind(postgres_owner_dsn, tmp_path, monkeypatch):
     """Statements before the faulty one are rolled back, and so is the mark."""
     shutil.copytree(store.migrate._FOLDER, tmp_path / "migrations")
