@@ -8,6 +8,7 @@ that was plain before. One migrator at a time: an advisory lock makes the others
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,8 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo has no t
 
     def apply_one(self, migration: Migration, force: bool = False, mark: bool = True) -> None:  # noqa: FBT001, FBT002 - yoyo's
         self.ensure_internal_schema_updated()
-        with self.transaction():
+        # yoyo prints a table of what a SELECT gave; a policy's number is no news.
+        with self.transaction(), contextlib.redirect_stdout(io.StringIO()):
             migration.process_steps(self, "apply", force=force)
             if mark:
                 self.mark_one(migration, log=False)
