@@ -81,6 +81,9 @@ THRESHOLDS: tuple[Threshold, ...] = (
     Threshold("ApprovalsExpiring", "warning", 2.0, "requests", 1.0, 1e6, "approvals that expired within 24 hours"),
     Threshold("RowsRejected", "warning", 10.0, "entries", 0.0, 1e9, "entries refused within one hour"),
     Threshold("GatewayFlapping", "warning", 3.0, "restarts", 1.0, 1e6, "restarts within one hour"),
+    Threshold(
+        "EventStreamQuiet", "warning", 300.0, "seconds", 60.0, 86_400.0, "how much newer polls are than pushed events"
+    ),
     Threshold("GatewayMemoryGrowing", "warning", 0.25, "ratio", 0.0, 1.0, "the gateway's share of memory, at least"),
     Threshold("HostDiskFull", "warning", 0.1, "ratio", 0.0, 1.0, "free space of a file system"),
     Threshold("HostDiskFull", "critical", 0.05, "ratio", 0.0, 1.0, "free space of a file system"),

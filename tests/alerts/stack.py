@@ -44,7 +44,8 @@ def fast_prometheus(
     gateway: str = "default",
     hasten: Collection[str] = ALL,
 ) -> Iterator[Prometheus]:
-    """Our Prometheus, which scrapes and evaluates every second; the alerts in `hasten` are pending for 2 s only."""
+    """Our Prometheus, which scrapes and evaluates every second; the alerts in `hasten` are pending for 2 s only
+    and end at once."""
     directory.mkdir(parents=True, exist_ok=True)
     settings = Settings.model_validate({"gateway_name": gateway, "data_dir": directory})
     addresses = {"exporter": exporter, "alertmanager": listen(alerts.url)}
@@ -58,6 +59,7 @@ def fast_prometheus(
             for rule in group["rules"]:
                 if "for" in rule and (hasten is ALL or rule["alert"] in hasten):
                     rule["for"] = f"{RULE_SECONDS}s"
+                    rule.pop("keep_firing_for", None)
 
     _edit(config, interval)
     for path in sorted((directory / "config" / "rules").glob("*.yml")):

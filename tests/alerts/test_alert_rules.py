@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -12,6 +13,7 @@ import yaml
 
 from lobservatory.catalogue import CATALOGUE
 from lobservatory.thresholds import THRESHOLDS
+from tests.alerts import cases
 from tests.tools import REPOSITORY, debian_tool
 
 ALERTS = REPOSITORY / "alerts"
@@ -34,6 +36,7 @@ NAMES = sorted({rule["alert"] for rule in RULES})
 TESTS = [
     test for path in sorted((ALERTS / "tests").glob("*.yml")) for test in yaml.safe_load(path.read_text())["tests"]
 ]
+ALERTMANAGER = yaml.safe_load((REPOSITORY / "provisioning/alertmanager/alertmanager.yml").read_text())
 RUNBOOKS = {path.stem: path.read_text() for path in sorted((ALERTS / "runbooks").glob("*.md"))}
 
 
@@ -60,9 +63,12 @@ def assert_known(expression):
         assert labels <= {*CATALOGUE[name].labels, "gateway"}, f"{name} has no label {labels}"
 
 
-@pytest.mark.req("P-14")
+@pytest.mark.req("P-5", "P-6", "P-7", "P-8", "P-9", "P-10", "P-11", "P-12", "P-14", "S4-9")
 def test_rules_pass_their_unit_tests():
-    run(debian_tool("promtool"), "test", "rules", *sorted((ALERTS / "tests").glob("*.yml")))
+    promtool = debian_tool("promtool")
+    files = sorted((ALERTS / "tests").glob("*.yml"))
+    with ThreadPoolExecutor(2) as pool:  # a file at a time would take one processor
+        list(pool.map(lambda path: run(promtool, "test", "rules", path), files))
 
 
 def test_rules_are_valid():
@@ -88,9 +94,11 @@ def test_rule_is_well_made(rule):
     assert set(rule["labels"]) == {"severity"}, "names and ids come from the series"
     assert rule["labels"]["severity"] in {"critical", "warning", "info", "none"}
     note = rule["annotations"]
-    assert set(note) == {"summary", "description", "runbook", "board"}
+    assert set(note) == {"summary", "description", "action", "runbook", "board"}
     assert "{{" not in note["summary"], "constant, so that a group of alerts has one"
     assert len(note["summary"]) <= 60, "one line of a phone"
+    assert "{{" not in note["action"]
+    assert len(note["action"]) <= 100, "one sentence"
     # Labels are shown by the message's template, which escapes them; here they may only select a threshold.
     assert set(re.findall(r"\$labels\.\w+", note["description"])) <= {"$labels.gateway", "$labels.agent"}
     assert not re.search(r"{{\s*\$labels", note["description"])
@@ -100,6 +108,8 @@ def test_rule_is_well_made(rule):
     if rule["alert"] != "Watchdog":
         number, unit = re.fullmatch(r"(\d+)([smh])", rule["for"]).groups()
         assert int(number) * SECONDS[unit] >= 2 * SCRAPE_SECONDS, "outlives a missed scrape"
+        # These two know of their own that something is missing.
+        assert ("keep_firing_for" in rule) == (rule["alert"] not in {"ExporterDown", "GatewayDown"})
 
 
 def test_boards_that_alerts_link_to_exist():
@@ -115,29 +125,51 @@ def test_money_is_never_a_rate_of_a_counter():
 # --- both ways ---------------------------------------------------------------------------------------------------
 
 
-def expectations(name):
-    """[(test, eval time, number of expected alerts)] of one alert."""
-    return [
-        (test["name"], one["eval_time"], len(one.get("exp_alerts") or []))
-        for test in TESTS
-        for one in test.get("alert_rule_test", [])
-        if one["alertname"] == name
-    ]
+TRIALS = cases.trials()
+KNOWN = cases.rules()
+EVERY_RULE = [key for key in KNOWN if key[0] != "Watchdog"]  # it fires always
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "Watchdog"])
-def test_alert_is_tested_before_firing_after_and_absent(name):
-    expected = expectations(name)
+@pytest.mark.parametrize(("name", "severity"), EVERY_RULE, ids=lambda value: value)
+def test_every_rule_is_tried_in_every_case(name, severity):
+    """Or it is said why there is no such case."""
+    _, rule = KNOWN[name, severity]
+    tried, reasons = set(), {}
+    for trial in TRIALS:
+        if (trial.alert, trial.severity) == (name, severity):
+            tried |= cases.Made(trial, rule).cases
+            reasons |= trial.reasons(rule)
+    assert {"plain", "absent", "two exporters", "gateway restart"} <= tried
+    for case in set(cases.CASES) - tried:
+        assert len(reasons.get(case, "")) > 10, f"{case}: neither tried nor is there a reason"
+
+
+@pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.title)
+def test_reasons_are_of_cases_that_are_not_tried(trial):
+    made = cases.Made(trial, KNOWN[trial.alert, trial.severity][1])
+    assert set(trial.without) <= set(cases.CASES)
+    assert not set(trial.without) & made.cases
+
+
+def test_cases_are_made_from_their_source():
+    here = {path.name: path.read_text() for path in cases.TARGET.glob("cases_*_test.yml")}
+    assert here == cases.pages(), "run: python -m tests.alerts.cases"
+
+
+@pytest.mark.parametrize(("name", "severity"), EVERY_RULE, ids=lambda value: value)
+def test_every_text_is_tested(name, severity):
+    """With its numbers, in one test that shows the alert silent, firing and over."""
     by_test = {}
-    for test, _, number in expected:
-        by_test.setdefault(test, []).append(bool(number))
-    assert any(states[0] is False and True in states and states[-1] is False for states in by_test.values()), (
-        "one test shows it silent, firing and recovered"
-    )
-    absent = {test: states for test, states in by_test.items() if "absent" in test}
-    # Only ExporterDown is about absence itself.
-    assert absent
-    assert any(not any(states) for states in absent.values()) or name == "ExporterDown"
+    texts = []
+    for test in TESTS:
+        for one in test.get("alert_rule_test", []):
+            if one["alertname"] == name:
+                expected = one.get("exp_alerts") or []
+                by_test.setdefault(test["name"], []).append(bool(expected))
+                texts += [alert for alert in expected if alert["exp_labels"]["severity"] == severity]
+    assert texts
+    assert all(alert["exp_annotations"]["description"] for alert in texts)
+    assert any(states[0] is False and True in states and states[-1] is False for states in by_test.values())
 
 
 def test_only_known_alerts_are_tested():
@@ -188,11 +220,64 @@ def test_thresholds_and_rules_have_the_same_numbers():
     assert found == expected
 
 
-def test_inhibition_and_routes_name_alerts_that_exist():
-    text = (REPOSITORY / "provisioning" / "alertmanager" / "alertmanager.yml").read_text()
-    named = {name for value in re.findall(r'alertname[=!]~?"([\w|]+)"', text) for name in value.split("|")}
-    assert named <= set(NAMES)
-    assert {"GatewayDown", "ExporterDown", "DatabaseDown", "Watchdog"} <= named
+def test_routes_name_alerts_that_exist():
+    for route in ALERTMANAGER["route"]["routes"]:
+        for name in re.findall(r'alertname!?="(\w+)"', " ".join(route["matchers"])):
+            assert name in NAMES
+
+
+# --- inhibition --------------------------------------------------------------------------------------------------
+
+# Families that only the gateway's RPC and its events tell, and those that come from files, the host or ourselves.
+FROM_GATEWAY = re.compile(
+    r"claw_(cron|channel|exec|session|active_run|agent_(?!events)|provider_quota|reconcile|event_stream)"
+    r"|claw_(tool_call_repeats|compaction_failures)"
+    r"|claw_gateway_(up|ready|restarts|update)|lobservatory_collector"
+)
+FROM_ELSEWHERE = re.compile(
+    r"claw_(source|rejected|host|state_dir|cost|tokens|unpriced|model_call|tool_calls|alert_threshold)"
+    r"|claw_gateway_(resident|start)|lobservatory_(database|commit|label)"
+)
+
+
+def follows_from_gateway(rule):
+    """What is asked first is what the rule is about; the rest are conditions."""
+    families = re.findall(r"\b(?:claw|lobservatory)_\w+", rule["expr"])
+    for family in families:
+        assert bool(FROM_GATEWAY.match(family)) != bool(FROM_ELSEWHERE.match(family)), f"who tells {family}?"
+    return bool(families) and bool(FROM_GATEWAY.match(families[0]))
+
+
+def silenced_by(name):
+    """The alerts that one silences in its gateway."""
+    (rule,) = [one for one in ALERTMANAGER["inhibit_rules"] if one["source_matchers"] == [f'alertname="{name}"']]
+    assert rule["equal"] == ["gateway"]
+    (matcher,) = rule["target_matchers"]
+    operator, names = re.fullmatch(r'alertname(=~|!~)"([\w|]+)"', matcher).groups()
+    return set(names.split("|")) if operator == "=~" else set(NAMES) - set(names.split("|"))
+
+
+def test_a_dead_gateway_silences_all_that_follows_from_it():
+    expected = {rule["alert"] for rule in RULES if follows_from_gateway(rule)} - {"GatewayDown"}
+    assert silenced_by("GatewayDown") == expected
+
+
+def test_a_dead_exporter_silences_everything_of_its_gateway():
+    assert silenced_by("ExporterDown") == set(NAMES) - {"ExporterDown", "Watchdog"}
+
+
+def test_a_dead_database_silences_what_cannot_be_kept():
+    assert silenced_by("DatabaseDown") == {"IngestFailing", "SourceStale"}
+
+
+def test_critical_silences_the_warning_of_whatever_has_both():
+    (rule,) = [one for one in ALERTMANAGER["inhibit_rules"] if one["source_matchers"] == ['severity="critical"']]
+    assert rule["target_matchers"] == ['severity=~"warning|info"']
+    assert {"alertname", "gateway"} <= set(rule["equal"])
+    both = {name for name in NAMES if len({severity for alert, severity in KNOWN if alert == name}) > 1}
+    assert both == {"BudgetBurn", "HostDiskFull"}
+    labels = {label for trial in TRIALS if trial.alert in both for label in trial.labels}
+    assert labels <= set(rule["equal"])
 
 
 # --- what runbooks tell people to type ---------------------------------------------------------------------------
