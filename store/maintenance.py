@@ -24,11 +24,14 @@ _TIMES: Final = {
 
 
 async def prune(connection: AsyncConnection[Any], now: datetime | None = None) -> dict[str, int]:
-    """Delete what is older than `lobs.retention` says; rows deleted by table (chunks of TimescaleDB that were dropped
-    as a whole are not counted). In batches, each its own transaction: give a connection in autocommit."""
+    """Delete what is older than `lobs.retention` says; rows deleted by table. In batches, each its own transaction:
+    give a connection in autocommit. Hypertables are left to the jobs of TimescaleDB, which drop whole chunks."""
     present = now or datetime.now(UTC)
     async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute("SELECT target, keep FROM lobs.retention WHERE keep IS NOT NULL ORDER BY target")
+        await cursor.execute(
+            "SELECT target, keep FROM lobs.retention WHERE keep IS NOT NULL AND target <> ALL (lobs.kept_by_jobs())"
+            " ORDER BY target"
+        )
         wanted = await cursor.fetchall()
     deleted = {}
     for row in wanted:
@@ -56,10 +59,14 @@ async def sizes(connection: AsyncConnection[Any]) -> dict[str, int]:
 
 async def _delete(connection: AsyncConnection[Any], target: str, before: datetime) -> int:
     table, column = sql.Identifier("lobs", target), sql.Identifier(_TIMES[target])
-    if await _drop_chunks(connection, target, before):
-        # What is left of the oldest chunk; rows of a compressed one have no ctid to go by.
-        done = await connection.execute(sql.SQL("DELETE FROM {} WHERE {} < %s").format(table, column), [before])
-        return done.rowcount
+    if target == "model_calls":
+        # Said before it is done: quarter hours are never built from what is left of their rows.
+        await connection.execute(
+            "UPDATE lobs.usage_state SET rows_from = edge FROM (SELECT"
+            " date_bin('15 minutes', %s, '2000-01-01 00:00+00') + interval '15 minutes' AS edge) AS e"
+            " WHERE rows_from < edge",
+            [before],
+        )
     statement = sql.SQL(
         "DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {column} < %s LIMIT %s))"
         " AND {column} < %s"
@@ -79,18 +86,6 @@ async def _delete(connection: AsyncConnection[Any], target: str, before: datetim
         total += done.rowcount
         if done.rowcount < _BATCH:
             return total
-
-
-async def _drop_chunks(connection: AsyncConnection[Any], target: str, before: datetime) -> bool:
-    """Whether the table is a hypertable; then its chunks that are older as a whole are gone."""
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute("SELECT to_regproc('lobs.drop_chunks_before') IS NOT NULL AS there")
-        row = await cursor.fetchone()
-        if row is None or not row["there"]:
-            return False
-        await cursor.execute("SELECT lobs.drop_chunks_before(%s, %s) AS dropped", [target, before])
-        row = await cursor.fetchone()
-    return row is not None and row["dropped"] is not None
 
 
 async def _forget(connection: AsyncConnection[Any]) -> None:

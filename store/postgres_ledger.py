@@ -63,22 +63,12 @@ _REJECTS: Final = (
     ("location", "text"),
 )  # fmt: skip
 
+# What becomes of it is the database's affair: it raises a table, or marks what a continuous aggregate has to refresh.
 _RAISE_USAGE: Final = """
-INSERT INTO lobs.usage_15m AS u (bucket, gateway, agent, provider, model, kind, channel, billing, calls, errors,
-    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, cost_usd, unpriced_calls,
-    unpriced_tokens)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-ON CONFLICT (bucket, gateway, agent, provider, model, kind, channel, billing) DO UPDATE SET
-    calls = u.calls + excluded.calls,
-    errors = u.errors + excluded.errors,
-    input_tokens = u.input_tokens + excluded.input_tokens,
-    output_tokens = u.output_tokens + excluded.output_tokens,
-    cache_read_tokens = u.cache_read_tokens + excluded.cache_read_tokens,
-    cache_write_tokens = u.cache_write_tokens + excluded.cache_write_tokens,
-    reasoning_tokens = u.reasoning_tokens + excluded.reasoning_tokens,
-    cost_usd = u.cost_usd + excluded.cost_usd,
-    unpriced_calls = u.unpriced_calls + excluded.unpriced_calls,
-    unpriced_tokens = u.unpriced_tokens + excluded.unpriced_tokens
+SELECT lobs.raise_usage(ARRAY(SELECT ROW(increment.*)::lobs.usage_15m FROM unnest(
+    %s::timestamptz[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
+    %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::numeric[],
+    %s::bigint[], %s::bigint[]) AS increment))
 """
 _RAISE_SESSION: Final = """
 INSERT INTO lobs.sessions AS s (gateway, agent, session_id, session_key, kind, channel, parent_session_key, provider,
@@ -330,7 +320,9 @@ class PostgresTransaction:
             new[index] = kept
         kept_rows = [row for row, is_new in zip(rows, new, strict=True) if is_new]
         if kept_rows:
-            await self._many(_RAISE_USAGE, _usage(kept_rows))
+            await self._connection.execute(
+                _RAISE_USAGE, [list(column) for column in zip(*_usage(kept_rows), strict=True)]
+            )
             await self._many(_RAISE_SESSION, _session_usage(kept_rows))
             await self._many(_RAISE_AGENT, _agents(kept_rows))
             self._runs.update(row.run_id for row in kept_rows if row.run_id is not None)

@@ -133,6 +133,8 @@ async def reprice(
     """
     async with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(f"SET LOCAL statement_timeout = {_LONGEST_MILLISECONDS}")
+        # TimescaleDB would refuse to change more than 100,000 rows of compressed chunks; elsewhere it means nothing.
+        await cursor.execute("SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
         await cursor.execute(
             "CREATE TEMPORARY TABLE new_prices (provider text, model text, version text, input numeric,"
             " output numeric, cache_read numeric, cache_write numeric, cache_write_1h numeric, cache_write_5m numeric)"
@@ -149,7 +151,8 @@ async def reprice(
             ],
         )  # fmt: skip
         await cursor.execute(
-            "SELECT greatest(%s, date_bin('15 minutes', now() - keep, '2000-01-01 00:00+00') + interval '15 minutes')"
+            "SELECT greatest(%s, (SELECT rows_from FROM lobs.usage_state),"
+            " date_bin('15 minutes', now() - keep, '2000-01-01 00:00+00') + interval '15 minutes')"
             " AS start FROM lobs.retention WHERE target = 'model_calls'",
             [since],
         )
@@ -164,9 +167,10 @@ async def reprice(
 
 async def _write(connection: AsyncConnection[Any], gateway: str) -> None:
     async with connection.cursor(row_factory=dict_row) as cursor:
-        # First, as in the ledger's transactions: whoever takes locks in one order never deadlocks. The exporter waits
-        # from here to the commit.
-        await cursor.execute("LOCK TABLE lobs.usage_15m IN SHARE ROW EXCLUSIVE MODE")
+        # First, and in the order of the ledger's transactions: whoever takes locks in one order never deadlocks. The
+        # exporter waits from here to the commit.
+        await cursor.execute("LOCK TABLE lobs.model_calls IN ROW EXCLUSIVE MODE")
+        await cursor.execute("SELECT 1 FROM lobs.usage_state FOR UPDATE")
         await cursor.execute(_ROWS)
         await cursor.execute(_SESSIONS)
         await cursor.execute(
