@@ -1,8 +1,8 @@
 """Transcript files: lines whose newline is there, from a byte offset, in bounded memory.
 
-A file is known by device, inode and a hash of what was read last; truncated, replaced or changed at the same size it
-is read again from its beginning. Archives (`.reset.`, `.deleted.`, cold, `.zst`) do not grow: their last line counts
-without a newline too.
+A file is known by device, inode, a hash of its head and of what was read last, and a checksum of all between;
+truncated, replaced, changed at the same size or rewritten before it grew, it is read again from its beginning.
+Archives (`.reset.`, `.deleted.`, cold, `.zst`) do not grow: their last line counts without a newline too.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,10 @@ from store.rows import Position
 BLOCK = 1024 * 1024
 _HEAD = 512
 _TAIL = 256
+# Up to this size, a file that has grown is compared as a whole with what was read: a few milliseconds at most. A longer
+# one is compared again when it has grown by this share of its size.
+_COMPARED = 32 * 1024 * 1024
+_GROWN = 64
 _MAX_WINDOW = 128 * 1024 * 1024  # of a zstd frame: the largest that `zstd` makes without --ultra
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
@@ -179,9 +184,30 @@ def _content_hash(content: Bytes, offset: int) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(content: Bytes, status: os.stat_result, offset: int, *, done: bool) -> str:
-    """`device:inode:hash:end|more`."""
-    return f"{_identity(status)}:{_content_hash(content, offset)}:{'end' if done else 'more'}"
+def _checksum(content: Bytes, start: int, end: int, before: int = 0) -> int:
+    """CRC-32 of the bytes up to `end`, given that of those before `start`."""
+    while start < end and (block := content.at(start, min(BLOCK, end - start))):
+        before = zlib.crc32(block, before)
+        start += len(block)
+    return before
+
+
+def fingerprint(content: Bytes, status: os.stat_result, offset: int, *, checksum: int, done: bool) -> str:
+    """`device:inode:hash.checksum:end|more`."""
+    end = "end" if done else "more"
+    return f"{_identity(status)}:{_content_hash(content, offset)}.{checksum:08x}:{end}"
+
+
+def need_not_compare(position: Position, compared: int | None, size: int) -> bool:
+    """Whether a file whose first bytes were compared (or read) by us up to `compared` may go on unseen.
+
+    While it is read in parts it was read just now; a long one is compared again when it has grown enough.
+    """
+    if compared is None:
+        return False
+    if position.fingerprint.endswith(":more") and compared == position.offset:
+        return True
+    return position.offset > _COMPARED and size - compared < size // _GROWN
 
 
 def unchanged(source: Source, position: Position) -> bool:
@@ -194,24 +220,40 @@ def unchanged(source: Source, position: Position) -> bool:
     )
 
 
-def _continues(content: Bytes, status: os.stat_result, position: Position) -> bool:
-    """Whether what was read before is still there, so that reading goes on at the offset."""
+def _continues(content: Bytes, status: os.stat_result, position: Position, *, compare: bool) -> bool:
+    """Whether what was read before is still there, so that reading goes on at the offset.
+
+    `compare`: all of it, for a file can be rewritten in the middle and grow, and its head and its tail tell nothing.
+    """
     if status.st_size < position.offset:
         return False
     if status.st_size == position.size and status.st_mtime_ns != position.mtime_ns:
         return False  # changed at the same size
-    wanted = f"{_identity(status)}:{_content_hash(content, position.offset)}"
-    return position.fingerprint.rpartition(":")[0] == wanted
+    known, _, checksum = position.fingerprint.rpartition(":")[0].partition(".")
+    if known != f"{_identity(status)}:{_content_hash(content, position.offset)}":
+        return False
+    return not compare or not checksum or int(checksum, 16) == _checksum(content, 0, position.offset)
 
 
-def read_file(source: Source, position: Position | None, *, gateway: str, max_bytes: int) -> Chunk:
-    """The next lines of a plain file. Raises StoreError."""
+def _checksum_of(position: Position, content: Bytes) -> int:
+    """The checksum of what was read; positions of former versions have none."""
+    checksum = position.fingerprint.rpartition(":")[0].partition(".")[2]
+    return int(checksum, 16) if checksum else _checksum(content, 0, position.offset)
+
+
+def read_file(
+    source: Source, position: Position | None, *, gateway: str, max_bytes: int, compare: bool = True
+) -> Chunk:
+    """The next lines of a plain file. `compare`: see `need_not_compare`. Raises StoreError."""
     with _opened(source) as (number, status):
         content = _Descriptor(number, status.st_size)
-        restarted = position is not None and not _continues(content, status, position)
-        start = position.offset if position is not None and not restarted else 0
+        restarted = position is not None and not _continues(content, status, position, compare=compare)
+        start, before = 0, 0
+        if position is not None and not restarted:
+            start, before = position.offset, _checksum_of(position, content)
         lines = read_lines(content, source.key, start, final=source.store == "archive", max_bytes=max_bytes)
         done = lines.done or lines.offset >= status.st_size
+        checksum = _checksum(content, start, lines.offset, before)
         return _chunk(
             source,
             lines,
@@ -220,7 +262,7 @@ def read_file(source: Source, position: Position | None, *, gateway: str, max_by
                 source_key=source.key,
                 offset=lines.offset,
                 generation=_generation(position, restarted=restarted),
-                fingerprint=fingerprint(content, status, lines.offset, done=done),
+                fingerprint=fingerprint(content, status, lines.offset, checksum=checksum, done=done),
                 size=status.st_size,
                 mtime_ns=status.st_mtime_ns,
             ),

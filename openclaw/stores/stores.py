@@ -38,6 +38,7 @@ class Stores:
         self._archive: tuple[str, int, files.ArchiveStream] | None = None  # key, offset and the open stream
         self._cold_sessions: dict[str, str] = {}
         self._buffer: bytearray | None = None  # of `raw`
+        self._compared: dict[str, int] = {}  # up to where files are known to be as they were read, by device and inode
 
     # --- what is there ------------------------------------------------------------------------------------
 
@@ -60,7 +61,10 @@ class Stores:
             ]  # one that was also written to a file is read there
         self._drop_databases({key for _, key, _ in found.databases})
         live = [source for source in found.files if source.store == "jsonl"]
-        self._headers.forget({source.fingerprint for source in live})
+        living = {source.fingerprint for source in live}
+        self._headers.forget(living)
+        for gone in self._compared.keys() - living:
+            del self._compared[gone]
         live.sort(key=self._headers.order)
         archives.sort(key=lambda source: source.key)
         counts: dict[Store, int] = {
@@ -185,7 +189,7 @@ class Stores:
         if source.store == "archive":
             chunk = self._read_archive(source, position, limit)
         else:
-            chunk = files.read_file(source, position, gateway=self._gateway, max_bytes=limit)
+            chunk = self._read_file(source, position, limit)
         shadowed = self._shadowed(chunk) if chunk.entries else frozenset()
         return replace(chunk, shadowed=shadowed) if shadowed else chunk
 
@@ -215,6 +219,14 @@ class Stores:
             if database.agent == chunk.source.agent:
                 return database.entry_ids(chunk.session_id)
         return frozenset()
+
+    def _read_file(self, source: Source, position: Position | None, limit: int) -> Chunk:
+        known = self._compared.get(source.fingerprint)
+        compare = position is None or not files.need_not_compare(position, known, source.size)
+        chunk = files.read_file(source, position, gateway=self._gateway, max_bytes=limit, compare=compare)
+        if compare or chunk.restarted or (position is not None and known == position.offset):
+            self._compared[source.fingerprint] = chunk.position.offset
+        return chunk
 
     def _read_archive(self, source: Source, position: Position | None, limit: int) -> Chunk:
         restarted = position is not None and not position.fingerprint.startswith(source.fingerprint + ":")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from dataclasses import replace
 
 import pytest
 
@@ -131,6 +132,79 @@ def test_a_file_changed_at_the_same_size_is_read_again(tmp_path, folder):
     path.write_bytes(content.replace(b'"2"', b'"8"'))
     os.utime(path, ns=(later, later))
     assert reader.look() == ["1", "8", "3"]
+
+
+def rewritten_in_the_middle(path, old, new, more):
+    """In place, at the same length, with head and tail as they were; then it grows."""
+    content = path.read_bytes()
+    assert len(old) == len(new)
+    assert content.index(old) > 512
+    assert len(content) - content.index(old) > 512
+    with path.open("r+b") as file:
+        file.seek(content.index(old))
+        file.write(new)
+        file.seek(0, os.SEEK_END)
+        file.write(more)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_file_rewritten_in_the_middle_that_grew_is_no_append(tmp_path, folder, restarted):
+    path = folder / "a.jsonl"
+    path.write_bytes(lines(*(f"{number:04}" for number in range(40))))
+    reader = Reader(tmp_path)
+    assert len(reader.look()) == 40
+    append(path, lines("0040"))
+    assert reader.look() == ["0040"]
+    if restarted:
+        reader.restart()
+    rewritten_in_the_middle(path, b'"0020"', b'"late"', lines("0041"))
+    found = reader.look()
+    assert len(found) == 42
+    assert found[20] == "late"
+    assert reader.restarted == ["a.jsonl"]
+    append(path, lines("0042"))
+    assert reader.look() == ["0042"], "and then it goes on as ever"
+
+
+def test_a_long_file_is_compared_when_it_has_grown_enough_and_after_a_restart(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(files_module, "_COMPARED", 4096)
+    path = folder / "a.jsonl"
+    path.write_bytes(lines(*(f"{number:04}" for number in range(400))))
+    reader = Reader(tmp_path)
+    compared = []
+    checksum = files_module._checksum
+    monkeypatch.setattr(
+        files_module,
+        "_checksum",
+        lambda content, start, end, *more: compared.append(start) or checksum(content, start, end, *more),
+    )
+    assert len(reader.look(max_bytes=10_000)) == 400, "read in parts"
+    assert compared.count(0) == 1, "a part that was read just now is not compared with itself"
+    del compared[:]
+    append(path, lines("0400"))
+    assert reader.look() == ["0400"]
+    assert 0 not in compared
+    rewritten_in_the_middle(path, b'"0020"', b'"late"', lines(*(f"{number:04}" for number in range(401, 410))))
+    assert "late" in reader.look()
+    reader.restart()
+    rewritten_in_the_middle(path, b'"0030"', b'"last"', lines("0410"))
+    assert "last" in reader.look()
+
+
+def test_a_position_of_a_former_version_goes_on_and_is_compared_from_then_on(tmp_path, folder):
+    path = folder / "a.jsonl"
+    path.write_bytes(lines(*(f"{number:04}" for number in range(40))))
+    reader = Reader(tmp_path)
+    reader.look()
+    ((key, position),) = reader.positions.items()
+    start, _, end = position.fingerprint.rpartition(":")
+    reader.positions[key] = replace(position, fingerprint=f"{start.partition('.')[0]}:{end}")
+    reader.restart()
+    assert reader.look() == []
+    append(path, lines("0040"))
+    assert reader.look() == ["0040"]
+    rewritten_in_the_middle(path, b'"0020"', b'"late"', lines("0041"))
+    assert "late" in reader.look()
 
 
 def test_a_replaced_file_is_known_anew(tmp_path, folder):
