@@ -24,6 +24,7 @@ from api.security.limits import Limits, RateLimiter
 from api.security.password import PasswordFile
 from api.services import commands
 from api.services.agents import AgentService
+from api.services.alerts import AlertService
 from api.services.auth import AuthService
 from api.services.boards import BoardService
 from api.services.budgets import BudgetService
@@ -97,6 +98,7 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                 budgets=BudgetService(pool, settings),
                 webhooks=WebhookService(pool, settings.data_dir),
                 monitoring=MonitoringService(pool, agents),
+                alerts=(alerts := AlertService(pool, settings)),
                 commands=commands.CommandService(pool, settings.gateway_name, gateway),
                 control=ControlService(pool, settings.gateway_name, gateway),
                 dispatch=DispatchService(
@@ -115,6 +117,7 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                     tasks.create_task(hub.run(), name="follow the outbox"),
                     tasks.create_task(_housekeeping(hub, auth), name="housekeeping"),
                     tasks.create_task(broadcast_agent_status(hub, agents), name="agent status"),
+                    tasks.create_task(alerts.watch(), name="listen for the watchdog"),
                 ]
                 try:
                     yield

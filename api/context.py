@@ -14,6 +14,7 @@ from api.live.hub import Hub
 from api.security.limits import Limits, RateLimiter
 from api.security.scopes import Actor, Scope
 from api.services.agents import AgentService
+from api.services.alerts import AlertService
 from api.services.auth import AuthService
 from api.services.boards import BoardService
 from api.services.budgets import BudgetService
@@ -45,6 +46,7 @@ class Context:
     budgets: BudgetService
     webhooks: WebhookService
     monitoring: MonitoringService
+    alerts: AlertService
     commands: CommandService
     control: ControlService
     dispatch: DispatchService

@@ -68,6 +68,12 @@ class Listen(BaseModel):
             raise ValueError(f"{text!r} is not host:port, for example 127.0.0.1:9464")
         return cls(host=match[1].strip("[]"), port=int(match[2]))
 
+    @property
+    def url(self) -> str:
+        """Its `http://` address, without a slash at the end, as programs of this host reach it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
+        return f"http://{Listen(host=host, port=self.port)}"
+
     def __str__(self) -> str:
         """As it was written."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from store import outbox
+from store import feed, outbox
 from store.pool import Connection
 from store.rows import OutboxEvent
 
@@ -24,6 +24,9 @@ class Alert:
     ends_at: datetime | None
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+
+
+HEARD_WITHIN = timedelta(hours=3)  # Alertmanager repeats what fires each hour; older news may have ended untold
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +77,18 @@ async def delete_threshold(connection: Connection, alert: str, severity: str, ga
 
 
 async def record(connection: Connection, alerts: Sequence[Alert]) -> int:
-    """Keep what is new of them and publish it (topic `alerts`); gives how many. A repeated notification changes
-    nothing, and a late "firing" does not take a "resolved" back."""
-    events = []
+    """Keep what is new of them, publish it (topic `alerts`) and add it to the activity feed; gives how many.
+
+    A repeated notification changes nothing but when it was heard, and a late "firing" does not take a "resolved" back.
+    """
+    changed = []
     for alert in sorted(alerts, key=lambda one: (one.fingerprint, one.starts_at)):
         cursor = await connection.execute(
             "INSERT INTO lobs.alert_events AS e"
             " (fingerprint, gateway, alert, severity, status, starts_at, ends_at, labels, annotations)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
             " ON CONFLICT (fingerprint, starts_at) DO UPDATE SET status = excluded.status, ends_at = excluded.ends_at,"
-            " annotations = excluded.annotations, received_at = now()"
+            " annotations = excluded.annotations, received_at = now(), heard_at = now()"
             " WHERE e.status = 'firing' AND excluded.status = 'resolved'"
             " RETURNING *",
             [
@@ -100,9 +105,80 @@ async def record(connection: Connection, alerts: Sequence[Alert]) -> int:
         )
         row = await cursor.fetchone()
         if row is not None:
-            events.append(OutboxEvent("alerts", alert.status, document(row), row["gateway"]))
-    await outbox.publish(connection, events)
-    return len(events)
+            changed.append(row)
+            continue
+        await connection.execute(
+            "UPDATE lobs.alert_events SET heard_at = now()"
+            " WHERE fingerprint = %s AND starts_at = %s AND status = 'firing'",
+            [alert.fingerprint, alert.starts_at],
+        )
+    await outbox.publish(
+        connection, [OutboxEvent("alerts", row["status"], document(row), row["gateway"]) for row in changed]
+    )
+    for row in changed:
+        await feed.add(
+            connection,
+            type="alert",
+            actor="alertmanager",
+            action=row["status"],
+            target_type="alert",
+            target_id=row["alert"],
+            metadata={
+                "severity": row["severity"],
+                "gateway": row["gateway"],
+                "summary": row["annotations"].get("summary"),
+            },
+        )
+    return len(changed)
+
+
+async def firing(connection: Connection, gateways: Sequence[str] | None) -> list[dict[str, Any]]:
+    """What fires now, the worst and newest first: the newest row of each, heard within `HEARD_WITHIN`."""
+    cursor = await connection.execute(
+        "SELECT * FROM (SELECT DISTINCT ON (fingerprint) * FROM public.alert_events"
+        "  WHERE status = 'firing' AND heard_at > now() - %(within)s"
+        "  AND (%(gateways)s::text[] IS NULL OR gateway IS NULL OR gateway = ANY(%(gateways)s))"
+        "  ORDER BY fingerprint, starts_at DESC) AS newest"
+        " ORDER BY array_position(ARRAY['critical', 'warning', 'info'], severity) NULLS LAST, starts_at DESC, id DESC"
+        " LIMIT 200",
+        {"within": HEARD_WITHIN, "gateways": None if gateways is None else list(gateways)},
+    )
+    return await cursor.fetchall()
+
+
+async def hear_watchdog(connection: Connection) -> None:
+    """The alert that fires always came again."""
+    await connection.execute(
+        "INSERT INTO lobs.alert_watchdog (heard_at) VALUES (now()) ON CONFLICT (one) DO UPDATE SET heard_at = now()"
+    )
+
+
+async def watchdog(connection: Connection) -> dict[str, Any] | None:
+    """`heard_at`, and `told_at` while its silence has been told; None when it was never heard."""
+    cursor = await connection.execute("SELECT heard_at, told_at FROM public.alert_watchdog")
+    return await cursor.fetchone()
+
+
+async def claim_silence(connection: Connection, longest: timedelta) -> datetime | None:
+    """When the watchdog has been silent for longer and nobody has told so: from now on somebody has."""
+    cursor = await connection.execute(
+        "UPDATE lobs.alert_watchdog SET told_at = now() WHERE told_at IS NULL AND heard_at < now() - %s"
+        " RETURNING told_at",
+        [longest],
+    )
+    row = await cursor.fetchone()
+    return row["told_at"] if row else None
+
+
+async def claim_return(connection: Connection) -> datetime | None:
+    """When the watchdog is heard again after its silence was told: when that was told."""
+    cursor = await connection.execute(
+        "WITH old AS (SELECT told_at FROM lobs.alert_watchdog WHERE heard_at > told_at FOR UPDATE)"
+        " UPDATE lobs.alert_watchdog AS w SET told_at = NULL FROM old WHERE w.heard_at > w.told_at"
+        " RETURNING old.told_at"
+    )
+    row = await cursor.fetchone()
+    return row["told_at"] if row else None
 
 
 def document(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,6 +193,8 @@ def document(row: Mapping[str, Any]) -> dict[str, Any]:
         "endsAt": row["ends_at"] and row["ends_at"].isoformat().replace("+00:00", "Z"),
         "summary": row["annotations"].get("summary"),
         "description": row["annotations"].get("description"),
-        "runbook": row["annotations"].get("runbook_url"),
+        "action": row["annotations"].get("action"),
+        "board": row["annotations"].get("board"),
+        "runbook": row["annotations"].get("runbook"),
         "labels": row["labels"],
     }

@@ -157,8 +157,28 @@ class AlertEvent(Camel):
     ends_at: Instant | None = None
     summary: str | None = None
     description: str | None = None
-    runbook: str | None = None
+    action: str | None = Field(default=None, description="The first thing to do.")
+    board: str | None = Field(default=None, description="Path of the board in Grafana.")
+    runbook: str | None = Field(default=None, description="Path of the runbook in the repository.")
     labels: dict[str, str] = {}
+
+
+class BannerAlert(AlertEvent):
+    """An alert with where to go from it."""
+
+    board_url: str
+    runbook_url: str | None = Field(description="None without LOBS_RUNBOOK_URL.")
+    silence_url: str
+
+
+class Banner(Camel):
+    """What every page shows at its top."""
+
+    worst: Literal["critical", "warning", "info"] | None = Field(description="The worst that fires; None: all is well.")
+    firing: int
+    alerts: list[BannerAlert] = Field(description="The worst and newest first, at most 200.")
+    watchdog_heard_at: Instant | None = Field(description="When the chain of alerts was heard last; None: never.")
+    watchdog_silent: bool = Field(description="It was heard once and is not any more: alerts cannot be trusted.")
 
 
 class Alerts(Camel):

@@ -13,6 +13,7 @@ from api.models.monitoring import (
     Alerts,
     Approval,
     AuditRow,
+    Banner,
     Channel,
     Costs,
     CronsSummary,
@@ -162,6 +163,12 @@ async def alerts(
 ) -> Alerts:
     """Those that began or ended within the range."""
     return await context.monitoring.alerts(actor, range, status, limit)
+
+
+@router.get("/alerts/banner", summary="What fires now, for the top of a page", responses=problems())
+async def banner(context: ContextDep, actor: Reader) -> Banner:
+    """With links, and whether alerts come at all. Changes come as events of the topic `alerts`."""
+    return await context.alerts.banner(actor)
 
 
 @router.get("/logs", summary="The gateways' log, newest line first", responses=problems())

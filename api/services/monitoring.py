@@ -35,6 +35,7 @@ from api.models.monitoring import (
 )
 from api.security.scopes import Actor
 from api.services.agents import AgentService, gateways_of, tokens_of
+from api.services.alerts import WATCHDOG
 from store import agents as agent_rows
 from store import alerts as alert_rows
 from store import logs as log_rows
@@ -227,8 +228,10 @@ class MonitoringService:
         return Alerts(firing=sum(one.status == "firing" for one in shown), alerts=shown)
 
     async def record_alerts(self, notification: Notification) -> int:
-        """Keep what Alertmanager tells; the same again changes nothing."""
+        """Keep what Alertmanager tells; the same again changes nothing. The watchdog is heard, not kept."""
         async with self._pool.connection() as connection:
+            if any(one.labels.get("alertname") == WATCHDOG and one.status == "firing" for one in notification.alerts):
+                await alert_rows.hear_watchdog(connection)
             return await alert_rows.record(
                 connection,
                 [
@@ -241,6 +244,7 @@ class MonitoringService:
                         annotations=one.annotations,
                     )
                     for one in notification.alerts
+                    if one.labels.get("alertname") != WATCHDOG
                 ],
             )
 

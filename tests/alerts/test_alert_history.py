@@ -71,6 +71,21 @@ def test_history_has_everything_while_slack_is_away(tmp_path, postgres_dsn):
         assert told == (3,), "live clients heard of each change once"
 
 
+@pytest.mark.req("P-13")
+@pytest.mark.parametrize("webhook", ["slack", "none"])
+def test_the_watchdog_reaches_the_api_by_default(tmp_path, postgres_dsn, webhook):
+    with (
+        running_api(postgres_dsn, tmp_path) as api,
+        fake_slack() as slack,
+        fast_alertmanager(tmp_path, slack.url if webhook == "slack" else "", api_listen=api) as alerts,
+        psycopg.connect(postgres_dsn, autocommit=True) as connection,
+    ):
+        alerts.send([alert("Watchdog", "none")])
+        wait_for(lambda: connection.execute("SELECT heard_at FROM public.alert_watchdog").fetchone(), "it is heard")
+        assert history(postgres_dsn) == set()
+        assert slack.messages == []
+
+
 def command(alerts, folder):
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "LOBS_DATA_DIR": str(folder)}
     return subprocess.run(

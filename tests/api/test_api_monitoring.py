@@ -199,6 +199,9 @@ async def test_alertmanager_fills_the_history_once_and_tells_live_clients(client
     assert (shown["firing"], [one["status"] for one in shown["alerts"]]) == (0, ["resolved"])
     cursor = await database.execute("SELECT kind FROM lobs.events WHERE topic = 'alerts' ORDER BY id")
     assert await cursor.fetchall() == [("firing",), ("resolved",)]
+    feed = (await client.get("/api/feed")).json()
+    told = [(row["action"], row["targetId"]) for row in feed["items"] if row["type"] == "alert"]
+    assert told == [("resolved", "GatewayDown"), ("firing", "GatewayDown")]
 
 
 @pytest.mark.req("S1-21", "S1-16")
