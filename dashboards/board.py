@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard
 
-from dashboards import config, events, variables
+from dashboards import config, events, panels, variables
 
 COLUMNS = 24  # of Grafana's grid
 
@@ -76,8 +76,30 @@ def _panels(rows: Sequence[Row]) -> list[dashboard.Panel | dashboard.RowPanel]:
     return placed
 
 
+def _keep_variables(placed: Sequence[dashboard.Panel | dashboard.RowPanel], names: Sequence[str]) -> None:
+    """Links carry on what is chosen at the top of their board."""
+    for panel in placed:
+        if isinstance(panel, dashboard.RowPanel):
+            _keep_variables(panel.panels, names)
+        elif panel.field_config is not None:
+            links = list(panel.field_config.defaults.links or [])
+            for changed in panel.field_config.overrides:
+                for one in changed.properties:
+                    links += one.value if isinstance(one.value, list) and one.id_val == "links" else []
+            for link in links:
+                link.url = panels.kept(link.url or "", names)
+
+
 def build(board: Board) -> dashboard.Dashboard:
     """The dashboard, with the data sources, variables, annotations and links that all boards have."""
+    chosen = [
+        variables.prometheus_data_source(),
+        variables.postgres_data_source(),
+        variables.gateway(),
+        *board.extra_variables,
+    ]
+    placed = _panels(board.rows)
+    _keep_variables(placed, [variable.name for variable in chosen])
     return dashboard.Dashboard(
         uid=board.ref.uid,
         title=board.ref.title,
@@ -90,16 +112,15 @@ def build(board: Board) -> dashboard.Dashboard:
         timepicker=dashboard.TimePickerConfig(refresh_intervals=["10s", "30s", "1m", "5m", "15m", "1h"]),
         refresh=config.REFRESH,
         version=1,
-        templating=dashboard.DashboardDashboardTemplating(
-            list_val=[
-                variables.prometheus_data_source(),
-                variables.postgres_data_source(),
-                variables.gateway(),
-                *board.extra_variables,
-            ]
-        ),
+        templating=dashboard.DashboardDashboardTemplating(list_val=chosen),
         annotations=dashboard.AnnotationContainer(
-            list_val=[events.alerts(), events.gateway_starts(), events.watching_began(), events.resets()]
+            list_val=[
+                events.alerts(),
+                events.gateway_starts(),
+                events.watching_began(),
+                events.first_ingest(),
+                events.resets(),
+            ]
         ),
         links=[
             dashboard.DashboardLink(
@@ -111,9 +132,18 @@ def build(board: Board) -> dashboard.Dashboard:
                 include_vars=True,
                 keep_time=True,
             ),
+            dashboard.DashboardLink(
+                title="Wall screen",
+                type_val=dashboard.DashboardLinkType.LINK,
+                icon="apps",
+                tooltip="Without menus; Esc brings them back",
+                url=f"/d/{board.ref.uid}?kiosk&refresh={config.REFRESH}",
+                include_vars=True,
+                keep_time=True,
+            ),
             *board.extra_links,
         ],
-        panels=_panels(board.rows),
+        panels=placed,
     )
 
 

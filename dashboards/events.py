@@ -46,6 +46,34 @@ def alerts() -> dashboard.AnnotationQuery:
     )
 
 
+def _sql_events(name: str, colour: str, raw_sql: str, *, shown: bool) -> dashboard.AnnotationQuery:
+    query = sql_rows(raw_sql)
+    query.ref_id = "Anno"
+    return dashboard.AnnotationQuery(
+        name=name,
+        datasource=POSTGRES,
+        enable=shown,
+        icon_color=colour,
+        target=query,
+    )
+
+
+def first_ingest() -> dashboard.AnnotationQuery:
+    """Where the first scan had ended: what is older came as history, and no curve of Prometheus knows it."""
+    return _sql_events(
+        "First ingest",
+        config.OK,
+        """
+SELECT ts AS time, 'History read' AS title, gateway AS text
+FROM first_ingest
+WHERE $__timeFilter(ts) AND :gateways
+ORDER BY ts
+LIMIT 50
+""",
+        shown=True,
+    )
+
+
 def watching_began() -> dashboard.AnnotationQuery:
     """Where the exporter started: before the first of them there are sums, but no curves."""
     began = f"min by (gateway) (lobservatory_start_timestamp_seconds{{{GATEWAY}}}) * 1000"
@@ -54,14 +82,15 @@ def watching_began() -> dashboard.AnnotationQuery:
 
 def resets() -> dashboard.AnnotationQuery:
     """Where sessions were reset; hidden until asked for, because people reset often."""
-    query = sql_rows("""
+    return _sql_events(
+        "Session resets",
+        config.EQUIVALENT,
+        """
 SELECT ts AS time, 'Session reset' AS title, agent || ' (' || gateway || ')' AS text
 FROM session_events
 WHERE $__timeFilter(ts) AND :gateways AND event = 'reset'
 ORDER BY ts DESC
 LIMIT 200
-""")
-    query.ref_id = "Anno"
-    return dashboard.AnnotationQuery(
-        name="Session resets", datasource=POSTGRES, enable=False, icon_color=config.EQUIVALENT, target=query
+""",
+        shown=False,
     )

@@ -19,7 +19,7 @@ from grafana_foundation_sdk.models import table as table_model
 from grafana_foundation_sdk.models import timeseries as timeseries_model
 
 from dashboards import config
-from dashboards.queries import MIXED, Target
+from dashboards.queries import MIXED, Target, series
 
 Steps = Sequence[tuple[float | None, str]]
 Colours = Mapping[str, str]
@@ -32,12 +32,23 @@ ZERO_IS_GOOD_WARN: Final[Steps] = ((None, config.OK), (1, config.WARN))
 # --- links ---------------------------------------------------------------------------------------------------
 
 
-def link_to(
-    board: config.BoardRef, *, gateway: str = "${gateway:queryparam}", more: str = ""
-) -> dashboard.DashboardLink:
-    """A drill-down that keeps the time range and the gateways; `more` is added to its query string."""
-    url = f"/d/{board.uid}?${{__url_time_range}}&{gateway}"
-    return dashboard.DashboardLink(title=f"Open {board.title}", url=url + (f"&{more}" if more else ""))
+KEPT: Final = "${kept}"  # `board.build` puts the board's variables here
+
+
+def link_to(board: config.BoardRef, **chosen: str) -> dashboard.DashboardLink:
+    """A drill-down that keeps the time range and what is chosen at the top, but for the variables named here: they get
+    these values, for example `agent="${__data.fields.Agent}"`.
+    """
+    own = "".join(f"&var-{name}={value}" for name, value in chosen.items())
+    return dashboard.DashboardLink(title=f"Open {board.title}", url=f"/d/{board.uid}?${{__url_time_range}}{KEPT}{own}")
+
+
+def kept(url: str, names: Sequence[str]) -> str:
+    """The link's address with the variables of its board, those left out that the link sets itself."""
+    if KEPT not in url:
+        return url
+    others = "".join(f"&${{{name}:queryparam}}" for name in names if f"var-{name}=" not in url)
+    return url.replace(KEPT, others)
 
 
 # --- field configuration --------------------------------------------------------------------------------------
@@ -81,16 +92,32 @@ def override(name: str, **properties: object) -> dashboard.DashboardFieldConfigS
     )
 
 
+def override_like(pattern: str, **properties: object) -> dashboard.DashboardFieldConfigSourceOverrides:
+    """Settings of the fields whose names match a regular expression, as `override` writes them."""
+    changed = override(pattern, **properties)
+    changed.matcher = dashboard.MatcherConfig(id_val="byRegexp", options=pattern)
+    return changed
+
+
+def override_all(**properties: object) -> dashboard.DashboardFieldConfigSourceOverrides:
+    """Settings of every field, as `override` writes them."""
+    return override_like(".*", **properties)
+
+
 def fixed(colour: str) -> dict[str, str]:
     """The value of a property `color`."""
     return {"mode": "fixed", "fixedColor": colour}
 
 
 # The panel's `no_value` is for the empty panel; Grafana would put it into every empty cell as well.
-_EMPTY_CELL = dashboard.DashboardFieldConfigSourceOverrides(
-    matcher=dashboard.MatcherConfig(id_val="byRegexp", options=".*"),
-    properties=[dashboard.DynamicConfigValue(id_val="noValue", value="-")],
-)
+_EMPTY_CELL = override_all(noValue="-")
+
+
+def dashed(name: str) -> dashboard.DashboardFieldConfigSourceOverrides:
+    """A line that is a limit, not a measurement."""
+    return override(
+        name, custom__lineStyle={"fill": "dash", "dash": [8, 6]}, custom__fillOpacity=0, custom__lineWidth=1
+    )
 
 
 def _colour_overrides(colours: Colours) -> list[dashboard.DashboardFieldConfigSourceOverrides]:
@@ -237,7 +264,7 @@ def timeseries(
                 custom=common.GraphFieldConfig(
                     draw_style=common.GraphDrawStyle.BARS if bars else common.GraphDrawStyle.LINE,
                     line_width=0 if bars else 1 if stacked else 2,
-                    fill_opacity=80 if bars else 50 if stacked else 8 if len(targets) == 1 else 0,
+                    fill_opacity=80 if bars else 50 if stacked else 0,
                     line_interpolation=common.LineInterpolation.LINEAR,
                     show_points=common.VisibilityMode.NEVER if bars or stacked else common.VisibilityMode.AUTO,
                     point_size=4,
@@ -481,6 +508,33 @@ def node_graph(
     return _assemble(panel, [nodes, edges], width, height)
 
 
+# --- panels that two boards have ----------------------------------------------------------------------------
+
+
+def tokens_by_class(
+    id_: int, matcher: str, *, links: Sequence[dashboard.DashboardLink] = (), width: int = 6
+) -> dashboard.Panel:
+    """Tokens a minute of the calls that match; the classes add up."""
+    return timeseries(
+        id_,
+        "Tokens by class",
+        [
+            series(
+                f"60 * sum by (token_type) (rate(claw_tokens_total{{{matcher}}}[$__rate_interval]))", "{{token_type}}"
+            )
+        ],
+        unit="short",
+        description="Tokens a minute by class (claw_tokens_total). cache_read is cheap; much input beside little "
+        "cache_read means that the prompt cache does not work.",
+        no_value="No calls yet",
+        stacked=True,
+        colours=config.TOKEN_COLOURS,
+        points=config.MANY_POINTS,
+        links=links,
+        width=width,
+    )
+
+
 # --- columns of tables ----------------------------------------------------------------------------------------
 
 
@@ -497,9 +551,12 @@ def badge(name: str, mapping: Mapping[str, tuple[str, str]], width: int = 110) -
 
 def coloured(name: str, mapping: Mapping[str, tuple[str, str]], width: int = 110) -> Any:
     """A column whose values are words in a colour, where a coloured ground would be too loud."""
+    visible = {
+        value: (text, config.MUTED if ink == config.NO_GROUND else ink) for value, (text, ink) in mapping.items()
+    }
     return override(
         name,
-        mappings=words(mapping),
+        mappings=words(visible),
         custom__cellOptions={"type": "color-text"},
         custom__width=width,
     )

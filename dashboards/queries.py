@@ -15,15 +15,33 @@ MIXED = common.DataSourceRef(type_val="datasource", uid="-- Mixed --")
 
 # The label matcher of every query on what a gateway does.
 GATEWAY = 'gateway=~"$gateway"'
+# The same for what an agent does, and for what it asks a model to do.
+AGENT = f'{GATEWAY}, agent=~"$agent"'
+MODEL = f'{AGENT}, model=~"$model"'
+# What a gateway may spend, as the alerts DailyCostHigh and BudgetBurn compare it; a budget of 0 is none.
+DAILY_LIMIT = (
+    f'max by (gateway) (claw_alert_threshold{{{GATEWAY}, alert="DailyCostHigh", severity="warning", agent=""}})'
+)
+MONTHLY_BUDGET = (
+    f'(max by (gateway) (claw_alert_threshold{{{GATEWAY}, alert="BudgetBurn", severity="critical", agent=""}}) > 0)'
+)
 # The same in SQL. An array, because `IN ()` is no SQL when there is no gateway yet.
 GATEWAY_SQL = "gateway = ANY (ARRAY[${gateway:sqlstring}]::text[])"
-AGENT_SQL = GATEWAY_SQL + " AND agent = ANY (ARRAY[${agent:sqlstring}]::text[])"
+_AGENTS = "{} = ANY (ARRAY[${{agent:sqlstring}}]::text[])"
+AGENT_SQL = GATEWAY_SQL + " AND " + _AGENTS.format("agent")
+CHANNEL_SQL = "coalesce(nullif(channel, ''), 'none') = ANY (ARRAY[${channel:sqlstring}]::text[])"
+CALL_SQL = f"{AGENT_SQL} AND model = ANY (ARRAY[${{model:sqlstring}}]::text[]) AND {CHANNEL_SQL}"
 SESSION_SQL = GATEWAY_SQL + " AND session_id = ${session:sqlstring}"
 # The filters that a query may name.
 FILTERS = {
     ":gateways_or_none": f"(coalesce(gateway, '') = '' OR {GATEWAY_SQL})",  # what has no gateway concerns all of them
     ":gateways": GATEWAY_SQL,
+    # What names no agent concerns all of them.
+    ":agents_or_none": f"{GATEWAY_SQL} AND (coalesce(agent, '') = '' OR {_AGENTS.format('agent')})",
+    ":agent_ids_or_none": f"(coalesce(agent_id, '') = '' OR {_AGENTS.format('agent_id')})",
     ":agents": AGENT_SQL,
+    ":channels": CHANNEL_SQL,
+    ":calls": CALL_SQL,
     ":session": SESSION_SQL,
 }
 

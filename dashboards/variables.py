@@ -83,27 +83,60 @@ def model() -> dashboard.VariableModel:
     return _label("model", "Model", metric, "Models of the chosen gateways.")
 
 
+def _sql(name: str, label: str, description: str, query: str, *, many: bool) -> dashboard.VariableModel:
+    query = filtered(query)
+    return dashboard.VariableModel(
+        type_val=dashboard.VariableType.QUERY,
+        name=name,
+        label=label,
+        description=description,
+        datasource=POSTGRES,
+        definition=query,
+        query=query,
+        current=dashboard.VariableOption(selected=True, text=["All"], value=[ALL])
+        if many
+        else dashboard.VariableOption(),
+        multi=many,
+        include_all=many,
+        refresh=dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED,
+        sort=dashboard.VariableSort.DISABLED,
+    )
+
+
+def channel() -> dashboard.VariableModel:
+    """Which channels; what came by none is one of them. From the database: counters of calls have no channel."""
+    return _sql(
+        "channel",
+        "Channel",
+        "Channels of the chosen gateways; none is what came by no channel.",
+        """
+SELECT channel FROM (
+  SELECT 'none' AS channel
+  UNION SELECT channel FROM sessions WHERE :gateways AND channel <> ''
+  UNION SELECT channel FROM channels WHERE :gateways AND configured IS NOT FALSE
+) AS known
+ORDER BY channel = 'none', channel
+LIMIT 200
+""",
+        many=True,
+    )
+
+
 def session() -> dashboard.VariableModel:
     """Which session: the 500 last active ones by name; a link may bring any other."""
-    query = filtered("""
+    return _sql(
+        "session",
+        "Session",
+        "One session, the last active one first.",
+        """
 SELECT session_id AS __value,
        agent || ': ' || coalesce(label, regexp_replace(session_key, '^agent:[^:]*:', ''), session_id) AS __text
 FROM sessions
 WHERE :gateways
 ORDER BY updated_at DESC NULLS LAST
 LIMIT 500
-""")
-    return dashboard.VariableModel(
-        type_val=dashboard.VariableType.QUERY,
-        name="session",
-        label="Session",
-        description="One session, the last active one first.",
-        datasource=POSTGRES,
-        definition=query,
-        query=query,
-        current=dashboard.VariableOption(),
-        refresh=dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED,
-        sort=dashboard.VariableSort.DISABLED,
+""",
+        many=False,
     )
 
 

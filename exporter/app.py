@@ -196,7 +196,7 @@ class Exporter:
             GpuCollector(self._gateway, interval=settings.host_interval),
             ServiceCollector(self._gateway, interval=2 * settings.host_interval),
             StorageCollector(self._gateway, self._state_dir),
-            WindowsCollector(self._gateway, ask, daily_limit=settings.daily_cost_limit),
+            WindowsCollector(self._gateway, ask),
             ThresholdsCollector(
                 self._gateway,
                 settings.alert_thresholds(),

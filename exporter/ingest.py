@@ -28,12 +28,13 @@ from typing import Any, Final, Protocol, TypeVar
 import uvloop
 
 from exporter.accounting import EXACT, Accountant, Facts, increments, session_row
+from exporter.accounting.prices import Price
 from exporter.exposition import Sample
 from exporter.registry import Registry
 from exporter.watch import RECONCILE, Watch
 from lobservatory import logging
-from lobservatory.catalogue import SOURCES
-from openclaw.stores import Chunk, Discovery, SessionInfo, Source, Store, StoreError
+from lobservatory.catalogue import SOURCES, TOKEN_TYPES
+from openclaw.stores import Chunk, Discovery, Place, SessionInfo, Source, Store, StoreError, place
 from store.ledger import Ledger, LedgerHeldError, LedgerUnavailableError, Transaction
 from store.rows import Position, Session
 
@@ -121,6 +122,7 @@ class Status:
     newest: dict[str, float] = field(default_factory=dict)
     schema_known: dict[str, bool] = field(default_factory=dict)
     up: dict[str, bool] = field(default_factory=dict)
+    prices: dict[tuple[str, str], Price | None] = field(default_factory=dict)  # of models that were called
 
 
 class Ingest:
@@ -157,6 +159,7 @@ class Ingest:
         self._sleep = sleep
         self._rng = rng
         self._positions: dict[str, Position] = {}
+        self._places: set[Place] = set()  # where sessions were read
         self._known: dict[tuple[str, str], SessionInfo] = {}  # sessions as the ledger has them
         self._in_step = False  # positions and counters are those of the ledger
         self._begun = False
@@ -344,7 +347,10 @@ class Ingest:
             self._advance(chunk)
         if not chunk.entries and not chunk.rejects and chunk.position == self._positions.get(source.key):
             return
-        batch.facts.append(self._accountant.facts(chunk, sessions))
+        facts = self._accountant.facts(chunk, sessions)
+        in_database = source.store == "sqlite" or source.archive_of is not None
+        facts.moved = Place(source.agent, chunk.session_id, not in_database) in self._places
+        batch.facts.append(facts)
         batch.positions[source.key] = chunk.position
         batch.rows += len(chunk.entries)
         batch.bytes += chunk.bytes_read
@@ -354,6 +360,7 @@ class Ingest:
     async def _get_in_step(self) -> None:
         """Take over what the ledger holds."""
         self._positions = await self._ledger.positions()
+        self._places = set(filter(None, map(place, self._positions)))
         totals = await self._ledger.totals()
         self._known = {}
         self.status.newest = {
@@ -362,6 +369,7 @@ class Ingest:
             if key.startswith(_NEWEST)
         }
         await self._on_registry(self._registry.restore, totals)
+        self._look_up_prices((total.metric, total.labels) for total in totals)
         if not self.status.ledger_up and self.failures["unavailable"]:
             log.info("rows can be kept again")
         self.status.ledger_up = True
@@ -386,6 +394,7 @@ class Ingest:
             raised, durations = await _keep(transaction, batch.facts)
             admitted = await self._on_registry(self._registry.admit, raised)
             await transaction.add_totals(admitted)
+            self._look_up_prices(admitted)
             rows = [session for facts in batch.facts for session in facts.sessions]
             rows += [session_row(self._gateway, info) for info in batch.infos]
             await transaction.upsert_sessions(_last_of_each(rows))
@@ -397,6 +406,7 @@ class Ingest:
         self._in_step = True
         self.status.ledger_up = True
         self._positions.update(batch.positions)
+        self._places.update(filter(None, map(place, batch.positions)))
         self._known.update({(info.agent, info.session_id): info for info in batch.infos})
         self.status.newest = newest
         await self._on_registry(self._raise, admitted, durations if self._begun else [])
@@ -452,6 +462,13 @@ class Ingest:
 
     # --- what others see --------------------------------------------------------------------------------------
 
+    def _look_up_prices(self, counted: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+        called = {(labels[2], labels[3]) for metric, labels in counted if metric == "claw_model_calls_total"}
+        names = called - self.status.prices.keys()
+        if names:
+            found = {name: self._accountant.prices.price(*name) for name in names}
+            self.status.prices = {**self.status.prices, **found}
+
     def _report(self, discovery: Discovery, broken: Mapping[str, tuple[Store, str]], unread: dict[str, int]) -> None:
         """`broken`: by source key, its store and what is wrong."""
         problems = {f"{problem.path}": problem.text for problem in discovery.problems}
@@ -484,6 +501,14 @@ class Ingest:
         for metric, values in gauges:
             for source, value in values.items():
                 yield Sample(metric, (gateway, source), float(value))
+        for (provider, model), price in status.prices.items():
+            if price is None:
+                continue
+            for token_type in TOKEN_TYPES:
+                dollars: Decimal | None = getattr(price, token_type)  # a million of them
+                if dollars is not None:
+                    labels = (gateway, provider, model, token_type)
+                    yield Sample("claw_model_token_price_usd", labels, float(dollars.scaleb(-6)))
         for reason in ("unavailable", "error"):
             yield Sample("lobservatory_commit_failures_total", (reason,), self.failures[reason])
         yield Sample("lobservatory_poison_rows_total", (), float(getattr(self._ledger, "poison_rows", 0)))
@@ -495,6 +520,9 @@ async def _keep(
     transaction: Transaction, batch: Sequence[Facts]
 ) -> tuple[dict[Key, Any], list[tuple[str, tuple[str, ...], float]]]:
     """Insert the rows of a batch; what the new ones among them add to counters, and how long they took."""
+    for facts in batch:
+        if facts.moved and facts.calls:
+            facts.leave_out(await transaction.counted_before(facts.calls))
     calls = await _new(transaction.insert_model_calls, [row for facts in batch for row in facts.calls])
     tool_calls = await _new(transaction.insert_tool_calls, [row for facts in batch for row in facts.tool_calls])
     results = await _new(transaction.insert_tool_results, [row for facts in batch for row in facts.tool_results])

@@ -98,14 +98,12 @@ class WindowsCollector:
         gateway: str,
         ask: Callable[[datetime], Awaitable[Windows | None]],
         *,
-        daily_limit: float,
         interval: float = 15.0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.interval = interval
         self._gateway = gateway
         self._ask = ask
-        self._limit = daily_limit
         self._now = now
         self._windows: Windows | None = None
 
@@ -118,8 +116,7 @@ class WindowsCollector:
             raise
 
     def render(self) -> Iterable[Sample]:
-        """The windows, the baseline and the limit."""
-        yield Sample("claw_daily_cost_limit_usd", (self._gateway,), self._limit)
+        """The windows and the baseline."""
         if self._windows is None:
             return
         for (agent, window), cost in self._windows.costs.items():

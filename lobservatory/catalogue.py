@@ -221,12 +221,11 @@ METRICS: tuple[Metric, ...] = (
         500,
     ),
     Metric(
-        "claw_daily_cost_limit_usd",
+        "claw_model_token_price_usd",
         "gauge",
-        "Configured limit of one day's billed cost.",
+        "List price of one token of a model that was called, by class, where it is known.",
         "usd",
-        ("gateway",),
-        10,
+        ("gateway", "provider", "model", "token_type"),
     ),
     # --- data quality -------------------------------------------------------------------------------------
     Metric(

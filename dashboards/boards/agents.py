@@ -8,9 +8,8 @@ from grafana_foundation_sdk.models import dashboard
 
 from dashboards import config, panels, variables
 from dashboards.board import Board, Row
-from dashboards.queries import GATEWAY, now, rows, series, sql_rows
+from dashboards.queries import AGENT, GATEWAY, now, rows, series, sql_rows
 
-AGENT: Final = f'{GATEWAY}, agent=~"$agent"'
 # The number of a state in the timeline, and how it is shown there.
 STATES: Final = {
     "idle": ("1", "idle", "light-blue"),
@@ -164,6 +163,8 @@ LIMIT 200
         "(views agents and usage_15m).",
         no_value="No agent seen",
         overrides=[
+            panels.override("Agent", custom__minWidth=160),
+            panels.override("Model", custom__minWidth=150),
             panels.badge("State", STATE_WORDS, width=85),
             panels.override("Last activity", unit="dateTimeFromNow", custom__width=120),
             panels.override("Cost", unit="currencyUSD", decimals=4, noValue="none", custom__width=80),
@@ -171,7 +172,8 @@ LIMIT 200
             panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=65),
             panels.override("Gateway", custom__width=80),
         ],
-        width=14,
+        width=24,
+        height=8,
     )
 
 
@@ -194,67 +196,64 @@ LIMIT 200
         description="The newest 200 things that the chosen agents did in the time range (view agent_events).",
         no_value="No event in this time range: they begin when we are connected to the gateway",
         overrides=[
-            panels.override("When", unit="dateTimeFromNow", custom__width=120),
-            panels.override("Agent", custom__width=100),
+            panels.override("When", unit="dateTimeFromNow", custom__width=125),
+            panels.override("Agent", custom__width=160),
             panels.override("Tool", custom__width=90),
             panels.override("Gateway", custom__width=80),
         ],
-        width=10,
+        width=12,
     )
+
+
+# Runs of one task of one parent are one node. A sub-agent that started others is the node of its own task.
+TREE: Final = """
+WITH task AS (
+  SELECT gateway, child_session_key, parent_session_key, coalesce(label, 'sub-agent') AS label, status, cost_usd,
+         gateway || '/' || parent_session_key || '/' || coalesce(label, 'sub-agent') AS id
+  FROM subagent_runs
+  WHERE $__timeFilter(started_at) AND :gateways AND parent_session_key IS NOT NULL
+  ORDER BY started_at DESC
+  LIMIT 2000
+)"""
 
 
 def subagent_tree() -> dashboard.Panel:
     """Two queries: who, and who started whom."""
     nodes = """
-WITH runs AS (
-  SELECT gateway, child_session_key, parent_session_key, label, status, cost_usd
-  FROM subagent_runs
-  WHERE $__timeFilter(started_at) AND :gateways
-  ORDER BY started_at DESC
-  LIMIT 200
-)
-SELECT DISTINCT ON (id) id, title, subtitle, mainstat, arc__ok, arc__running, arc__failed
-FROM (
-  SELECT gateway || '/' || child_session_key AS id,
-         coalesce(label, 'sub-agent ' || right(child_session_key, 6)) AS title, status AS subtitle,
-         '$' || round(cost_usd, 4) AS mainstat, (status IN ('ok', 'done'))::int AS arc__ok,
-         (status = 'running')::int AS arc__running,
-         (status NOT IN ('ok', 'done', 'running'))::int AS arc__failed, 0 AS rank
-  FROM runs
-  UNION ALL
-  SELECT r.gateway || '/' || r.parent_session_key, regexp_replace(r.parent_session_key, '^agent:', ''), 'parent',
-         (SELECT '$' || round(sum(s.cost_usd), 4) FROM sessions AS s
-          WHERE s.gateway = r.gateway AND s.session_key = r.parent_session_key), 0, 0, 0, 1
-  FROM runs AS r
-  WHERE r.parent_session_key IS NOT NULL
-) AS people
-ORDER BY id, rank
+SELECT id, label AS title, count(*) || ' runs' AS subtitle, '$' || round(coalesce(sum(cost_usd), 0), 4) AS mainstat,
+       count(*) FILTER (WHERE status IN ('ok', 'done'))::float8 / count(*) AS arc__ok,
+       count(*) FILTER (WHERE status = 'running')::float8 / count(*) AS arc__running,
+       count(*) FILTER (WHERE status NOT IN ('ok', 'done', 'running'))::float8 / count(*) AS arc__failed
+FROM task
+GROUP BY id, label
+UNION ALL
+SELECT DISTINCT gateway || '/' || parent_session_key, regexp_replace(parent_session_key, '^agent:', ''), gateway,
+       (SELECT '$' || round(sum(s.cost_usd), 4) FROM sessions AS s
+        WHERE s.gateway = task.gateway AND s.session_key = task.parent_session_key), 0, 0, 0
+FROM task
+WHERE (gateway, parent_session_key) NOT IN (SELECT gateway, child_session_key FROM task)
+ORDER BY id
+LIMIT 300
 """
     edges = """
-WITH runs AS (
-  SELECT gateway, child_session_key, parent_session_key, label, status, cost_usd
-  FROM subagent_runs
-  WHERE $__timeFilter(started_at) AND :gateways
-  ORDER BY started_at DESC
-  LIMIT 200
-)
-SELECT DISTINCT gateway || '/' || parent_session_key || ' ' || child_session_key AS id,
-       gateway || '/' || parent_session_key AS source, gateway || '/' || child_session_key AS target
-FROM runs
-WHERE parent_session_key IS NOT NULL
+SELECT DISTINCT coalesce(above.id, task.gateway || '/' || task.parent_session_key) || ' > ' || task.id AS id,
+       coalesce(above.id, task.gateway || '/' || task.parent_session_key) AS source, task.id AS target
+FROM task
+LEFT JOIN task AS above ON above.gateway = task.gateway AND above.child_session_key = task.parent_session_key
+LIMIT 600
 """
     return panels.node_graph(
         40,
-        "Sub-agents",
-        sql_rows(nodes),
-        sql_rows(edges),
-        description="Who started whom: the newest 200 runs of sub-agents in the time range and their parents, each "
-        "with its own cost (view subagent_runs). Green ended well, blue runs, red did not end well; parents have no "
-        "ring.",
+        "Sub-agents: who starts whom",
+        sql_rows(TREE + nodes),
+        sql_rows(TREE + edges),
+        description="Tasks that agents gave to sub-agents in the time range (the newest 2000 runs), each with its runs "
+        "and their cost (view subagent_runs). The ring: green ended well, blue runs, red did not end well; who only "
+        "starts others has none.",
         no_value="No sub-agent ran in this time range",
         arcs={"arc__ok": config.OK, "arc__running": config.NEUTRAL, "arc__failed": config.BAD},
-        width=14,
-        height=11,
+        width=24,
+        height=12,
     )
 
 
@@ -274,10 +273,10 @@ def tools_by_agent() -> dashboard.Panel:
         transformations=panels.merged({"agent": "Agent", "tool": "Tool", "Value #A": "Calls", "Value #B": "Errors"}),
         overrides=[
             panels.count_badge("Errors", panels.ZERO_IS_GOOD, width=70),
+            panels.override("Agent", custom__minWidth=160),
             panels.override("Calls", custom__width=70),
         ],
-        width=10,
-        height=11,
+        width=12,
     )
 
 
@@ -291,7 +290,8 @@ def board() -> Board:
             Row(100, "", [by_state(), working(), cost_today()]),
             Row(101, "", [state_timeline()]),
             Row(102, "", [heat(), events()]),
-            Row(103, "", [agents(), newest_events()]),
-            Row(104, "", [subagent_tree(), tools_by_agent()]),
+            Row(103, "", [agents()]),
+            Row(104, "", [subagent_tree()]),
+            Row(105, "", [newest_events(), tools_by_agent()]),
         ],
     )

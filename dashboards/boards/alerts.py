@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models import dashboard
 
 from dashboards import config, panels, variables
 from dashboards.board import Board, Row
-from dashboards.queries import now, rows, series, sql_rows
+from dashboards.queries import now, rows, series, sql_rows, sql_series
 
 REAL: Final = f'alertname!="Watchdog", {config.ALERT_GATEWAY}'
 SEVERITY_WORDS: Final = {
@@ -158,7 +158,8 @@ LIMIT 300
 """
             )
         ],
-        description="The newest 300 alerts of the time range, as Alertmanager told us (view alert_events).",
+        description="The newest 300 alerts of the time range, as Alertmanager told us (view alert_events). "
+        "The same alert again and again is a cause that nobody removed.",
         no_value="Alertmanager told of no alert in this time range",
         overrides=[
             panels.override("Started", unit="dateTimeFromNow", custom__width=120),
@@ -168,7 +169,36 @@ LIMIT 300
             panels.override("Summary", custom__minWidth=200),
             panels.override("Gateway", custom__width=85),
         ],
-        width=14,
+        width=24,
+    )
+
+
+def time_to_resolve() -> dashboard.Panel:
+    """By day."""
+    return panels.timeseries(
+        32,
+        "Time to resolve",
+        [
+            sql_series(
+                """
+SELECT day AS "time", alert AS metric, sum(total_seconds) / sum(resolved) AS seconds
+FROM alert_resolution
+WHERE day >= date_trunc('day', $__timeFrom()::timestamptz, (SELECT name FROM zone)) AND day <= $__timeTo()
+  AND :gateways_or_none
+GROUP BY 1, 2
+ORDER BY 1, 2
+"""
+            )
+        ],
+        unit="s",
+        description="How long alerts lasted on average, by the day on which they ended (view alert_resolution). A "
+        "climb means that problems wait longer for somebody.",
+        no_value="No alert ended in this time range",
+        interval="1d",
+        overrides=[panels.override_all(custom__showPoints="always", custom__spanNulls=True)],
+        legend_calcs=("mean",),
+        width=12,
+        height=9,
     )
 
 
@@ -176,35 +206,33 @@ def noise() -> dashboard.Panel:
     """Often and short is noise."""
     return panels.table(
         31,
-        "Noise",
+        "Noise, of 30 days",
         [
             sql_rows(
                 """
-SELECT alert AS "Alert", count(*) AS "Times",
-       count(*) FILTER (WHERE ends_at - starts_at < interval '5 minutes') AS "Under 5 min",
-       (percentile_cont(0.5) WITHIN GROUP (
-          ORDER BY extract(epoch FROM coalesce(ends_at, now()) - starts_at)) * 1000)::bigint AS "Median",
-       (sum(extract(epoch FROM coalesce(ends_at, now()) - starts_at)) * 1000)::bigint AS "Together",
-       max(starts_at) AS "Last"
-FROM alert_events
-WHERE $__timeFilter(starts_at) AND :gateways_or_none
-GROUP BY 1
-ORDER BY 2 DESC, 3 DESC
+SELECT alert AS "Alert", fired AS "Times", short::float8 / fired AS "Under 5 min",
+       (mean_seconds * 1000)::bigint AS "Mean", last_started_at AS "Last",
+       gateway AS "Gateway"
+FROM alert_noise
+WHERE :gateways_or_none
+ORDER BY place
 LIMIT 50
 """
             )
         ],
-        description="Which alerts fired most often in the time range. Often and short is noise: raise its threshold "
-        "(docs/alerts.md) or its cause.",
-        no_value="Alertmanager told of no alert in this time range",
+        description="Which alerts fired most often in the last 30 days, whatever the time range (view alert_noise). "
+        "Often and short (Under 5 min: the share of them) is noise: raise its threshold "
+        "(docs/alerts.md) or remove its cause.",
+        no_value="Alertmanager told of no alert in 30 days",
         overrides=[
             panels.override("Times", custom__width=65),
-            panels.count_badge("Under 5 min", panels.ZERO_IS_GOOD_WARN, width=95),
-            panels.override("Median", unit="ms", custom__width=80),
-            panels.override("Together", unit="ms", custom__width=85),
+            panels.override("Alert", custom__minWidth=170),
+            panels.ratio_gauge("Under 5 min", ((None, config.OK), (0.5, config.WARN)), width=110),
+            panels.override("Mean", unit="ms", custom__width=80),
             panels.override("Last", unit="dateTimeFromNow", custom__width=115),
+            panels.override("Gateway", custom__width=85),
         ],
-        width=10,
+        width=12,
     )
 
 
@@ -212,6 +240,7 @@ def board() -> Board:
     """What needs a human."""
     return Board(
         ref=config.ALERTS,
+        time_from="now-7d",
         description="What fires, what fired, and which alerts only make noise.",
         extra_variables=[
             variables.address(config.ALERTMANAGER_VARIABLE, "Address of Alertmanager", config.ALERTMANAGER_URL)
@@ -230,6 +259,7 @@ def board() -> Board:
             Row(100, "", [rules_evaluated(), firing(), pending()]),
             Row(101, "", [firing_now()]),
             Row(102, "", [over_time()]),
-            Row(103, "", [history(), noise()]),
+            Row(103, "", [time_to_resolve(), noise()]),
+            Row(104, "", [history()]),
         ],
     )

@@ -6,9 +6,9 @@ from typing import Final
 
 from grafana_foundation_sdk.models import dashboard
 
-from dashboards import config, panels
+from dashboards import config, panels, variables
 from dashboards.board import Board, Row
-from dashboards.queries import GATEWAY, now, series, sql_rows, sql_series
+from dashboards.queries import AGENT, DAILY_LIMIT, GATEWAY, MODEL, MONTHLY_BUDGET, now, series, sql_rows, sql_series
 
 # Columns of the view usage_15m that money can be split by.
 DIMENSIONS: Final = ("model", "agent", "kind", "channel", "provider", "gateway")
@@ -18,12 +18,14 @@ def _window(id_: int, title: str, window: str, description: str) -> dashboard.Pa
     return panels.stat(
         id_,
         title,
-        [now(f'sum(claw_cost_window_usd{{{GATEWAY}, window="{window}"}})', title)],
+        [now(f'sum(claw_cost_window_usd{{{AGENT}, window="{window}"}})', title)],
         unit="currencyUSD",
         decimals=2,
         description=f"Billed cost, {description}, by the time of the call, in days of the configured zone "
-        "(claw_cost_window_usd). What a subscription covers is not in it.",
+        "(claw_cost_window_usd). What a subscription covers is not in it. By gateway and agent, whatever model and "
+        "channel are chosen.",
         no_value="No data",
+        width=3,
     )
 
 
@@ -44,14 +46,14 @@ def thirty_days() -> dashboard.Panel:
 
 def month() -> dashboard.Panel:
     """Since the first."""
-    return _window(4, "Month so far", "month", "since the first of the month")
+    return _window(4, "This month", "month", "since the first of the month")
 
 
 def projected() -> dashboard.Panel:
     """Where it will end."""
     return _window(
         5,
-        "Month projected",
+        "Projected",
         "month_projected",
         "this month so far + the mean of the last 7 full days x the days left",
     )
@@ -63,9 +65,9 @@ def all_time() -> dashboard.Panel:
         6,
         "All time",
         [
-            now(f"sum(claw_cost_usd_total{{{GATEWAY}}})", "billed"),
+            now(f"sum(claw_cost_usd_total{{{MODEL}}})", "billed"),
             now(
-                f"sum(claw_equivalent_cost_usd_total{{{GATEWAY}}}) or 0 * count(claw_model_calls_total{{{GATEWAY}}})",
+                f"sum(claw_equivalent_cost_usd_total{{{MODEL}}}) or 0 * count(claw_model_calls_total{{{GATEWAY}}})",
                 "equivalent",
             ),
         ],
@@ -77,6 +79,24 @@ def all_time() -> dashboard.Panel:
         overrides=[
             panels.override("equivalent", color=panels.fixed(config.EQUIVALENT)),
         ],
+        width=5,
+    )
+
+
+def budget() -> dashboard.Panel:
+    """Of the month."""
+    spent = f'sum by (gateway) (claw_cost_window_usd{{{GATEWAY}, window="month"}})'
+    return panels.stat(
+        7,
+        "Budget used",
+        [now(f"sum({spent} and on (gateway) {MONTHLY_BUDGET}) / sum({MONTHLY_BUDGET})", "used")],
+        unit="percentunit",
+        decimals=0,
+        description="This month's cost of all agents against the monthly budget of the gateways that have one "
+        "(LOBS_THRESHOLDS, alert BudgetBurn). Orange from 80 % on, red when it is used up.",
+        no_value="No budget is set",
+        steps=((None, config.OK), (0.8, config.WARN), (1, config.BAD)),
+        width=4,
     )
 
 
@@ -93,7 +113,7 @@ SELECT date_trunc('day', bucket, zone.name) AS "time", coalesce(nullif($by, ''),
 FROM usage_15m
 CROSS JOIN zone
 WHERE bucket >= date_trunc('day', $__timeFrom()::timestamptz, (SELECT name FROM zone)) AND bucket <= $__timeTo()
-  AND :gateways AND billing = 'billed'
+  AND :calls AND billing = 'billed'
 GROUP BY 1, 2
 ORDER BY 1, 2
 """
@@ -113,19 +133,28 @@ ORDER BY 1, 2
 
 
 def burn_rate() -> dashboard.Panel:
-    """The last hour against the same hour of the last week."""
+    """The last hour against the same hour of the last week, and against what may be spent."""
     return panels.timeseries(
         11,
-        "Burn rate",
+        "Burn rate, US$ an hour",
         [
-            series(f'sum(claw_cost_window_usd{{{GATEWAY}, window="1h"}})', "last hour"),
-            series(f"sum(claw_cost_hour_baseline_usd{{{GATEWAY}}})", "usual at this hour"),
+            series(f'sum(claw_cost_window_usd{{{AGENT}, window="1h"}})', "last hour"),
+            series(f"sum(claw_cost_hour_baseline_usd{{{AGENT}}})", "usual at this hour"),
+            series(f"sum({MONTHLY_BUDGET}) / on () (24 * days_in_month())", "budget's pace"),
+            series(f"sum({DAILY_LIMIT}) / 24", "daily limit's pace"),
         ],
         unit="currencyUSD",
-        description="Billed cost of the last 60 minutes, and the median of the same hour of the last 7 days. Far "
-        "above the usual is a runaway.",
+        description="Billed cost of the last 60 minutes, and the median of the same hour of the last 7 days: far above "
+        "the usual is a runaway. Dashed: what every hour of all agents may cost on average, so that the month's budget "
+        "and the daily limit hold.",
         no_value="No data",
-        colours={"last hour": config.MONEY, "usual at this hour": config.MUTED},
+        colours={
+            "last hour": config.MONEY,
+            "usual at this hour": config.MUTED,
+            "budget's pace": config.BAD,
+            "daily limit's pace": config.WARN,
+        },
+        overrides=[panels.dashed("budget's pace"), panels.dashed("daily limit's pace")],
         width=8,
         height=9,
     )
@@ -150,9 +179,10 @@ SELECT coalesce(nullif($by, ''), 'none') AS "Of",
          AS "Cache hits",
        sum(unpriced_calls)::bigint AS "Unpriced"
 FROM usage_15m
-WHERE $__timeFilter(bucket) AND :gateways
+WHERE $__timeFilter(bucket) AND :calls
 GROUP BY 1
 ORDER BY 2 DESC NULLS LAST
+LIMIT 500
 """
             )
         ],
@@ -162,10 +192,12 @@ ORDER BY 2 DESC NULLS LAST
         no_value="No calls in this time range",
         sort_by="Cost",
         overrides=[
-            panels.override("Of", custom__minWidth=180),
+            panels.override("Of", custom__minWidth=150),
             panels.override("Cost", unit="currencyUSD", decimals=4),
+            *[panels.override(name, custom__width=80) for name in ("Calls", "Input", "Output")],
+            *[panels.override(name, custom__width=95) for name in ("Cache read", "Cache write", "Reasoning")],
             panels.override("Equivalent", unit="currencyUSD", decimals=4),
-            panels.ratio_gauge("Cache hits", ((None, config.NEUTRAL),)),
+            panels.ratio_gauge("Cache hits", ((None, config.NEUTRAL),), width=115),
             panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=80),
             panels.count_badge("Unpriced", panels.ZERO_IS_GOOD_WARN, width=90),
         ],
@@ -176,27 +208,13 @@ ORDER BY 2 DESC NULLS LAST
 
 def tokens_by_class() -> dashboard.Panel:
     """Tokens a minute."""
-    return panels.timeseries(
-        30,
-        "Tokens by class",
-        [
-            series(
-                f"60 * sum by (token_type) (rate(claw_tokens_total{{{GATEWAY}}}[$__rate_interval]))", "{{token_type}}"
-            )
-        ],
-        unit="short",
-        description="Tokens a minute by class; the classes add up (claw_tokens_total).",
-        no_value="No calls yet",
-        stacked=True,
-        colours=config.TOKEN_COLOURS,
-        width=8,
-    )
+    return panels.tokens_by_class(30, MODEL)
 
 
 def cache_hits() -> dashboard.Panel:
     """By model."""
-    read = f'sum by (model) (increase(claw_tokens_total{{{GATEWAY}, token_type="cache_read"}}[1h]))'
-    prompt = f'sum by (model) (increase(claw_tokens_total{{{GATEWAY}, token_type!="output"}}[1h]))'
+    read = f'sum by (model) (increase(claw_tokens_total{{{MODEL}, token_type="cache_read"}}[1h]))'
+    prompt = f'sum by (model) (increase(claw_tokens_total{{{MODEL}, token_type!="output"}}[1h]))'
     return panels.timeseries(
         31,
         "Cache hit ratio by model",
@@ -206,7 +224,43 @@ def cache_hits() -> dashboard.Panel:
         "that prompts changed at their beginning, and every call costs more.",
         no_value="No calls in the last hour of this time range",
         max_val=1,
-        width=8,
+        width=6,
+    )
+
+
+def _saved(window: str) -> str:
+    """US dollars by model: what cached tokens would have cost as input, less what writing them cost more."""
+
+    def tokens(token_type: str) -> str:
+        counted = f'claw_tokens_total{{{MODEL}, token_type="{token_type}"}}'
+        return f"sum by (gateway, provider, model) (increase({counted}[{window}]))"
+
+    def price(token_type: str) -> str:
+        listed = f'claw_model_token_price_usd{{{GATEWAY}, model=~"$model", token_type="{token_type}"}}'
+        return f"max by (gateway, provider, model) ({listed})"
+
+    read = f"{tokens('cache_read')} * ({price('input')} - {price('cache_read')})"
+    write = f"{tokens('cache_write')} * ({price('cache_write')} - {price('input')})"
+    return f"sum by (model) ({read} - ({write} or 0 * {tokens('cache_write')}))"
+
+
+def cache_savings() -> dashboard.Panel:
+    """In money."""
+    return panels.timeseries(
+        33,
+        "Saved by the cache",
+        [series(_saved("$__rate_interval"), "{{model}}")],
+        unit="currencyUSD",
+        description="What the tokens read from the cache would have cost as input in each step of time, less what "
+        "writing the cache cost more, at list prices (claw_tokens_total, claw_model_token_price_usd); what a "
+        "subscription covers is in it. Below zero the cache costs more than it saves: it is written and never read.",
+        no_value="No call of a model with a known price in this time range",
+        bars=True,
+        stacked=True,
+        min_val=None,
+        points=config.FEW_POINTS,
+        legend_calcs=("sum",),
+        width=6,
     )
 
 
@@ -217,16 +271,90 @@ def reasoning() -> dashboard.Panel:
         "Reasoning share of output",
         [
             series(
-                f"sum by (model) (increase(claw_reasoning_tokens_total{{{GATEWAY}}}[1h])) / "
-                f'(sum by (model) (increase(claw_tokens_total{{{GATEWAY}, token_type="output"}}[1h])) > 0)',
+                f"sum by (model) (increase(claw_reasoning_tokens_total{{{MODEL}}}[1h])) / "
+                f'(sum by (model) (increase(claw_tokens_total{{{MODEL}, token_type="output"}}[1h])) > 0)',
                 "{{model}}",
             )
         ],
         unit="percentunit",
-        description="Share of the output tokens that were reasoning, over one hour. They are billed as output.",
+        description="Share of the output tokens that were reasoning, over one hour. They are billed as output: a rise "
+        "makes every answer dearer.",
         no_value="No calls in the last hour of this time range",
         max_val=1,
+        width=6,
+    )
+
+
+def subagents_share() -> dashboard.Panel:
+    """By day."""
+    return panels.timeseries(
+        50,
+        "Agents and their sub-agents",
+        [
+            sql_series(
+                """
+SELECT date_trunc('day', bucket, zone.name) AS "time",
+       coalesce(sum(cost_usd) FILTER (WHERE kind <> 'subagent'), 0)::float8 AS "agents themselves",
+       coalesce(sum(cost_usd) FILTER (WHERE kind = 'subagent'), 0)::float8 AS "sub-agents"
+FROM usage_15m
+CROSS JOIN zone
+WHERE bucket >= date_trunc('day', $__timeFrom()::timestamptz, (SELECT name FROM zone)) AND bucket <= $__timeTo()
+  AND :calls AND billing = 'billed'
+GROUP BY 1
+ORDER BY 1
+"""
+            )
+        ],
+        unit="currencyUSD",
+        description="Billed cost of each day by who made the calls: agents themselves, or sub-agents that they started "
+        "(view usage_15m). A growing share of sub-agents is delegation that nobody watches.",
+        no_value="No calls in this time range",
+        bars=True,
+        stacked=True,
+        interval="1d",
+        legend_calcs=("sum",),
+        colours={"agents themselves": config.MONEY, "sub-agents": config.WARN},
         width=8,
+    )
+
+
+def subagents_by_parent() -> dashboard.Panel:
+    """Who delegates what."""
+    return panels.table(
+        51,
+        "Sub-agents by parent",
+        [
+            sql_rows(
+                """
+SELECT split_part(parent_session_key, ':', 2) AS "Agent", coalesce(label, 'without a name') AS "Task",
+       count(*) AS "Runs", count(*) FILTER (WHERE status NOT IN ('ok', 'done', 'running')) AS "Failed",
+       sum(cost_usd)::float8 AS "Cost", sum(tokens)::bigint AS "Tokens", gateway AS "Gateway"
+FROM subagent_runs
+WHERE $__timeFilter(started_at) AND :gateways
+  AND split_part(parent_session_key, ':', 2) = ANY (ARRAY[${agent:sqlstring}]::text[])
+GROUP BY 1, 2, gateway
+ORDER BY 5 DESC NULLS LAST
+LIMIT 200
+"""
+            )
+        ],
+        description="Sub-agents started in the time range, by the agent that started them and by task, with what they "
+        "cost (view subagent_runs). Dear tasks that fail are money for nothing.",
+        no_value="No sub-agent ran in this time range",
+        sort_by="Cost",
+        overrides=[
+            panels.override("Agent", custom__width=150),
+            panels.override("Runs", custom__width=60),
+            panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=65),
+            panels.override("Cost", unit="currencyUSD", decimals=4, custom__width=90),
+            panels.override("Tokens", unit="short", custom__width=80),
+            panels.override("Gateway", custom__width=85),
+        ],
+        links={
+            "Agent": panels.link_to(config.AGENTS, agent="${__data.fields.Agent}", gateway="${__data.fields.Gateway}")
+        },
+        width=16,
+        height=8,
     )
 
 
@@ -250,12 +378,13 @@ LIMIT 50
         description="The 50 most expensive sessions of all time, each with the sub-agents that it started, and what "
         "those cost (view cost_by_root).",
         no_value="No session yet",
+        sort_by="Cost",
         overrides=[
-            panels.override("Root session", custom__minWidth=220),
+            panels.override("Root session", custom__minWidth=250),
             panels.override("Cost", unit="currencyUSD", decimals=4),
             panels.override("By sub-agents", unit="currencyUSD", decimals=4, noValue="none", custom__minWidth=120),
         ],
-        links={"Root session": panels.link_to(config.SESSIONS)},
+        links={"Root session": panels.link_to(config.SESSIONS, gateway="${__data.fields.Gateway}")},
         width=16,
     )
 
@@ -271,16 +400,22 @@ def unpriced_models() -> dashboard.Panel:
 SELECT provider || '/' || model AS "Model", sum(unpriced_calls)::bigint AS "Calls",
        sum(unpriced_tokens)::bigint AS "Tokens", max(bucket) AS "Last"
 FROM usage_15m
-WHERE $__timeFilter(bucket) AND :gateways AND unpriced_calls > 0
+WHERE $__timeFilter(bucket) AND :calls AND unpriced_calls > 0
 GROUP BY 1
 ORDER BY 3 DESC
+LIMIT 100
 """
             )
         ],
         description="Models whose calls have neither a reported cost nor a known price. They are missing from every "
         "sum here; never counted as $0.",
         no_value="Every call has a price",
-        overrides=[panels.override("Last", unit="dateTimeFromNow")],
+        overrides=[
+            panels.override("Model", custom__minWidth=140),
+            panels.override("Calls", custom__width=55),
+            panels.override("Tokens", unit="short", custom__width=75),
+            panels.override("Last", unit="dateTimeFromNow", custom__width=110),
+        ],
         width=8,
     )
 
@@ -306,12 +441,13 @@ def board() -> Board:
         ref=config.COST,
         description="What is spent, by whom, on what, how fast, and where the month will end.",
         time_from="now-7d",
-        extra_variables=[_by()],
+        extra_variables=[variables.agent(), variables.model(), variables.channel(), _by()],
         rows=[
-            Row(100, "", [today(), seven_days(), thirty_days(), month(), projected(), all_time()]),
+            Row(100, "", [today(), seven_days(), thirty_days(), month(), projected(), budget(), all_time()]),
             Row(101, "", [cost_by_day(), burn_rate()]),
             Row(102, "", [by_dimension()]),
-            Row(103, "Tokens", [tokens_by_class(), cache_hits(), reasoning()]),
-            Row(104, "Sessions and gaps", [expensive_sessions(), unpriced_models()]),
+            Row(103, "Tokens and cache", [tokens_by_class(), cache_hits(), cache_savings(), reasoning()]),
+            Row(104, "Sub-agents", [subagents_share(), subagents_by_parent()]),
+            Row(105, "Sessions and gaps", [expensive_sessions(), unpriced_models()]),
         ],
     )

@@ -6,9 +6,9 @@ from typing import Final
 
 from grafana_foundation_sdk.models import dashboard
 
-from dashboards import config, panels
+from dashboards import config, panels, variables
 from dashboards.board import Board, Row
-from dashboards.queries import GATEWAY, now, series, sql_rows
+from dashboards.queries import GATEWAY, now, sql_rows, sql_series
 
 STATUS_WORDS: Final = {
     "ok": ("ok", config.OK),
@@ -19,8 +19,12 @@ STATUS_WORDS: Final = {
     "running": ("running", config.NEUTRAL),
     "never": ("never ran", config.NO_GROUND),
 }
-# The name of a job beside its id, for legends.
-NAMED: Final = "* on (gateway, cron_job) group_left (name) claw_cron_job_info"
+DELIVERY_WORDS: Final = {
+    "delivered": ("delivered", config.OK),
+    "failed": ("failed", config.BAD),
+    "not-delivered": ("not delivered", config.BAD),
+    "unknown": ("unknown", config.MUTED),
+}
 
 
 def failing() -> dashboard.Panel:
@@ -105,8 +109,9 @@ SELECT name AS "Job", coalesce(last_status, 'never') AS "Last status", consecuti
        schedule AS "Schedule", enabled AS "Enabled", last_run_at AS "Last run", next_run_at AS "Next run",
        last_duration_ms AS "Duration", delivery_status AS "Delivery", agent AS "Agent", gateway AS "Gateway"
 FROM cron_jobs
-WHERE :gateways
+WHERE :agents_or_none
 ORDER BY consecutive_errors DESC, next_run_at NULLS LAST
+LIMIT 500
 """
             )
         ],
@@ -114,14 +119,18 @@ ORDER BY consecutive_errors DESC, next_run_at NULLS LAST
         "delivered (view cron_jobs).",
         no_value="No cron jobs",
         overrides=[
-            panels.badge("Last status", STATUS_WORDS, width=110),
+            panels.override("Job", custom__minWidth=170),
+            panels.badge("Last status", STATUS_WORDS, width=100),
+            panels.coloured("Enabled", {"true": ("yes", config.OK), "false": ("no", config.MUTED)}, width=75),
+            panels.coloured("Delivery", DELIVERY_WORDS, width=105),
             panels.count_badge("Errors in a row", panels.ZERO_IS_GOOD, width=120),
-            panels.override("Last run", unit="dateTimeFromNow"),
-            panels.override("Next run", unit="dateTimeFromNow"),
-            panels.override("Duration", unit="ms"),
+            panels.override("Last run", unit="dateTimeFromNow", custom__width=120),
+            panels.override("Next run", unit="dateTimeFromNow", custom__width=120),
+            panels.override("Duration", unit="ms", custom__width=85),
+            panels.override("Gateway", custom__width=85),
         ],
         width=24,
-        height=10,
+        height=8,
     )
 
 
@@ -145,7 +154,8 @@ LIMIT 500
         description="The newest 500 runs of the time range (view cron_runs).",
         no_value="Nothing ran in this time range",
         overrides=[
-            panels.override("Started", unit="dateTimeFromNow"),
+            panels.override("Started", unit="dateTimeFromNow", custom__width=120),
+            panels.override("Job", custom__minWidth=150),
             panels.badge("Status", STATUS_WORDS),
             panels.override("Duration", unit="ms"),
         ],
@@ -153,15 +163,107 @@ LIMIT 500
 
 
 def durations() -> dashboard.Panel:
-    """Trend."""
+    """Every run."""
     return panels.timeseries(
         21,
-        "Duration of the last run",
-        [series(f"claw_cron_job_last_duration_seconds{{{GATEWAY}}} {NAMED}", "{{name}}")],
+        "Duration of runs",
+        [
+            sql_series(
+                """
+SELECT $__timeGroupAlias(started_at, $__interval), coalesce(name, job_id) AS metric,
+       max(duration_ms) / 1000.0 AS seconds
+FROM cron_runs
+WHERE $__timeFilter(started_at) AND :gateways
+GROUP BY 1, 2
+ORDER BY 1, 2
+"""
+            )
+        ],
         unit="s",
-        description="How long each job's last run took. A trend upwards ends in overlapping runs.",
-        no_value="No job has run yet",
+        description="How long each job's runs took, the longest of each step of time (view cron_runs). A trend upwards "
+        "ends in runs that overlap.",
+        no_value="Nothing ran in this time range",
+        interval="1m",
+        overrides=[panels.override_all(custom__spanNulls=True, custom__showPoints="always")],
         height=9,
+    )
+
+
+def trend() -> dashboard.Panel:
+    """Now against before."""
+    return panels.table(
+        30,
+        "Is it getting slower?",
+        [
+            sql_rows(
+                """
+WITH run AS (
+  SELECT coalesce(name, job_id) AS name, gateway, duration_ms, status,
+         started_at >= $__timeFrom()::timestamptz + ($__timeTo()::timestamptz - $__timeFrom()::timestamptz) / 2 AS late
+  FROM cron_runs
+  WHERE $__timeFilter(started_at) AND :gateways
+)
+SELECT name AS "Job", count(*) AS "Runs", count(*) FILTER (WHERE status = 'error') AS "Failed",
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms) AS "p50",
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_ms) AS "p95",
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms) FILTER (WHERE late)
+         / nullif(percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms) FILTER (WHERE NOT late), 0) - 1 AS "Trend",
+       gateway AS "Gateway"
+FROM run
+GROUP BY name, gateway
+ORDER BY "Trend" DESC NULLS LAST
+LIMIT 200
+"""
+            )
+        ],
+        description="Runs of the time range by job: failures, median and 95th percentile of their time. Trend: the "
+        "median of the second half of the time range against that of the first; above 25 % look why.",
+        no_value="Nothing ran in this time range",
+        overrides=[
+            panels.override("Job", custom__minWidth=140),
+            panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=65),
+            panels.override("Runs", custom__width=60),
+            panels.override("p50", unit="ms", custom__width=85),
+            panels.override("p95", unit="ms", custom__width=85),
+            panels.override(
+                "Trend",
+                unit="percentunit",
+                decimals=0,
+                thresholds=panels.thresholds(((None, config.OK), (0.25, config.WARN))),
+                custom__cellOptions={"type": "color-text"},
+                custom__width=75,
+            ),
+            panels.override("Gateway", custom__width=85),
+        ],
+        height=7,
+    )
+
+
+def next_runs() -> dashboard.Panel:
+    """The timetable."""
+    return panels.table(
+        31,
+        "Next runs",
+        [
+            sql_rows(
+                """
+SELECT next_run_at AS "Due", name AS "Job", schedule AS "Schedule", agent AS "Agent", gateway AS "Gateway"
+FROM cron_jobs
+WHERE enabled AND next_run_at IS NOT NULL AND :agents_or_none
+ORDER BY next_run_at
+LIMIT 100
+"""
+            )
+        ],
+        description="Enabled jobs by the time at which they are due (view cron_jobs). One that was due long ago does "
+        "not run: is the scheduler on, is the gateway up?",
+        no_value="No job is due",
+        overrides=[
+            panels.override("Due", unit="dateTimeFromNow", custom__width=130),
+            panels.override("Agent", custom__width=110),
+            panels.override("Gateway", custom__width=85),
+        ],
+        height=7,
     )
 
 
@@ -170,9 +272,12 @@ def board() -> Board:
     return Board(
         ref=config.CRON,
         description="What ran, what did not, and what is next?",
+        time_from="now-7d",
+        extra_variables=[variables.agent()],
         rows=[
             Row(100, "", [failing(), overdue(), enabled(), scheduler()]),
             Row(101, "", [jobs()]),
             Row(102, "", [history(), durations()]),
+            Row(103, "", [trend(), next_runs()]),
         ],
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import dashboard
 
-from dashboards import config, panels
+from dashboards import config, panels, variables
 from dashboards.board import Board, Row
-from dashboards.queries import GATEWAY, now, series, sql_rows
+from dashboards.queries import GATEWAY, now, series, sql_rows, sql_series
 
 # The states of our connection as numbers, for a timeline: the metric has one 0/1 series a state.
 STATES = {
@@ -126,9 +126,22 @@ def rpc_latency() -> dashboard.Panel:
     return panels.timeseries(
         11,
         "RPC latency by method",
-        [series(f"max by (method) (claw_rpc_latency_seconds{{{GATEWAY}}})", "{{method}}")],
+        [
+            series(
+                f"max by (method) (quantile_over_time(0.95, claw_rpc_latency_seconds{{{GATEWAY}}}[$__rate_interval]))",
+                "p95 {{method}}",
+            ),
+            series(
+                "max(quantile_over_time(0.5, "
+                f'claw_rpc_latency_seconds{{{GATEWAY}, method=~"health|status"}}[$__rate_interval]))',
+                "p50 health, status",
+            ),
+        ],
         unit="s",
-        description="Time of the last call of each RPC method. All of them high at once is a blocked event loop.",
+        description="Time of RPC calls: 95th percentile of each method over each step of time, and the median of the "
+        "cheap ones. All of them high at once is a blocked event loop.",
+        points=config.MANY_POINTS,
+        colours={"p50 health, status": config.MUTED},
         no_value="No RPC answered yet",
     )
 
@@ -142,7 +155,50 @@ def memory() -> dashboard.Panel:
         unit="bytes",
         description="Resident memory of the gateway's process. 0.5 to 1.3 GB is normal; a slope over days is a leak.",
         no_value="Process not found",
-        width=8,
+        width=6,
+    )
+
+
+def memory_slope() -> dashboard.Panel:
+    """A leak in figures."""
+    return panels.timeseries(
+        23,
+        "Memory slope",
+        [
+            series(
+                f"clamp_min(3600 * max by (gateway) (deriv(claw_gateway_resident_memory_bytes{{{GATEWAY}}}[6h])), 0)",
+                "{{gateway}} an hour",
+            )
+        ],
+        unit="bytes",
+        description="Bytes an hour by which the gateway's memory grows, by a straight line through the last 6 hours; a "
+        "restart is not drawn. Falling back to zero is warming up; above zero for a day is a leak "
+        "(alert GatewayMemoryGrowing).",
+        no_value="Process not found",
+        width=6,
+    )
+
+
+def allowances() -> dashboard.Panel:
+    """What providers still give."""
+    return panels.bar_gauge(
+        24,
+        "Provider allowances used",
+        [
+            now(
+                f"max by (gateway, provider, quota) (claw_provider_quota_used_ratio{{{GATEWAY}}})",
+                "{{provider}} {{quota}} ({{gateway}})",
+            )
+        ],
+        unit="percentunit",
+        decimals=0,
+        max_val=1,
+        description="Used share of each allowance (5 hours, week, ...) of the providers that tell it "
+        "(claw_provider_quota_used_ratio). At 100 % the provider refuses until the window ends (alert "
+        "ProviderAllowanceLow).",
+        no_value="No provider tells its allowance",
+        steps=((None, config.OK), (0.8, config.WARN), (0.95, config.BAD)),
+        width=12,
     )
 
 
@@ -159,7 +215,7 @@ def cpu() -> dashboard.Panel:
         unit="percentunit",
         description="CPU time a second of the gateway's process; 100 % is one processor.",
         no_value="Process not found",
-        width=8,
+        width=6,
     )
 
 
@@ -173,7 +229,7 @@ def event_loop() -> dashboard.Panel:
         description="Delay of the gateway's event loop, 99th percentile, as it reports it. Seconds mean that it "
         "answers nobody.",
         no_value="Not reported by this version",
-        width=8,
+        width=6,
     )
 
 
@@ -188,7 +244,7 @@ def channels() -> dashboard.Panel:
 SELECT channel AS "Channel", account AS "Account", connected AS "Connected", last_inbound_at AS "Last in",
        last_outbound_at AS "Last out", last_error AS "Last error", gateway AS "Gateway"
 FROM channels
-WHERE :gateways AND configured IS NOT FALSE
+WHERE :gateways AND channel = ANY (ARRAY[${channel:sqlstring}]::text[]) AND configured IS NOT FALSE
 ORDER BY gateway, channel, account
 LIMIT 200
 """
@@ -198,13 +254,65 @@ LIMIT 200
         "channels). Connected with an old last message can still be dead.",
         no_value="No channel configured",
         overrides=[
-            panels.override("Account", custom__width=90),
-            panels.badge("Connected", {"true": ("yes", config.OK), "false": ("no", config.BAD)}, width=90),
-            panels.override("Last in", unit="dateTimeFromNow", custom__width=120),
-            panels.override("Last out", unit="dateTimeFromNow", custom__width=120),
-            panels.override("Gateway", custom__width=75),
+            panels.override("Account", custom__width=75),
+            panels.badge("Connected", {"true": ("yes", config.OK), "false": ("no", config.BAD)}, width=85),
+            panels.override("Last in", unit="dateTimeFromNow", custom__width=115),
+            panels.override("Last out", unit="dateTimeFromNow", custom__width=115),
+            panels.override("Channel", custom__width=85),
+            panels.override("Gateway", custom__width=70),
         ],
+        width=14,
         height=8,
+    )
+
+
+def channel_ages() -> dashboard.Panel:
+    """Silence."""
+    newest = f'claw_channel_last_message_timestamp_seconds{{{GATEWAY}, channel=~"$channel"}}'
+    return panels.timeseries(
+        32,
+        "Age of the last message",
+        [series(f"time() - max by (channel, direction) ({newest})", "{{channel}} {{direction}}")],
+        unit="s",
+        description="Time since the last message of each channel by direction "
+        "(claw_channel_last_message_timestamp_seconds). A line that climbs past its usual height is a channel that is "
+        "dead and looks healthy.",
+        no_value="No channel has had a message",
+        width=10,
+    )
+
+
+def approvals_decided() -> dashboard.Panel:
+    """How they ended."""
+    return panels.timeseries(
+        33,
+        "Approvals by outcome",
+        [
+            sql_series(
+                """
+SELECT $__timeGroupAlias(requested_at, $__interval), status AS metric, count(*) AS approvals
+FROM exec_approvals
+WHERE $__timeFilter(requested_at) AND :gateways
+GROUP BY 1, 2
+ORDER BY 1, 2
+"""
+            )
+        ],
+        unit="short",
+        description="Commands that asked for approval, by what became of them (view exec_approvals). Expired: nobody "
+        "answered in time, and the agent was refused.",
+        no_value="No command asked for approval in this time range",
+        bars=True,
+        stacked=True,
+        interval="1m",
+        points=config.FEW_POINTS,
+        colours={
+            "allowed": config.OK,
+            "approved": config.OK,
+            "denied": config.BAD,
+            "expired": config.WARN,
+            "pending": config.NEUTRAL,
+        },
     )
 
 
@@ -223,6 +331,7 @@ def rpc_errors() -> dashboard.Panel:
         description="Failed RPC calls a minute by method and error code. A missing scope or an unknown method "
         "empties one panel, not the rest.",
         no_value="No RPC call failed in this time range",
+        width=8,
         bars=True,
         stacked=True,
     )
@@ -242,6 +351,7 @@ def events() -> dashboard.Panel:
         unit="cpm",
         description="Events a minute that the gateway pushed. No tick for a minute: the connection is dead.",
         no_value="No event received",
+        width=8,
         stacked=True,
     )
 
@@ -266,6 +376,7 @@ def gaps_and_drops() -> dashboard.Panel:
         description="Gaps in the sequence of events (everything is then fetched again), frames that could not be "
         "read, and connects that failed, by reason, a minute.",
         no_value="No gap and no failure in this time range",
+        width=8,
         bars=True,
         stacked=True,
     )
@@ -276,11 +387,13 @@ def board() -> Board:
     return Board(
         ref=config.GATEWAY,
         description="Does the gateway answer, how fast, since when, and are people still reached?",
+        extra_variables=[variables.channel()],
         rows=[
             Row(100, "", [up(), uptime(), version(), restarts(), approvals(), reconnects()]),
             Row(101, "Connection", [connection(), rpc_latency()]),
-            Row(102, "Process", [memory(), cpu(), event_loop()]),
-            Row(103, "Channels and errors", [channels(), rpc_errors()]),
-            Row(104, "Events", [events(), gaps_and_drops()]),
+            Row(102, "Process", [memory(), memory_slope(), cpu(), event_loop()]),
+            Row(103, "Channels", [channels(), channel_ages()]),
+            Row(104, "Approvals and allowances", [approvals_decided(), allowances()]),
+            Row(105, "Events and errors", [events(), gaps_and_drops(), rpc_errors()]),
         ],
     )

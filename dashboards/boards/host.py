@@ -182,9 +182,11 @@ def file_systems() -> dashboard.Panel:
             }
         ),
         overrides=[
-            panels.override("Size", unit="bytes"),
-            panels.override("Available", unit="bytes"),
-            panels.ratio_gauge("In use", config.FULL),
+            panels.override("Device", custom__minWidth=120),
+            panels.override("Size", unit="bytes", custom__width=80),
+            panels.override("Available", unit="bytes", custom__width=85),
+            panels.ratio_gauge("In use", config.FULL, width=115),
+            panels.override("Gateway", custom__width=75),
         ],
         height=8,
     )
@@ -246,6 +248,65 @@ def network_traffic() -> dashboard.Panel:
     )
 
 
+def gpu_use() -> dashboard.Panel:
+    """Share of time and of memory."""
+    used = f"claw_host_gpu_memory_used_bytes{{{GATEWAY}}} / claw_host_gpu_memory_total_bytes{{{GATEWAY}}}"
+    return panels.timeseries(
+        50,
+        "GPU in use",
+        [
+            series(f"max by (gateway, gpu) (claw_host_gpu_utilization_ratio{{{GATEWAY}}})", "GPU {{gpu}} {{gateway}}"),
+            series(f"max by (gateway, gpu) ({used})", "memory of GPU {{gpu}} {{gateway}}"),
+        ],
+        unit="percentunit",
+        description="Share of time that each GPU works, and share of its memory in use (claw_host_gpu_*). Memory that "
+        "is full makes local models fall back to the processor.",
+        no_value="No GPU was found: nvidia-smi is not there, or tells of none",
+        max_val=1,
+        width=8,
+    )
+
+
+def gpu_heat() -> dashboard.Panel:
+    """Degrees and watts."""
+    return panels.timeseries(
+        51,
+        "GPU temperature and power",
+        [
+            series(
+                f"max by (gateway, gpu) (claw_host_gpu_temperature_celsius{{{GATEWAY}}})", "GPU {{gpu}} {{gateway}}"
+            ),
+            series(
+                f"max by (gateway, gpu) (claw_host_gpu_power_watts{{{GATEWAY}}})", "power of GPU {{gpu}} {{gateway}}"
+            ),
+        ],
+        unit="celsius",
+        description="Temperature of each GPU, and the power that it draws (right). Above 85 degrees it slows down.",
+        no_value="No GPU was found: nvidia-smi is not there, or tells of none",
+        overrides=[panels.override_like("/^power/", unit="watt", custom__axisPlacement="right")],
+        width=8,
+    )
+
+
+def temperatures() -> dashboard.Panel:
+    """Sensors."""
+    return panels.timeseries(
+        52,
+        "Temperatures",
+        [
+            series(
+                f"max by (gateway, chip, sensor) (claw_host_temperature_celsius{{{GATEWAY}}})",
+                "{{chip}} {{sensor}} {{gateway}}",
+            )
+        ],
+        unit="celsius",
+        description="Sensors of the machine (claw_host_temperature_celsius). A rise without a rise of load is dust or "
+        "a fan that stands.",
+        no_value="No sensor on this system",
+        width=8,
+    )
+
+
 def board() -> Board:
     """The machine under the gateway."""
     return Board(
@@ -257,5 +318,6 @@ def board() -> Board:
             Row(102, "Memory", [memory(), swap()]),
             Row(103, "Disks", [file_systems(), state_directory()]),
             Row(104, "Traffic", [disk_traffic(), network_traffic()]),
+            Row(105, "GPU and temperatures", [gpu_use(), gpu_heat(), temperatures()]),
         ],
     )

@@ -47,7 +47,7 @@ SELECT count(*) FILTER (WHERE status = 'pending') AS "pending",
        count(*) FILTER (WHERE status = 'failed') AS "failed",
        count(*) FILTER (WHERE status = 'cancelled') AS "cancelled"
 FROM operations
-WHERE $__timeFilter(created_at) AND :gateways_or_none
+WHERE $__timeFilter(created_at) AND :gateways_or_none AND :agent_ids_or_none
 """
             )
         ],
@@ -106,7 +106,7 @@ def throughput() -> dashboard.Panel:
                 """
 SELECT $__timeGroupAlias(completed_at, $__interval), status AS metric, count(*) AS ended
 FROM operations
-WHERE $__timeFilter(completed_at) AND :gateways_or_none
+WHERE $__timeFilter(completed_at) AND :gateways_or_none AND :agent_ids_or_none
 GROUP BY 1, 2
 ORDER BY 1, 2
 """
@@ -137,7 +137,7 @@ SELECT type AS "Type", count(*) AS "Ended", count(*) FILTER (WHERE status = 'fai
        percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_ms) AS "p95", max(duration_ms) AS "Longest",
        sum(cost_usd)::float8 AS "Cost"
 FROM operations
-WHERE $__timeFilter(completed_at) AND :gateways_or_none
+WHERE $__timeFilter(completed_at) AND :gateways_or_none AND :agent_ids_or_none
 GROUP BY 1
 ORDER BY 2 DESC
 """
@@ -172,7 +172,7 @@ SELECT name AS "Operation", type AS "Type", status AS "Status",
          THEN (extract(epoch FROM now() - started_at) * 1000)::bigint END) AS "Duration",
        cost_usd::float8 AS "Cost", source AS "From", gateway AS "Gateway"
 FROM operations
-WHERE $__timeFilter(created_at) AND :gateways_or_none
+WHERE $__timeFilter(created_at) AND :gateways_or_none AND :agent_ids_or_none
 ORDER BY status = 'in_progress' DESC, created_at DESC
 LIMIT 300
 """
@@ -185,6 +185,9 @@ LIMIT 300
             panels.override("Operation", custom__minWidth=180),
             panels.badge("Status", STATUS_WORDS, width=95),
             panels.ratio_gauge("Progress", ((None, config.NEUTRAL),), width=110),
+            panels.override("Agent", custom__width=150),
+            panels.override("From", custom__width=65),
+            panels.override("Gateway", custom__width=75),
             panels.override("Created", unit="dateTimeFromNow", custom__width=120),
             panels.override("Duration", unit="ms", custom__width=90),
             panels.override("Cost", unit="currencyUSD", decimals=4, custom__width=80),
@@ -216,7 +219,7 @@ ORDER BY 1
         bars=True,
         interval="1d",
         colours={"done": config.OK},
-        width=8,
+        width=6,
     )
 
 
@@ -231,7 +234,7 @@ def task_cycle_time() -> dashboard.Panel:
 SELECT t.priority AS "Priority", count(*) AS "Done",
        percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM h.done - h.begun)) AS "p50",
        percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM h.done - h.begun)) AS "p95",
-       percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM h.done - t.created_at)) AS "p50 from creation"
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM h.done - t.created_at)) AS "p50 since made"
 FROM (
   SELECT task_id, min(at) FILTER (WHERE to_status = 'in_progress') AS begun,
          max(at) FILTER (WHERE to_status = 'done') AS done
@@ -246,13 +249,15 @@ ORDER BY 2 DESC
             )
         ],
         description="From the start of work to done, of tasks done in the time range: median and 95th percentile by "
-        "priority, and the median from creation on.",
+        "priority, and the median since they were made. A p95 far above the "
+        "median is work that got stuck.",
         no_value="No task was done in this time range",
         overrides=[
-            panels.badge("Priority", PRIORITY_WORDS, width=90),
+            panels.badge("Priority", PRIORITY_WORDS, width=80),
+            panels.override("Done", custom__width=55),
             panels.override("p50", unit="s"),
             panels.override("p95", unit="s"),
-            panels.override("p50 from creation", unit="s"),
+            panels.override("p50 since made", unit="s"),
         ],
         width=8,
         height=8,
@@ -279,12 +284,13 @@ LIMIT 100
         description="100 tasks that are not done: those that are due first, then the oldest (view tasks).",
         no_value="No open task",
         overrides=[
+            panels.override("Task", custom__minWidth=140),
             panels.badge("Status", TASK_WORDS, width=90),
             panels.badge("Priority", PRIORITY_WORDS, width=80),
-            panels.override("Due", unit="dateTimeFromNow", custom__width=110),
-            panels.override("Created", unit="dateTimeFromNow", custom__width=110),
+            panels.override("Due", unit="dateTimeFromNow", custom__width=105),
+            panels.override("Created", unit="dateTimeFromNow", custom__width=105),
         ],
-        width=8,
+        width=10,
         height=8,
     )
 
@@ -294,7 +300,10 @@ def board() -> Board:
     return Board(
         ref=config.OPERATIONS,
         description="What is being done, how long it takes, and how much gets done.",
-        extra_variables=[variables.address(config.PAGES_VARIABLE, "Address of our pages", config.PAGES_URL)],
+        extra_variables=[
+            variables.agent(),
+            variables.address(config.PAGES_VARIABLE, "Address of our pages", config.PAGES_URL),
+        ],
         extra_links=[
             dashboard.DashboardLink(
                 title="Live pages",

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import dashboard
 
 from dashboards import config, panels
 from dashboards.board import Board, Row
-from dashboards.queries import GATEWAY, now, rows, series, sql_rows, sql_series
+from dashboards.queries import DAILY_LIMIT, GATEWAY, now, rows, series, sql_rows, sql_series
 
 GATEWAY_WORDS = {"1": ("Up", config.OK), "0": ("Down", config.BAD), "-1": ("Exporter down", config.WARN)}
 CRON_WORDS = {
@@ -40,7 +40,7 @@ def gateway_state() -> dashboard.Panel:
         no_value="Never seen",
         mappings=GATEWAY_WORDS,
         background=True,
-        links=[panels.link_to(config.GATEWAY, gateway="var-gateway=${__field.labels.gateway}")],
+        links=[panels.link_to(config.GATEWAY, gateway="${__field.labels.gateway}")],
     )
 
 
@@ -74,7 +74,7 @@ def cost_today() -> dashboard.Panel:
         "Cost today",
         [
             series(f'sum(claw_cost_window_usd{{{GATEWAY}, window="today"}})', "today"),
-            now(f"max(claw_daily_cost_limit_usd{{{GATEWAY}}})", "limit"),
+            now(f"sum({DAILY_LIMIT})", "limit"),
         ],
         unit="currencyUSD",
         decimals=2,
@@ -252,38 +252,37 @@ def agents_at_work() -> dashboard.Panel:
         "Who works now",
         [
             rows(f"max by (gateway, agent) (claw_agent_last_activity_timestamp_seconds{{{GATEWAY}}}) * 1000"),
-            rows(f"sum by (gateway, agent) (claw_active_runs{{{GATEWAY}}})"),
             rows(f"max by (gateway, agent) (claw_session_context_ratio_max{{{GATEWAY}}})"),
             rows(f'sum by (gateway, agent) (claw_cost_window_usd{{{GATEWAY}, window="today"}})'),
             rows(f"max by (gateway, agent, state) (claw_agent_state{{{GATEWAY}}}) == 1"),
         ],
-        description="Agents: state, runs in progress, last activity, the fullest context and what they "
-        "cost today. A context near 100 % is about to be compacted.",
+        description="Agents: state, last activity, the fullest context and what they cost "
+        "today. A context near 100 % is about to be compacted.",
         no_value="No agent seen",
         sort_by="Last activity",
         transformations=panels.merged(
             {
                 "agent": "Agent",
                 "state": "State",
-                "Value #B": "Runs",
                 "Value #A": "Last activity",
-                "Value #C": "Context",
-                "Value #D": "Cost today",
+                "Value #B": "Context",
+                "Value #C": "Cost today",
                 "gateway": "Gateway",
             },
-            hidden=["Value #E"],
+            hidden=["Value #D"],
         ),
         overrides=[
-            panels.override("Agent", custom__minWidth=100),
+            panels.override("Agent", custom__minWidth=150),
             panels.coloured("State", AGENT_WORDS, width=70),
             panels.override("Last activity", unit="dateTimeFromNow", custom__width=120),
-            panels.count_badge("Runs", ((None, config.MUTED), (1, config.OK)), width=55),
-            panels.ratio_gauge("Context", config.CONTEXT_FULL, width=80),
-            panels.override("Cost today", unit="currencyUSD", decimals=2, custom__width=90),
-            panels.override("Gateway", custom__width=70),
+            panels.ratio_gauge("Context", config.CONTEXT_FULL, width=85),
+            panels.override("Cost today", unit="currencyUSD", decimals=2, custom__width=92),
+            panels.override("Gateway", custom__width=75),
         ],
         height=8,
-        links={"Agent": panels.link_to(config.AGENTS)},
+        links={
+            "Agent": panels.link_to(config.AGENTS, agent="${__data.fields.Agent}", gateway="${__data.fields.Gateway}")
+        },
     )
 
 
@@ -297,7 +296,7 @@ def recent_failures() -> dashboard.Panel:
                 """
 SELECT ts AS "When", what AS "What", agent AS "Agent", name AS "Name", detail AS "Detail", gateway AS "Gateway"
 FROM (
-  (SELECT ts, gateway, agent, 'model call' AS what, provider || '/' || model AS name,
+  (SELECT ts, gateway, agent, 'model call' AS what, model AS name,
           coalesce(error_code, outcome) AS detail
    FROM model_calls WHERE $__timeFilter(ts) AND :gateways AND outcome <> 'ok'
    ORDER BY ts DESC LIMIT 100)
@@ -319,10 +318,10 @@ LIMIT 100
         "the command's failure, not the tool's) and runs of cron jobs.",
         no_value="Nothing failed in this time range",
         overrides=[
-            panels.override("When", unit="dateTimeFromNow", custom__width=120),
-            panels.override("Agent", custom__width=90),
-            panels.override("Detail", custom__width=110),
-            panels.override("Gateway", custom__width=75),
+            panels.override("When", unit="dateTimeFromNow", custom__width=118),
+            panels.override("Agent", custom__width=105),
+            panels.override("Detail", custom__width=120),
+            panels.override("Gateway", custom__width=78),
             panels.coloured(
                 "What",
                 {
@@ -358,25 +357,8 @@ def runs_in_progress() -> dashboard.Panel:
 
 
 def tokens_by_class() -> dashboard.Panel:
-    """Tokens a minute; the classes add up."""
-    return panels.timeseries(
-        31,
-        "Tokens by class",
-        [
-            series(
-                f"60 * sum by (token_type) (rate(claw_tokens_total{{{GATEWAY}}}[$__rate_interval]))", "{{token_type}}"
-            )
-        ],
-        unit="short",
-        description="Tokens a minute by class (claw_tokens_total). cache_read is cheap; much input beside little "
-        "cache_read means that the prompt cache does not work.",
-        no_value="No calls yet",
-        stacked=True,
-        colours=config.TOKEN_COLOURS,
-        points=config.MANY_POINTS,
-        links=[panels.link_to(config.COST)],
-        width=8,
-    )
+    """Tokens a minute."""
+    return panels.tokens_by_class(31, GATEWAY, links=[panels.link_to(config.COST)], width=8)
 
 
 def model_latency() -> dashboard.Panel:
@@ -473,7 +455,7 @@ def gateways() -> dashboard.Panel:
     """The fleet: one row a gateway."""
     return panels.table(
         41,
-        "Gateways",
+        "Fleet",
         [
             rows(f"max by (gateway) (claw_gateway_up{{{GATEWAY}}})"),
             rows(f"max by (gateway, version) (claw_gateway_info{{{GATEWAY}}})"),
@@ -482,8 +464,17 @@ def gateways() -> dashboard.Panel:
             rows(f'sum by (gateway) (claw_cost_window_usd{{{GATEWAY}, window="month_projected"}})'),
             rows(f"sum by (gateway) (claw_active_runs{{{GATEWAY}}})"),
             rows(f"max by (gateway) (claw_gateway_resident_memory_bytes{{{GATEWAY}}})"),
+            rows(
+                f'count by (gateway) (ALERTS{{alertstate="firing", {GATEWAY}}}) '
+                f"or 0 * max by (gateway) (claw_gateway_up{{{GATEWAY}}})"
+            ),
+            rows(
+                f'round(sum by (gateway) (increase(claw_model_calls_total{{{GATEWAY}, outcome="error"}}[$__range]))) '
+                f"or 0 * max by (gateway) (claw_gateway_up{{{GATEWAY}}})"
+            ),
         ],
-        description="Every chosen gateway: state, version, start, money, runs in progress and resident memory.",
+        description="Every chosen gateway: state, alerts, version, start, money, failed model calls of the time range, "
+        "runs in progress and resident memory. One that differs from its neighbours deserves a look.",
         no_value="No gateway seen",
         sort_by="Gateway",
         descending=False,
@@ -491,10 +482,12 @@ def gateways() -> dashboard.Panel:
             {
                 "gateway": "Gateway",
                 "Value #A": "State",
+                "Value #H": "Alerts",
                 "version": "Version",
                 "Value #C": "Started",
                 "Value #D": "Cost today",
                 "Value #E": "Month projected",
+                "Value #I": "Failed calls",
                 "Value #F": "Runs",
                 "Value #G": "Memory",
             },
@@ -502,12 +495,14 @@ def gateways() -> dashboard.Panel:
         ),
         overrides=[
             panels.badge("State", GATEWAY_WORDS, width=90),
+            panels.count_badge("Alerts", panels.ZERO_IS_GOOD, width=70),
+            panels.count_badge("Failed calls", panels.ZERO_IS_GOOD, width=95),
             panels.override("Started", unit="dateTimeFromNow"),
             panels.override("Cost today", unit="currencyUSD", decimals=2),
             panels.override("Month projected", unit="currencyUSD", decimals=2),
             panels.override("Memory", unit="bytes"),
         ],
-        links={"Gateway": panels.link_to(config.GATEWAY)},
+        links={"Gateway": panels.link_to(config.GATEWAY, gateway="${__data.fields.Gateway}")},
         width=24,
         height=5,
     )
@@ -526,9 +521,9 @@ def board() -> Board:
                 [gateway_state(), alerts_firing(), cost_today(), cost_this_month(), failures(), oldest_data()],
             ),
             Row(101, "", [cost_by_model(), model_calls()]),
+            Row(105, "", [gateways()]),
             Row(102, "", [agents_at_work(), recent_failures()]),
             Row(103, "", [cron_jobs(), machine()]),
             Row(104, "", [runs_in_progress(), tokens_by_class(), model_latency()]),
-            Row(105, "", [gateways()]),
         ],
     )

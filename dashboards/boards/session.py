@@ -52,7 +52,9 @@ LIMIT 10
             panels.override("Started", unit="dateTimeFromNow", custom__width=120),
             panels.override("Last active", unit="dateTimeFromNow", custom__width=120),
         ],
-        links={"Agent": panels.link_to(config.AGENTS)},
+        links={
+            "Agent": panels.link_to(config.AGENTS, agent="${__data.fields.Agent}", gateway="${__data.fields.Gateway}")
+        },
         width=24,
         height=4,
     )
@@ -270,7 +272,7 @@ LIMIT 100
             panels.override("Cost", unit="currencyUSD", decimals=4, custom__width=80),
             panels.override("Calls", custom__width=60),
         ],
-        links={"Sub-agent": panels.link_to(config.SESSION, more="var-session=${__data.fields.ID}")},
+        links={"Sub-agent": panels.link_to(config.SESSION, session="${__data.fields.ID}")},
         width=12,
         height=7,
     )

@@ -6,9 +6,9 @@ from typing import Final
 
 from grafana_foundation_sdk.models import dashboard
 
-from dashboards import config, panels
+from dashboards import config, panels, variables
 from dashboards.board import Board, Row
-from dashboards.queries import GATEWAY, now, rows, series, sql_rows
+from dashboards.queries import AGENT, GATEWAY, now, rows, series, sql_rows
 
 KIND_WORDS: Final = {
     "main": ("main", "blue"),
@@ -44,7 +44,8 @@ def by_state() -> dashboard.Panel:
         unit="none",
         named=True,
         decimals=0,
-        description="Sessions that the gateway knows, by state (claw_sessions).",
+        description="Sessions that the chosen gateways know, of all agents, by state (claw_sessions). "
+        "Failed ones deserve a look at the list below.",
         no_value="Gateway not read yet",
         overrides=[
             panels.override(name, color=panels.fixed(colour))
@@ -61,12 +62,13 @@ def running() -> dashboard.Panel:
         2,
         "In progress",
         [
-            now(f"sum(claw_active_runs{{{GATEWAY}}})", "runs"),
+            now(f"sum(claw_active_runs{{{AGENT}}})", "runs"),
             now(f"sum(claw_subagents_running{{{GATEWAY}}})", "sub-agents"),
         ],
         unit="none",
         decimals=0,
-        description="Agent runs and sub-agents in progress.",
+        description="Runs of the chosen agents in progress, and sub-agents of the chosen gateways. A number that stays "
+        "is work that hangs.",
         no_value="Gateway not read yet",
         width=5,
     )
@@ -77,7 +79,7 @@ def fullest() -> dashboard.Panel:
     return panels.stat(
         3,
         "Fullest context",
-        [now(f"max(claw_session_context_ratio_max{{{GATEWAY}}})", "fullest")],
+        [now(f"max(claw_session_context_ratio_max{{{AGENT}}})", "fullest")],
         unit="percentunit",
         decimals=0,
         min_val=0,
@@ -96,7 +98,7 @@ def compactions() -> dashboard.Panel:
         "Compactions",
         [
             now(
-                f"round(sum(increase(claw_compactions_total{{{GATEWAY}}}[$__range]))) "
+                f"round(sum(increase(claw_compactions_total{{{AGENT}}}[$__range]))) "
                 f"or 0 * count(claw_model_calls_total{{{GATEWAY}}})",
                 "compactions",
             )
@@ -118,13 +120,13 @@ def sessions() -> dashboard.Panel:
         [
             sql_rows(
                 """
-SELECT coalesce(label, regexp_replace(session_key, '^agent:', ''), session_id) AS "Session",
+SELECT coalesce(label, regexp_replace(session_key, '^agent:[^:]*:', ''), session_id) AS "Session",
        kind AS "Kind", coalesce(status, 'unknown') AS "Status",
        agent AS "Agent", model AS "Model", context_ratio AS "Context", cost_usd::float8 AS "Cost", calls AS "Calls",
        errors AS "Failed", input_tokens + output_tokens + cache_read_tokens + cache_write_tokens AS "Tokens",
        updated_at AS "Last active", channel AS "Channel", gateway AS "Gateway", session_id AS "ID"
 FROM sessions
-WHERE $__timeFilter(updated_at) AND :gateways
+WHERE $__timeFilter(updated_at) AND :agents AND :channels
 ORDER BY updated_at DESC
 LIMIT 500
 """
@@ -133,22 +135,24 @@ LIMIT 500
         description="The 500 sessions last active in the time range: kind, state, how full the context is, what they "
         "cost and when they last did something (view sessions).",
         no_value="No session was active in this time range",
-        links={"Session": panels.link_to(config.SESSION, more="var-session=${__data.fields.ID}")},
+        links={
+            "Session": panels.link_to(config.SESSION, session="${__data.fields.ID}", gateway="${__data.fields.Gateway}")
+        },
         overrides=[
             panels.hidden("ID"),
-            panels.override("Session", custom__minWidth=160),
-            panels.badge("Kind", KIND_WORDS, width=90),
-            panels.badge("Status", STATUS_WORDS, width=80),
-            panels.override("Agent", custom__width=95),
-            panels.override("Model", custom__minWidth=110),
-            panels.ratio_gauge("Context", config.CONTEXT_FULL, width=110),
+            panels.override("Session", custom__minWidth=150),
+            panels.badge("Kind", KIND_WORDS, width=85),
+            panels.badge("Status", STATUS_WORDS, width=75),
+            panels.override("Agent", custom__width=150),
+            panels.override("Model", custom__minWidth=140),
+            panels.ratio_gauge("Context", config.CONTEXT_FULL, width=90),
             panels.override("Cost", unit="currencyUSD", decimals=4, custom__width=85),
-            panels.override("Calls", custom__width=60),
-            panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=65),
-            panels.override("Tokens", unit="short", custom__width=80),
-            panels.override("Last active", unit="dateTimeFromNow", custom__width=125),
-            panels.override("Channel", custom__width=85),
-            panels.override("Gateway", custom__width=75),
+            panels.override("Calls", custom__width=55),
+            panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=60),
+            panels.override("Tokens", unit="short", custom__width=75),
+            panels.override("Last active", unit="dateTimeFromNow", custom__width=122),
+            panels.override("Channel", custom__width=80),
+            panels.override("Gateway", custom__width=80),
         ],
         width=24,
         height=12,
@@ -165,9 +169,10 @@ def subagents() -> dashboard.Panel:
                 """
 SELECT coalesce(label, child_session_key) AS "Sub-agent", status AS "Status",
        regexp_replace(parent_session_key, '^agent:', '') AS "Parent", started_at AS "Started",
-       duration_ms AS "Duration", cost_usd::float8 AS "Cost", calls AS "Calls"
+       duration_ms AS "Duration", cost_usd::float8 AS "Cost"
 FROM subagent_runs
 WHERE $__timeFilter(started_at) AND :gateways
+  AND split_part(child_session_key, ':', 2) = ANY (ARRAY[${agent:sqlstring}]::text[])
 ORDER BY started_at DESC
 LIMIT 200
 """
@@ -177,11 +182,11 @@ LIMIT 200
         "(view subagent_runs).",
         no_value="No sub-agent ran in this time range",
         overrides=[
-            panels.badge("Status", STATUS_WORDS, width=80),
-            panels.override("Started", unit="dateTimeFromNow", custom__width=120),
-            panels.override("Duration", unit="ms", custom__width=85),
+            panels.override("Sub-agent", custom__minWidth=150),
+            panels.badge("Status", STATUS_WORDS, width=75),
+            panels.override("Started", unit="dateTimeFromNow", custom__width=110),
+            panels.override("Duration", unit="ms", custom__width=80),
             panels.override("Cost", unit="currencyUSD", decimals=4, custom__width=80),
-            panels.override("Calls", custom__width=60),
         ],
     )
 
@@ -194,14 +199,15 @@ def tools() -> dashboard.Panel:
         21,
         "Tools",
         [
-            rows(calls.format(GATEWAY)),
-            rows(calls.format(GATEWAY + ', outcome="error"') + f" or 0 * {calls.format(GATEWAY)}"),
-            rows(calls.format(GATEWAY + ', outcome="nonzero_exit"') + f" or 0 * {calls.format(GATEWAY)}"),
+            rows(calls.format(AGENT)),
+            rows(calls.format(AGENT + ', outcome="error"') + f" or 0 * {calls.format(AGENT)}"),
+            rows(calls.format(AGENT + ', outcome="nonzero_exit"') + f" or 0 * {calls.format(AGENT)}"),
             rows(f"histogram_quantile(0.5, {bucket}) >= 0"),
             rows(f"histogram_quantile(0.95, {bucket}) >= 0"),
         ],
         description="Tools by the calls that ended in the time range, with failures and times (claw_tool_calls_total, "
-        "claw_tool_call_duration_seconds). Exit not 0: the tool worked and the command it ran did not.",
+        "claw_tool_call_duration_seconds; the times are of all agents). Exit not 0: the tool worked and the "
+        "command it ran did not.",
         no_value="No tool was called in this time range",
         sort_by="Calls",
         transformations=panels.merged(
@@ -215,7 +221,9 @@ def tools() -> dashboard.Panel:
             }
         ),
         overrides=[
-            panels.count_badge("Errors", panels.ZERO_IS_GOOD, width=70),
+            panels.override("Tool", custom__minWidth=150),
+            panels.override("Calls", custom__width=75),
+            panels.count_badge("Errors", panels.ZERO_IS_GOOD, width=65),
             panels.count_badge("Exit not 0", panels.ZERO_IS_GOOD_WARN, width=95),
             panels.override("p50", unit="s"),
             panels.override("p95", unit="s"),
@@ -225,16 +233,18 @@ def tools() -> dashboard.Panel:
 
 def model_latency() -> dashboard.Panel:
     """p50 and p95."""
-    bucket = f"sum by (le, model) (rate(claw_model_call_duration_seconds_bucket{{{GATEWAY}}}[$__rate_interval]))"
+    rate = f"rate(claw_model_call_duration_seconds_bucket{{{GATEWAY}}}[$__rate_interval])"
     return panels.timeseries(
         30,
         "Model latency",
         [
-            series(f"histogram_quantile(0.5, {bucket})", "p50 {{model}}"),
-            series(f"histogram_quantile(0.95, {bucket})", "p95 {{model}}"),
+            series(f"histogram_quantile(0.5, sum by (le) ({rate}))", "p50 of all"),
+            series(f"histogram_quantile(0.95, sum by (le, model) ({rate}))", "p95 {{model}}"),
         ],
         unit="s",
-        description="Time of model calls, median and 95th percentile, where the transcript tells it.",
+        description="Time of model calls, median of all and 95th percentile by model, where the transcript tells it. "
+        "One model far above its usual is a provider in trouble.",
+        colours={"p50 of all": config.MUTED},
         no_value="No transcript told a duration in this time range",
         points=config.FEW_POINTS,
     )
@@ -263,6 +273,7 @@ def board() -> Board:
     return Board(
         ref=config.SESSIONS,
         description="Who is talking, how full their contexts are, what they cost, and which tools fail.",
+        extra_variables=[variables.agent(), variables.channel()],
         rows=[
             Row(100, "", [by_state(), running(), fullest(), compactions()]),
             Row(101, "", [sessions()]),

@@ -33,7 +33,14 @@ BOARDS = boards()
 QUERIES = panel_queries()
 PANELS = [(uid, panel) for uid, board in BOARDS.items() for panel in panels(board)]
 SPAN = TimeRange.last(timedelta(hours=24))
-VARIABLES = {"gateway": ["default", "o'neil.1"], "agent": ["main"], "model": ["m"], "by": ["model"], "session": ["0e"]}
+VARIABLES = {
+    "gateway": ["default", "o'neil.1"],
+    "agent": ["main"],
+    "model": ["m"],
+    "channel": ["none"],
+    "by": ["model"],
+    "session": ["0e"],
+}
 PROMETHEUS_OWN = {"up", "ALERTS", "ALERTS_FOR_STATE"}
 # The plugin's metrics: not ours, so not in the catalogue; only its own board may name them.
 OFFICIAL_NAMES = Path(__file__).resolve().parents[1] / "fixtures" / "samples" / "official-metric-names.txt"
@@ -170,6 +177,7 @@ def test_every_board_has_the_shared_variables_annotations_and_links(uid):
         "Alerts",
         "Gateway starts",
         "Watching began",
+        "First ingest",
         "Session resets",
     }
     assert board["links"][0]["tags"] == [config.TAG]

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from exporter.scan import scan
+from openclaw.state_dir import load_config
 from store.checkpoint import CheckpointLedger
 from store.ledger import LedgerHeldError, LedgerUnavailableError
 
@@ -274,6 +275,18 @@ async def test_sources_tell_files_lag_and_their_newest_entry(files_dir, make_led
         assert running.values("claw_source_lag_bytes")["jsonl",] == len(b'{"type":"mess')
         assert running.values("claw_source_last_entry_timestamp_seconds") == {("jsonl",): at.timestamp()}
         assert running.values("claw_source_schema_known")["sqlite",] == 1
+
+
+async def test_models_that_were_called_tell_their_list_prices(state_dir, make_ledger, life):
+    listed = {(price.provider, price.model): price for price in load_config(state_dir, environment={}).prices}
+    for _ in range(2):  # a restart tells them before anything is read
+        async with life(state_dir, make_ledger()).running() as running:
+            prices = running.values("claw_model_token_price_usd")
+            called = {labels[1:3] for labels in running.values("claw_model_calls_total")}
+            assert {labels[:2] for labels in prices} == called & listed.keys() != set()
+            for (provider, model, token_type), dollars in prices.items():
+                million = getattr(listed[provider, model], token_type)
+                assert dollars == pytest.approx(float(million) / 1e6)
 
 
 async def test_rejected_lines_are_counted_by_reason(files_dir, make_ledger, life, transcript, call):

@@ -118,7 +118,7 @@ def test_without_a_day_to_compare_with_there_is_no_baseline():
     assert compute(spending, ZoneInfo("UTC"), at).baseline == {}
 
 
-async def test_the_collector_shows_windows_and_the_limit_and_nothing_stale():
+async def test_the_collector_shows_windows_and_nothing_stale():
     answers = [Windows({("main", "today"): Decimal("1.5")}, {"main": Decimal("0.25")}), OSError("away"), None]
 
     async def ask(_at):
@@ -127,17 +127,15 @@ async def test_the_collector_shows_windows_and_the_limit_and_nothing_stale():
             raise answer
         return answer
 
-    collector = WindowsCollector("g", ask, daily_limit=25)
-    limit = ("claw_daily_cost_limit_usd", ("g",), 25, ())
-    assert list(collector.render()) == [limit]
+    collector = WindowsCollector("g", ask)
+    assert list(collector.render()) == []
     await collector.refresh()
     assert list(collector.render()) == [
-        limit,
         ("claw_cost_window_usd", ("g", "main", "today"), 1.5, ()),
         ("claw_cost_hour_baseline_usd", ("g", "main"), 0.25, ()),
     ]
     with pytest.raises(OSError, match="away"):
         await collector.refresh()
-    assert list(collector.render()) == [limit]
+    assert list(collector.render()) == []
     await collector.refresh()
-    assert list(collector.render()) == [limit]
+    assert list(collector.render()) == []
