@@ -178,8 +178,17 @@ class CheckpointTransaction:
         new = await self._first_sights([identities.of_model_call(row) for row in rows])
         fresh = [row for row, first in zip(rows, new, strict=True) if first]
         if fresh:
+            await self._first_sights([identities.of_place(row) for row in fresh])
             await self._ledger.call(lambda: self._spend(fresh))
         return new
+
+    async def counted_before(self, rows: Sequence[ModelCall]) -> list[bool]:
+        """Which calls were noted before, with whatever usage."""
+        places = [identities.of_place(row) for row in rows]
+        statement = "SELECT 1 FROM identities WHERE identity = ?"
+        return await self._ledger.call(
+            lambda: [self._connection.execute(statement, (place,)).fetchone() is not None for place in places]
+        )
 
     async def insert_tool_calls(self, rows: Sequence[ToolCall]) -> list[bool]:
         """Note tool calls that were never seen."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Final
 
 from store.rows import ModelCall, Reject, SessionEvent, ToolCall, ToolResult
+
+# Flags of times that an entry tells itself, so that every copy of it has the same.
+TRUE_TIMES: Final = (None, "message")
 
 # The lengths stand in front of the texts: the end of one can then never pass for the beginning of the next.
 
@@ -17,6 +21,16 @@ def of_model_call(row: ModelCall) -> bytes:
     """(gateway, agent, entry id, fingerprint)."""
     gateway, agent, entry = row.gateway, row.agent, row.entry_id
     return _digest(f"call {len(gateway)} {len(agent)} {len(entry)} {gateway}{agent}{entry}", row.fingerprint)
+
+
+def of_place(row: ModelCall) -> bytes:
+    """(gateway, agent, entry id, time): the same call whatever its usage says, for a store may have rewritten it.
+
+    A time that is only a substitute differs between stores; then the session tells.
+    """
+    gateway, agent, entry = row.gateway, row.agent, row.entry_id
+    place = row.ts.isoformat() if row.ts_flag in TRUE_TIMES else f"in {row.session_id}"
+    return _digest(f"place {len(gateway)} {len(agent)} {len(entry)} {gateway}{agent}{entry}{place}")
 
 
 def of_tool_call(row: ToolCall) -> bytes:

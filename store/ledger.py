@@ -35,6 +35,12 @@ class Transaction(Protocol):
     async def insert_model_calls(self, rows: Sequence[ModelCall]) -> list[bool]:
         """Keep calls that were never seen; a second sight changes nothing."""
 
+    async def counted_before(self, rows: Sequence[ModelCall]) -> list[bool]:
+        """Which of these calls, of one session that has moved to another store, were kept before, with whatever usage.
+
+        The same entry at the same time, or in the same session where its time is only a substitute.
+        """
+
     async def insert_tool_calls(self, rows: Sequence[ToolCall]) -> list[bool]:
         """Keep tool calls that were never seen."""
 

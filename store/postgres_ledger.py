@@ -138,6 +138,10 @@ FROM (
 WHERE t.session_id = %(session_id)s AND t.call_id = %(call_id)s AND t.ts = open.ts AND t.identity = open.identity
 RETURNING t.identity
 """
+_COUNTED_BEFORE: Final = """
+SELECT agent, entry_id, ts, session_id FROM lobs.model_calls
+WHERE gateway = %s AND entry_id = ANY(%s) AND (ts = ANY(%s) OR session_id = ANY(%s))
+"""
 _RAISE_TOTAL: Final = """
 INSERT INTO lobs.totals AS t (gateway, metric, labels, value) VALUES (%s, %s, %s, %s)
 ON CONFLICT (gateway, metric, labels) DO UPDATE SET value = t.value + excluded.value
@@ -327,6 +331,28 @@ class PostgresTransaction:
             await self._many(_RAISE_AGENT, _agents(kept_rows))
             self._runs.update(row.run_id for row in kept_rows if row.run_id is not None)
         return new
+
+    async def counted_before(self, rows: Sequence[ModelCall]) -> list[bool]:
+        """Which calls have a row already, with whatever usage."""
+        cursor = await self._connection.execute(
+            _COUNTED_BEFORE,
+            [
+                self._gateway,
+                [_clean(row.entry_id) for row in rows],
+                [row.ts for row in rows],
+                list({_clean(row.session_id) for row in rows}),
+            ],
+        )
+        times, places = set(), set()
+        for agent, entry_id, ts, session_id in await cursor.fetchall():
+            times.add((agent, entry_id, ts))
+            places.add((agent, entry_id, session_id))
+        return [
+            (row.agent, row.entry_id, row.ts) in times
+            if row.ts_flag in identities.TRUE_TIMES
+            else (row.agent, row.entry_id, row.session_id) in places
+            for row in rows
+        ]
 
     async def insert_tool_calls(self, rows: Sequence[ToolCall]) -> list[bool]:
         """Keep tool calls that were never seen."""

@@ -53,6 +53,7 @@ class Facts:
     entries: int = 0
     bytes: int = 0
     shadowed_calls: int = 0  # calls of a file that the database has too, whose rows win
+    moved: bool = False  # calls of this session were counted from another store before
     calls: list[ModelCall] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
     tool_results: list[ToolResult] = field(default_factory=list)
@@ -64,6 +65,18 @@ class Facts:
     def rejects(self, new_calls: Sequence[bool]) -> list[Reject]:
         """Refused lines, and refused fields of calls that are new: a copy's fields were counted with the original."""
         return [*self.line_rejects, *(reject for index, reject in self.call_rejects if new_calls[index])]
+
+    def leave_out(self, counted: Sequence[bool]) -> None:
+        """Take out calls that were counted in the other store: what was billed stays as it was billed."""
+        kept = [index for index, before in enumerate(counted) if not before]
+        if len(kept) == len(self.calls):
+            return
+        left_out = {call.entry_id for call, before in zip(self.calls, counted, strict=True) if before}
+        places = {index: place for place, index in enumerate(kept)}
+        self.shadowed_calls += len(self.calls) - len(kept)
+        self.calls = [self.calls[index] for index in kept]
+        self.call_rejects = [(places[index], reject) for index, reject in self.call_rejects if index in places]
+        self.tool_calls = [call for call in self.tool_calls if call.entry_id not in left_out]
 
 
 class Accountant:

@@ -36,6 +36,7 @@ from openclaw.stores.contract import (
     StoreError,
 )
 from openclaw.stores.database import Rows, row_entry
+from openclaw.stores.discovery import Place, place
 from openclaw.stores.files import Block, Lines, decode_line
 from openclaw.stores.stores import Stores
 
@@ -49,6 +50,7 @@ __all__ = [
     "Lines",
     "Message",
     "Part",
+    "Place",
     "Problem",
     "Rows",
     "SessionInfo",
@@ -57,5 +59,6 @@ __all__ = [
     "StoreError",
     "Stores",
     "decode_line",
+    "place",
     "row_entry",
 ]

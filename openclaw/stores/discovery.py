@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from openclaw.stores.contract import Entry, Problem, Source, Store
 from openclaw.stores.database import NAME as DATABASE_NAME
@@ -48,6 +49,32 @@ def classify(name: str) -> Name | None:
     else:
         return None
     return None if not stem or _SIDECAR.search(stem) else Name(store, stem)
+
+
+class Place(NamedTuple):
+    """Where a session lies: whose it is, and whether in a database or in files."""
+
+    agent: str
+    session_id: str
+    database: bool
+
+
+def place(key: str) -> Place | None:
+    """The place that a source's key names; None where it does not name the session."""
+    agents, _, rest = key.partition("/")
+    agent, _, rest = rest.partition("/")
+    folder, _, name = rest.partition("/")
+    if agents != "agents":
+        return None
+    if folder == "sessions" and "/" not in name and (found := classify(name)) is not None:
+        return Place(agent, found.session_id, database=False)
+    if (
+        folder == "agent"
+        and name.startswith(f"{DATABASE_NAME}#")
+        and not name.startswith(f"{DATABASE_NAME}#session_tr")
+    ):
+        return Place(agent, name.removeprefix(f"{DATABASE_NAME}#"), database=True)
+    return None
 
 
 @dataclass(slots=True)
