@@ -1,7 +1,6 @@
 """Days through all rules: one that is made of what an idle real gateway was recorded to say, and a bad one.
 
-`tests/fixtures/replay/idle.jsonl.gz` is what `python -m tests.live.record_idle` recorded: a line with start, step and
-number of samples, then one line for each series with its values, run-length encoded (null: no sample).
+`tests/fixtures/replay/idle.jsonl.gz` is what `python -m tests.live.record_idle` recorded, which also says how.
 """
 
 from __future__ import annotations
@@ -112,19 +111,41 @@ def replay(folder, changes=()):
     return set(re.findall(r'alertname="(\w+)", severity="(\w+)"', got))
 
 
-def test_recording_is_half_an_hour_of_a_healthy_gateway():
+# Families of rules that an idle gateway without channels does not have.
+NOT_RECORDED = {
+    "claw_channel_configured",
+    "claw_channel_connected",
+    "claw_channel_last_message_timestamp_seconds",
+    "claw_cost_hour_baseline_usd",  # after the first day
+    "claw_exec_approval_next_expiry_timestamp_seconds",
+    "claw_exec_approval_oldest_timestamp_seconds",
+    "claw_provider_quota_used_ratio",
+    "claw_tool_calls_total",
+    "claw_unpriced_tokens_total",
+    "lobservatory_label_overflow_total",
+}
+
+
+def test_recording_is_half_an_hour_of_a_healthy_gateway_and_has_what_rules_look_at():
     about, series = recording()
-    assert about["samples"] * about["step"] >= 30 * 60
-    assert {name for name, _, _ in series} <= {*CATALOGUE, "up"} | {
-        f"{name}_{part}" for name in CATALOGUE for part in ("bucket", "count", "sum")
-    }
+    assert (about["samples"] - 1) * about["step"] >= 30 * 60
     up = next(values for name, _, values in series if name == "claw_gateway_up")
     assert set(up) == {"1"}
+    assert used() - {name for name, _, _ in series} == NOT_RECORDED
+    assert {name.removesuffix("_bucket").removesuffix("_count") for name in used()} <= {*CATALOGUE, "up"}
 
 
 @pytest.mark.req("P-14")
 def test_a_day_of_an_idle_gateway_gives_no_alert(tmp_path):
-    assert replay(tmp_path) == set()
+    """In which the gateway and the exporter were restarted, too."""
+    restarts = [
+        ("claw_gateway_up", {}, 300, 301, 0.0),
+        ("claw_gateway_ready", {}, 300, 302, 0.0),
+        ("up", {"job": "lobservatory"}, 900, 901, 0.0),
+        ("claw_gateway_up", {}, 900, 901, None),
+        ("lobservatory_database_up", {}, 900, 901, None),
+    ]
+    assert replay(tmp_path, restarts) == set()
 
 
 @pytest.mark.req("P-14")
@@ -144,6 +165,14 @@ def test_a_bad_day_gives_exactly_what_is_expected(tmp_path):
             ("claw_cron_job_consecutive_errors", job, 300, 400, 3.0),
             ("claw_cron_job_consecutive_errors", job, 400, 1440, 0.0),
             ("claw_tool_call_repeats_max", {"agent": "main"}, 700, 720, 45.0),
+            ("up", {"job": "lobservatory"}, 650, 660, 0.0),
+            ("claw_source_schema_known", {"source": "sqlite"}, 100, 130, 0.0),
+            ("lobservatory_database_up", {}, 200, 215, 0.0),
+            ("claw_exec_approvals_pending", {}, 1000, 1010, 1.0),
+            ("claw_exec_approval_oldest_timestamp_seconds", {}, 1000, 1010, 60000.0),
+            ("claw_event_stream_lag_seconds", {}, 1100, 1120, 1200.0),
+            ("claw_session_context_ratio_max", {"agent": "main"}, 1200, 1260, 0.96),
+            ("claw_agent_last_activity_timestamp_seconds", {"agent": "main"}, 1200, 1260, 75000.0),
         ],
     )
     assert fired == {
@@ -152,4 +181,10 @@ def test_a_bad_day_gives_exactly_what_is_expected(tmp_path):
         ("HostDiskFull", "warning"),
         ("CronJobFailing", "warning"),
         ("RepeatingAgent", "warning"),
+        ("ExporterDown", "critical"),
+        ("SchemaUnknown", "critical"),
+        ("DatabaseDown", "critical"),
+        ("ApprovalPending", "warning"),
+        ("EventStreamQuiet", "warning"),
+        ("ContextNearLimit", "warning"),
     }

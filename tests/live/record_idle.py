@@ -95,7 +95,8 @@ def write(output: Path, start: float, samples: int, matrix: list[dict[str, Any]]
     with gzip.open(output, "wt", encoding="utf-8") as lines:
         print(json.dumps({"start": round(start, 3), "step": STEP, "samples": samples}), file=lines)
         for series in sorted(matrix, key=lambda one: sorted(one["metric"].items())):
-            metric = {name: value for name, value in series["metric"].items() if name not in {"instance", "job"}}
+            dropped = {"instance"} if series["metric"]["__name__"] == "up" else {"instance", "job"}
+            metric = {name: value for name, value in series["metric"].items() if name not in dropped}
             found = {round((when - start) / STEP): value for when, value in series["values"]}
             values = [found.get(number) for number in range(samples)]
             encoded = [[value, len(list(same))] for value, same in groupby(values)]
