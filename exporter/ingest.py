@@ -160,6 +160,8 @@ class Ingest:
         self._rng = rng
         self._positions: dict[str, Position] = {}
         self._places: set[Place] = set()  # where sessions were read
+        self._new = True  # the ledger was empty
+        self._forgotten: dict[tuple[str, str], SessionInfo | None] = {}  # what the ledger knows of lost sessions
         self._known: dict[tuple[str, str], SessionInfo] = {}  # sessions as the ledger has them
         self._in_step = False  # positions and counters are those of the ledger
         self._begun = False
@@ -332,7 +334,7 @@ class Ingest:
         not be read yet. Raises StoreError; what was read before it stays in the batch."""
         while True:
             chunk = self._stores.read(source, position)
-            self._take(batch, chunk, sessions)
+            self._take(batch, chunk, await self._with_forgotten(chunk, sessions))
             if batch.full:
                 await self._commit(batch)
                 batch.clear()
@@ -340,6 +342,24 @@ class Ingest:
                 return chunk.lag
             position = chunk.position
             await asyncio.sleep(0)  # where a stop can reach us
+
+    async def _with_forgotten(
+        self, chunk: Chunk, sessions: Mapping[tuple[str, str], SessionInfo]
+    ) -> Mapping[tuple[str, str], SessionInfo]:
+        """`sessions`, with what we know of the chunk's session where the gateway knows nothing of it any more.
+
+        Of one that was deleted or reset, an archive is left, which does not hold its key.
+        """
+        session = (chunk.source.agent, chunk.session_id)
+        if session in sessions or not chunk.entries or (self._new and not self._begun):
+            return sessions
+        if session not in self._forgotten:
+            found = await self._ledger.session(*session)
+            self._forgotten[session] = None if found is None else _info_of(found)
+        known = self._forgotten[session]
+        if known is None:
+            return sessions
+        return {session: replace(known, archived=True) if chunk.source.store == "archive" else known}
 
     def _take(self, batch: _Batch, chunk: Chunk, sessions: Mapping[tuple[str, str], SessionInfo]) -> None:
         source = chunk.source
@@ -361,6 +381,7 @@ class Ingest:
         """Take over what the ledger holds."""
         self._positions = await self._ledger.positions()
         self._places = set(filter(None, map(place, self._positions)))
+        self._new, self._forgotten = not self._positions, {}
         totals = await self._ledger.totals()
         self._known = {}
         self.status.newest = {
@@ -407,7 +428,9 @@ class Ingest:
         self.status.ledger_up = True
         self._positions.update(batch.positions)
         self._places.update(filter(None, map(place, batch.positions)))
-        self._known.update({(info.agent, info.session_id): info for info in batch.infos})
+        for info in batch.infos:
+            self._known[info.agent, info.session_id] = info
+            self._forgotten.pop((info.agent, info.session_id), None)
         self.status.newest = newest
         await self._on_registry(self._raise, admitted, durations if self._begun else [])
 
@@ -568,6 +591,17 @@ async def _keep(
 async def _new(insert: Callable[[Sequence[T]], Awaitable[list[bool]]], rows: Sequence[T]) -> list[bool]:
     """Which rows were new. Without rows the ledger is not asked: the live tail mostly has one kind."""
     return await insert(rows) if rows else []
+
+
+def _info_of(row: Session) -> SessionInfo:
+    return SessionInfo(
+        agent=row.agent,
+        session_id=row.session_id,
+        session_key=row.session_key,
+        kind=row.kind or "unknown",
+        channel=row.channel,
+        parent_session_key=row.parent_session_key,
+    )
 
 
 def _last_of_each(rows: Sequence[Session]) -> list[Session]:

@@ -36,6 +36,8 @@ CREATE TABLE IF NOT EXISTS totals (
 CREATE TABLE IF NOT EXISTS positions (
     source_key BLOB PRIMARY KEY, read_offset INTEGER NOT NULL, generation INTEGER NOT NULL, fingerprint TEXT NOT NULL,
     size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sessions (
+    agent BLOB NOT NULL, session_id BLOB NOT NULL, known TEXT NOT NULL, PRIMARY KEY (agent, session_id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS agents (agent TEXT PRIMARY KEY, first_ms INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS spending (
     bucket_ms INTEGER NOT NULL, agent TEXT NOT NULL, cost TEXT NOT NULL, PRIMARY KEY (bucket_ms, agent)) WITHOUT ROWID;
@@ -85,6 +87,13 @@ class CheckpointLedger:
         """All totals of this gateway, as committed."""
         async with self._busy:
             return await self.call(self._totals)
+
+    async def session(self, agent: str, session_id: str) -> Session | None:
+        """Key, kind, channel and parent of a session; None when no key of it is known."""
+        statement, names = "SELECT known FROM sessions WHERE agent = ? AND session_id = ?", (agent, session_id)
+        async with self._busy:
+            row = await self.call(lambda: self._opened().execute(statement, _blobs(*names)).fetchone())
+        return Session(self._gateway, agent, session_id, *json.loads(row[0])) if row else None
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[CheckpointTransaction]:
@@ -203,7 +212,19 @@ class CheckpointTransaction:
         return await self._first_sights([identities.of_session_event(row) for row in rows])
 
     async def upsert_sessions(self, rows: Sequence[Session]) -> None:
-        """Sessions are rows, and rows need a database."""
+        """Of sessions only what tells whose calls are: the rest are rows, and rows need a database."""
+        known = [
+            (
+                *_blobs(row.agent, row.session_id),
+                json.dumps([row.session_key, row.kind, row.channel, row.parent_session_key]),
+            )
+            for row in rows
+            if row.session_key is not None
+        ]
+        if known:
+            await self._ledger.call(
+                lambda: self._connection.executemany("REPLACE INTO sessions VALUES (?, ?, ?)", known)
+            )
 
     async def insert_rejects(self, rows: Sequence[Reject]) -> list[bool]:
         """Note rejects; the same reason at the same location counts once."""
@@ -306,6 +327,11 @@ def read_spending(path: Path) -> Spending:
         [(instant(ms), agent, Decimal(cost)) for ms, agent, cost in buckets],
         [(instant(ms), agent, Decimal(cost)) for ms, agent, cost in recent],
     )
+
+
+def _blobs(*names: str) -> tuple[bytes, ...]:
+    """Names as they are, also those that are no proper text."""
+    return tuple(name.encode("utf-8", "surrogatepass") for name in names)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

@@ -83,3 +83,6 @@ class Ledger(Protocol):
 
     async def totals(self) -> list[Total]:
         """All totals of this gateway, as committed."""
+
+    async def session(self, agent: str, session_id: str) -> Session | None:
+        """Key, kind, channel and parent of a session, for when the gateway has forgotten it. None: never told."""

@@ -212,6 +212,17 @@ class PostgresLedger:
             )
             return [Total(metric, tuple(labels), value) for metric, labels, value in await cursor.fetchall()]
 
+    async def session(self, agent: str, session_id: str) -> Session | None:
+        """Key, kind, channel and parent of a session; None when no key of it is known."""
+        async with self._reading() as connection:
+            cursor = await connection.execute(
+                "SELECT session_key, kind, channel, parent_session_key FROM lobs.sessions"
+                " WHERE gateway = %s AND agent = %s AND session_id = %s AND session_key IS NOT NULL",
+                [self._gateway, _clean(agent), _clean(session_id)],
+            )
+            row = await cursor.fetchone()
+        return Session(self._gateway, agent, session_id, *row) if row else None
+
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[PostgresTransaction]:
         async with self._busy, self._translated():

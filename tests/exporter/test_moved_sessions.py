@@ -139,3 +139,39 @@ async def test_money_refused_in_the_database_does_not_hide_the_rejects_of_others
         await running.ingest.look()
         assert both(running) == (3, 5)
         assert running.total("claw_rejected_entries_total") == 1
+
+
+JOB = "agent:main:cron:nightly"
+
+
+@pytest.mark.req("P-2", "S4-15")
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("layout", ["jsonl", "sqlite"])
+async def test_the_last_calls_of_a_deleted_session_keep_its_kind(layout, restarted, files_dir, make_ledger, life):
+    """Between two looks a job called a model once more and its session was deleted: the archive holds no key."""
+    entries = [header("s"), call("1")]
+    write = write_files if layout == "jsonl" else write_database
+    write(files_dir, [BuiltSession("s", entries, key=JOB)])
+
+    async def delete(running):
+        if layout == "jsonl":
+            (files_dir / "agents" / "main" / "sessions" / "s.jsonl").unlink()
+            write_files(files_dir, [])
+            (files_dir / "agents" / "main" / "sessions" / "sessions.json").write_text("{}")
+        else:
+            writer = connect(files_dir)
+            for table in ("transcript_events", "session_windows", "session_nodes", "transcript_rewrite_watermarks"):
+                writer.execute(f"DELETE FROM {table}")
+            writer.close()
+        write_archive(files_dir, BuiltSession("s", [*entries, call("2", cost=2)]), compressed=layout == "sqlite")
+        write_archive(files_dir, session("stranger", call("3", cost=4)))
+        await running.ingest.look()
+        by_kind = {labels[3]: value for labels, value in running.values(COST).items()}
+        assert by_kind == {"cron": 3, "unknown": 4}
+
+    async with life(files_dir, make_ledger()).running() as first:
+        if not restarted:
+            await delete(first)
+    if restarted:
+        async with life(files_dir, make_ledger()).running() as second:
+            await delete(second)
