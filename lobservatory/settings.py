@@ -186,6 +186,11 @@ class Settings(BaseModel):
         None, description="Prices of your own (TOML, rows as in `exporter/accounting/prices.toml`); they win over all."
     )
     billing: Billing = Field(Billing(equivalent=(), billed=()), description="Table `[billing]` (file only).")
+    thresholds_file: Path | None = Field(
+        None,
+        description="A file with thresholds of alerts, a copy of `alerts/thresholds.toml` (docs/alerts.md). "
+        "Empty: the defaults.",
+    )
     thresholds: dict[str, dict[str, float | dict[str, dict[str, float]]]] = Field(
         {},
         description="Tables `[thresholds.<Alert>]` (file only): severity and number, and for single agents "
@@ -266,7 +271,7 @@ class Settings(BaseModel):
                 raise ValueError(f"there is no collector {name!r}: one of {', '.join(COLLECTORS)}")
         return tuple(name for name in names if name)
 
-    @field_validator("state_dir", "data_dir", "alertmanager_config", "prices_file", mode="before")
+    @field_validator("state_dir", "data_dir", "alertmanager_config", "prices_file", "thresholds_file", mode="before")
     @classmethod
     def _expand(cls, value: object) -> object:
         if isinstance(value, str):
@@ -352,10 +357,25 @@ def _from_environment(environment: dict[str, str]) -> dict[str, Any]:
     return values
 
 
+def _read_thresholds(values: dict[str, Any]) -> None:
+    """Put the tables of LOBS_THRESHOLDS_FILE where those of `lobservatory.toml` would be. Raises SettingsError."""
+    path = values.get("thresholds_file")
+    if not path:
+        return
+    if values.get("thresholds"):
+        raise SettingsError("LOBS_THRESHOLDS_FILE and [thresholds] of lobservatory.toml are both set: keep one")
+    tables = thresholds.read(Path(path).expanduser())
+    limit = tables.pop("DailyCostHigh", {}).get("warning")
+    if limit is not None:
+        values.setdefault("daily_cost_limit", limit)  # LOBS_DAILY_COST_LIMIT wins, as the environment does
+    values["thresholds"] = tables
+
+
 def load(environment: dict[str, str] | None = None, **overrides: Any) -> Settings:
     """The settings of this process. Raises SettingsError with one line per problem, never with a secret."""
     environment = dict(os.environ) if environment is None else environment
     values = {**_from_file(), **_from_environment(environment), **overrides}
+    _read_thresholds(values)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

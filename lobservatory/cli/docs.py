@@ -126,7 +126,8 @@ Money that a provider really bills and the list price of what a subscription cov
 ## `[thresholds.<Alert>]`, in the file only
 
 The numbers that alerts compare with, one table per alert: `[thresholds.ContextNearLimit]`, then `warning = 0.8`. That
-of DailyCostHigh is `LOBS_DAILY_COST_LIMIT`.
+of DailyCostHigh is `LOBS_DAILY_COST_LIMIT`. Or all of them in a file of their own: `LOBS_THRESHOLDS_FILE`, a copy of
+`alerts/thresholds.toml`.
 
 {_table(("alert", "key", "default", "unit", "meaning"), limits)}
 ## Read by `lobservatory up`, compose and the tests only
@@ -188,4 +189,5 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "configuration.md": configuration,
     "metrics.md": metrics,
     "api.md": api,
+    "../alerts/thresholds.toml": thresholds.document,
 }

@@ -75,7 +75,8 @@ def prepare_alertmanager(directory: Path, settings: Settings, addresses: Mapping
     """Make `directory` ready and return the configuration file in it: the user's own, else that with Slack when there
     is a webhook.
 
-    `addresses`: part → address; `grafana` and `api` are read. Raises UserError.
+    `addresses`: part → address; `grafana` and `api` are read; the API's default address stands for where it listens, in
+    the user's own, too. Raises UserError.
     """
     private_directory(directory)
     webhook = settings.slack_webhook_url.get_secret_value().strip()
@@ -92,8 +93,11 @@ def prepare_alertmanager(directory: Path, settings: Settings, addresses: Mapping
     write_private(directory / "api_token", _service_token(settings))
     config = directory / "alertmanager.yml"
     if settings.alertmanager_config is not None:
-        return _copy(settings.alertmanager_config, config, "LOBS_ALERTMANAGER_CONFIG: correct the path, or unset it")
-    _copy(ALERTMANAGER / ("alertmanager.yml" if webhook else "alertmanager-without-slack.yml"), config)
+        _copy(settings.alertmanager_config, config, "LOBS_ALERTMANAGER_CONFIG: correct the path, or unset it")
+    ours = ALERTMANAGER / "alertmanager.yml"
+    # A copy that nobody changed is ours: without a webhook it could not even start.
+    if settings.alertmanager_config is None or config.read_bytes() == ours.read_bytes():
+        _copy(ours if webhook else ALERTMANAGER / "alertmanager-without-slack.yml", config)
     api = _reachable(addresses.get("api", settings.api_listen))
     write_private(config, config.read_text(encoding="utf-8").replace(HISTORY, f"http://{api}/"))
     return config

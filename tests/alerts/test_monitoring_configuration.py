@@ -13,6 +13,7 @@ import yaml
 
 from lobservatory.errors import UserError
 from lobservatory.runner.monitoring import (
+    ALERTMANAGER,
     PROMETHEUS,
     alertmanager_arguments,
     prepare_alertmanager,
@@ -155,3 +156,18 @@ def test_own_configuration_that_is_not_there_is_named(tmp_path):
     settings = Settings.model_validate({"alertmanager_config": str(tmp_path / "none.yml")})
     with pytest.raises(UserError, match=r"none.yml cannot be read: No such file.*LOBS_ALERTMANAGER_CONFIG"):
         prepare_alertmanager(tmp_path / "am", settings, {})
+
+
+@pytest.mark.parametrize("webhook", ["", "https://hooks.example/x"])
+def test_own_configuration_that_nobody_changed_is_ours(tmp_path, webhook):
+    """As compose mounts it."""
+    settings = {"slack_webhook_url": webhook, "api_listen": "127.0.0.1:9999"}
+    ours = prepare_alertmanager(tmp_path / "ours", Settings.model_validate(settings), {}).read_text()
+    named = Settings.model_validate({**settings, "alertmanager_config": ALERTMANAGER / "alertmanager.yml"})
+    assert prepare_alertmanager(tmp_path / "named", named, {}).read_text() == ours
+    changed = tmp_path / "changed.yml"
+    changed.write_text((ALERTMANAGER / "alertmanager.yml").read_text() + "# mine\n")
+    own = Settings.model_validate({**settings, "alertmanager_config": changed})
+    text = prepare_alertmanager(tmp_path / "changed", own, {}).read_text()
+    assert text.endswith("# mine\n")
+    assert "http://127.0.0.1:9999/api/webhooks/alertmanager" in text, "our history is told where the API listens"

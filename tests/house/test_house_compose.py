@@ -83,9 +83,10 @@ def test_the_state_directory_is_mounted_read_only_as_its_owner(resolved):
         for source, target, mode in (v.split(":") for v in exporter["volumes"] if isinstance(v, str))
         if source.startswith("/")
     ]
-    assert [(bind["source"], bind["target"], bind["read_only"]) for bind in binds] == [
-        ("/home/claw/.openclaw", "/openclaw", True)
-    ]
+    assert {(bind["source"], bind["target"], bind["read_only"]) for bind in binds} == {
+        ("/home/claw/.openclaw", "/openclaw", True),
+        (str(ROOT / "alerts/thresholds.toml"), "/etc/lobservatory/thresholds.toml", True),
+    }
 
 
 def test_what_stays_up_is_checked_and_restarted(resolved):
