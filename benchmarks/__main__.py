@@ -1,6 +1,7 @@
 """`make bench`: measures, prints tables beside the goals, writes `benchmarks/results.json` and docs/performance.md.
 
-`python -m benchmarks [names]`: scan and writer by default, or any of scan, writer, ingest, exporter, websocket.
+`python -m benchmarks [names]`: scan and writer by default, or any of scan, writer, ingest, database, exporter,
+websocket.
 Options: `--full` for 1.2 GB of JSONL, too, `--mb` for another size (default 200), `--no-peers` to leave npm alone.
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cold_scan, exporter, ingest, report, sqlite_writer, websocket
+from benchmarks import cold_scan, database, exporter, ingest, report, sqlite_writer, websocket
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -41,6 +42,7 @@ GOALS = {
 MEASUREMENTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "writer": sqlite_writer.run,
     "ingest": ingest.run,
+    "database": database.run,
     "exporter": exporter.run,
     "websocket": websocket.run,
 }

@@ -67,13 +67,13 @@ SELECT gateway, agent, min(ts), max(ts) FROM lobs.model_calls GROUP BY 1, 2
 )
 
 
-def _prepared(cluster: postgres.Cluster, calls: int) -> None:
-    with psycopg.connect(cluster.dsn(postgres.OWNER), autocommit=True) as connection:
-        for statement in HISTORY:
-            if "%(" in statement:
-                connection.execute(statement, {"calls": calls, "days": DAYS})
-            else:
-                connection.execute(statement)
+def fill_calls(connection: psycopg.Connection[Any], calls: int) -> None:
+    """The history. As the owner, in autocommit."""
+    for statement in HISTORY:
+        if "%(" in statement:
+            connection.execute(statement.encode(), {"calls": calls, "days": DAYS})
+        else:
+            connection.execute(statement.encode())
 
 
 def _median_ms(connection: psycopg.Connection, query: PanelQuery, end: datetime) -> tuple[float, int]:
@@ -102,7 +102,8 @@ def run(calls: int = CALLS) -> list[dict[str, Any]]:
         cluster = postgres.prepare(folder)
         with cluster.run():
             migrate(cluster.dsn(postgres.OWNER))
-            _prepared(cluster, calls)
+            with psycopg.connect(cluster.dsn(postgres.OWNER), autocommit=True) as connection:
+                fill_calls(connection, calls)
             end = datetime.now(UTC)
             taken: dict[str, tuple[float, int]] = {}
             with psycopg.connect(cluster.dsn(postgres.READER), autocommit=True) as connection:

@@ -93,7 +93,7 @@ async def sessions(
         " AND (%(since)s::timestamptz IS NULL OR updated_at >= %(since)s)"
         " AND (%(at)s::timestamptz IS NULL"
         "      OR (updated_at, gateway, agent, session_id) < (%(at)s, %(g)s::text, %(a)s::text, %(s)s::text))"
-        " ORDER BY updated_at DESC, gateway DESC, agent DESC, session_id DESC LIMIT %(limit)s",
+        " ORDER BY updated_at DESC NULLS LAST, gateway DESC, agent DESC, session_id DESC LIMIT %(limit)s",
         {
             "gateways": gateways,
             "agent": agent,
@@ -116,26 +116,30 @@ async def hub_sessions(
     that only a task tells of. `failed`: ended otherwise than well; `completed`: ended, or at rest."""
     return await _rows(
         connection,
-        "SELECT * FROM ("
-        " SELECT s.session_id AS id, coalesce(s.session_key, s.session_id) AS openclaw_session_id,"
-        "  s.agent AS agent_name,"
+        "SELECT * FROM (("
+        "SELECT s.session_id AS id, coalesce(s.session_key, s.session_id) AS openclaw_session_id,"
+        "  s.agent AS agent_name, h.session_type, h.status, t.task_id, s.started_at, s.ended_at,"
+        "  (extract(epoch FROM s.ended_at - s.started_at) * 1000)::bigint AS duration_ms, s.updated_at"
+        " FROM public.sessions AS s"
+        " CROSS JOIN LATERAL (SELECT"
         "  CASE WHEN s.kind = 'subagent' THEN 'subagent' ELSE 'persistent' END AS session_type,"
         "  CASE WHEN s.status = 'running' THEN 'active' WHEN s.status IN ('failed', 'killed', 'timeout') THEN 'failed'"
-        "       ELSE 'completed' END AS status,"
-        "  t.task_id, s.started_at, s.ended_at,"
-        "  (extract(epoch FROM s.ended_at - s.started_at) * 1000)::bigint AS duration_ms, s.updated_at"
-        " FROM public.sessions AS s LEFT JOIN public.task_sessions AS t"
-        "  ON t.openclaw_session_id IN (s.session_key, s.session_id)"
-        " WHERE %(gateways)s::text[] IS NULL OR s.gateway = ANY(%(gateways)s)"
-        " UNION ALL"
-        " SELECT t.id::text, t.openclaw_session_id, t.agent_name, t.session_type, t.status, t.task_id, t.started_at,"
-        "  t.ended_at, t.duration_ms, coalesce(t.ended_at, t.started_at)"
-        " FROM public.task_sessions AS t WHERE NOT EXISTS (SELECT 1 FROM public.sessions AS s"
-        "  WHERE t.openclaw_session_id IN (s.session_key, s.session_id))"
-        ") AS every"
-        " WHERE (%(type)s::text IS NULL OR session_type = %(type)s)"
-        " AND (%(status)s::text IS NULL OR status = %(status)s)"
-        " ORDER BY updated_at DESC NULLS LAST, id LIMIT %(limit)s",
+        "       ELSE 'completed' END AS status) AS h"
+        " LEFT JOIN public.task_sessions AS t ON t.openclaw_session_id = ANY(ARRAY[s.session_key, s.session_id])"
+        " WHERE (%(gateways)s::text[] IS NULL OR s.gateway = ANY(%(gateways)s))"
+        " AND (%(type)s::text IS NULL OR h.session_type = %(type)s)"
+        " AND (%(status)s::text IS NULL OR h.status = %(status)s)"
+        " ORDER BY s.updated_at DESC NULLS LAST, s.gateway DESC, s.agent DESC, s.session_id DESC LIMIT %(limit)s"
+        ") UNION ALL ("
+        "SELECT t.id::text, t.openclaw_session_id, t.agent_name, t.session_type, t.status, t.task_id, t.started_at,"
+        "  t.ended_at, t.duration_ms, coalesce(t.ended_at, t.started_at) AS updated_at"
+        " FROM public.task_sessions AS t"
+        " WHERE NOT EXISTS (SELECT 1 FROM public.sessions AS s WHERE s.session_key = t.openclaw_session_id)"
+        " AND NOT EXISTS (SELECT 1 FROM public.sessions AS s WHERE s.session_id = t.openclaw_session_id)"
+        " AND (%(type)s::text IS NULL OR t.session_type = %(type)s)"
+        " AND (%(status)s::text IS NULL OR t.status = %(status)s)"
+        " ORDER BY updated_at DESC LIMIT %(limit)s"
+        ")) AS every ORDER BY updated_at DESC NULLS LAST, id LIMIT %(limit)s",
         {"gateways": gateways, "type": session_type, "status": status, "limit": limit},
     )
 

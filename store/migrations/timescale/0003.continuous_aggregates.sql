@@ -44,7 +44,7 @@ SELECT q.bucket, q.gateway, q.agent, q.provider, q.model, q.kind, q.channel, q.b
        q.unpriced_calls, q.unpriced_tokens
 FROM lobs.usage_quarters AS q
 WHERE q.bucket >= (SELECT rows_from FROM lobs.usage_state) AND q.bucket < (SELECT settled_to FROM lobs.usage_state)
-  AND NOT EXISTS (SELECT 1 FROM lobs.usage_marks AS m WHERE m.bucket = q.bucket)
+  AND q.bucket NOT IN (SELECT bucket FROM lobs.usage_marks)  -- one hash, however many there are
 UNION ALL
 SELECT late.bucket, c.gateway, c.agent, c.provider, c.model, c.kind, c.channel, c.billing, c.calls, c.errors,
        c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens, c.reasoning_tokens, c.cost_usd,
@@ -75,6 +75,7 @@ SELECT time_bucket('15 minutes', ts), gateway, agent, provider, model, kind, coa
            FILTER (WHERE cost_basis = 'unpriced'), 0)::bigint
 FROM lobs.model_calls
 WHERE ts >= (SELECT greatest(rows_from, settled_to) FROM lobs.usage_state)
+  AND ts <= (SELECT 'infinity'::timestamptz)  -- so that the planner expects few: it would start workers otherwise
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8;
 
 -- What rows tell is no longer kept twice.
