@@ -93,7 +93,7 @@ def budget() -> dashboard.Panel:
         unit="percentunit",
         decimals=0,
         description="This month's cost of all agents against the monthly budget of the gateways that have one "
-        "(LOBS_THRESHOLDS, alert BudgetBurn). Orange from 80 % on, red when it is used up.",
+        "(the alert BudgetBurn's, docs/alerts.md). Orange from 80 % on, red when it is used up.",
         no_value="No budget is set",
         steps=((None, config.OK), (0.8, config.WARN), (1, config.BAD)),
         width=4,

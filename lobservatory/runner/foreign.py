@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from dashboards.config import ALERTMANAGER_URL, PAGES_URL
 from lobservatory.runner import monitoring, parts, postgres, secrets
 from lobservatory.runner.supervision import Program
 from lobservatory.settings import Listen, Settings
@@ -86,6 +87,28 @@ def _clean(data: Path, **more: str) -> dict[str, str]:
     return {**kept, "HOME": str(data), **more}
 
 
+def boards(data: Path, addresses: Mapping[str, Listen]) -> Path:
+    """The folder of boards for Grafana: the committed one, or, where our pages or Alertmanager are not at their usual
+    addresses, a copy whose links lead to them.
+    """
+    actual = ((PAGES_URL, addresses.get("api")), (ALERTMANAGER_URL, addresses.get("alertmanager")))
+    moved = {
+        f'"{usual}"': f'"{parts.url(listen)}"'
+        for usual, listen in actual
+        if listen is not None and parts.url(listen) != usual
+    }
+    if not moved:
+        return DASHBOARDS
+    folder = configuration(data, "grafana") / "boards"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in DASHBOARDS.glob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        for usual, real in moved.items():
+            text = text.replace(usual, real)
+        (folder / path.name).write_text(text, encoding="utf-8")
+    return folder
+
+
 def _grafana(binary: Path, data: Path, addresses: Mapping[str, Listen], store: Database) -> Program:
     """As `provisioning/grafana/datasources/lobservatory.yaml` says."""
     home = parts.grafana_home(binary)
@@ -106,7 +129,7 @@ def _grafana(binary: Path, data: Path, addresses: Mapping[str, Listen], store: D
             LOBS_GRAFANA_POSTGRES_DATABASE=store.name,
             LOBS_GRAFANA_POSTGRES_SSLMODE=store.tls,
             LOBS_GRAFANA_POSTGRES_PASSWORD=f"$__file{{{vault / 'postgres_lobs_reader'}}}",
-            LOBS_GRAFANA_DASHBOARDS_DIR=str(DASHBOARDS),
+            LOBS_GRAFANA_DASHBOARDS_DIR=str(boards(data, addresses)),
             LOBS_GRAFANA_ADMIN_PASSWORD=f"$__file{{{vault / 'grafana_admin_password'}}}",
             LOBS_GRAFANA_HTTP_ADDR=listen.host,
             LOBS_GRAFANA_HTTP_PORT=str(listen.port),

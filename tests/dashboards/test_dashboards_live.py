@@ -8,21 +8,20 @@ import asyncio
 import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from lobservatory.runner import postgres
 from lobservatory.runner.monitoring import prepare_prometheus
 from lobservatory.settings import Listen, load
-from tests.conftest import TEMPLATE
+from tests.conftest import fresh_database
+from tests.dashboards.grafana_asks import Sources
 from tests.dashboards.grafana_macros import (
     PanelQuery,
     TimeRange,
@@ -33,7 +32,7 @@ from tests.dashboards.grafana_macros import (
     questions,
 )
 from tests.live import scenario
-from tests.servers import Prometheus, free_port, prometheus, wait_for
+from tests.servers import free_port, prometheus, wait_for
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 
@@ -41,9 +40,19 @@ ROOT = Path(__file__).resolve().parents[2]
 GATEWAY = "default"
 QUERIES = panel_queries()
 
-# board/panel/refId → why a healthy gateway without people, channels and faults has nothing to show there.
+# board/panel/refId → why a healthy gateway without people, channels and faults has nothing to show there. Each of these
+# shows data in test_dashboards_history.
 EMPTY = {
     "lobs-gateway/Channels/A": "the gateway under test has no channel",
+    "lobs-gateway/Age of the last message/A": "the gateway under test has no channel",
+    "lobs-gateway/Approvals by outcome/A": "no command asks for approval",
+    "lobs-gateway/Provider allowances used/A": "the fake provider has no allowances",
+    "lobs-host/GPU in use/A": "a machine for tests has no GPU",
+    "lobs-host/GPU in use/B": "a machine for tests has no GPU",
+    "lobs-host/GPU temperature and power/A": "a machine for tests has no GPU",
+    "lobs-host/GPU temperature and power/B": "a machine for tests has no GPU",
+    "lobs-host/Temperatures/A": "a virtual machine has no sensors",
+    "lobs-alerts/Time to resolve/A": "Alertmanager is not part of this run",
     "lobs-gateway/Approvals waiting/B": "no command waits for a human",
     "lobs-gateway/RPC errors/A": "no RPC call fails",
     "lobs-gateway/Gaps, dropped frames, failed connects/A": "no event is missed",
@@ -52,24 +61,16 @@ EMPTY = {
     "lobs-quality/Rejected, by reason/A": "the transcripts are clean",
     "lobs-quality/Failed commits and overflowing labels/A": "no commit fails",
     "lobs-quality/Failed commits and overflowing labels/B": "no label overflows",
-    "lobs-cost/Burn rate/B": "agents that were born today have no usual hour yet",
+    "lobs-cost/Burn rate, US$ an hour/B": "agents that were born today have no usual hour yet",
     "lobs-cost/Without a price/A": "every model of the gateway under test has a price",
     "lobs-alerts/Firing now/A": "no alert fires in a gateway that is well",
     "lobs-alerts/Over time/A": "no alert fires in a gateway that is well",
     "lobs-alerts/History/A": "Alertmanager is not part of this run",
-    "lobs-alerts/Noise/A": "Alertmanager is not part of this run",
+    "lobs-alerts/Noise, of 30 days/A": "Alertmanager is not part of this run",
     "lobs-operations/Tasks done by day/A": "nobody made a task",
     "lobs-operations/Cycle time of tasks/A": "nobody made a task",
     "lobs-operations/Open tasks/A": "nobody made a task",
 } | {query.name: "the gateway under test has no plugin" for query in QUERIES if query.board == "lobs-official"}
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """A gateway that has worked while the exporter watched and Prometheus scraped."""
-
-    prometheus: Prometheus
-    reader_dsn: str = field(repr=False)
 
 
 @contextmanager
@@ -96,24 +97,6 @@ def exporter(environment: dict[str, str], folder: Path) -> Iterator[subprocess.P
             process.wait()
 
 
-@contextmanager
-def database(server) -> Iterator[str]:
-    """A migrated database for the whole module."""
-    name = f"lobs_boards_{os.getpid()}_{uuid.uuid4().hex[:8]}"
-    statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-        sql.Identifier(name), sql.Identifier(f"{TEMPLATE}_{os.getpid()}")
-    )
-    if server.cluster:
-        statement += sql.SQL(" OWNER {}").format(sql.Identifier(postgres.OWNER))
-    with psycopg.connect(server.admin, autocommit=True) as connection:
-        connection.execute(statement)
-    try:
-        yield name
-    finally:
-        with psycopg.connect(server.admin, autocommit=True) as connection:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
 def prometheus_config(folder: Path, metrics: Listen) -> Path:
     """Our own configuration, a second instead of fifteen."""
     settings = load({"LOBS_GATEWAY_NAME": GATEWAY})
@@ -129,8 +112,10 @@ def prometheus_config(folder: Path, metrics: Listen) -> Path:
 def watched(start_gateway, postgres_server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("boards")
     gateway = start_gateway()
+    thresholds = folder / "thresholds.toml"
+    thresholds.write_text("[BudgetBurn]\ncritical = 50\n")
     port = free_port()
-    with database(postgres_server) as name:
+    with fresh_database(postgres_server) as name:
         environment = {
             "LOBS_STATE_DIR": str(gateway.state_dir),
             "LOBS_GATEWAY_NAME": GATEWAY,
@@ -141,6 +126,7 @@ def watched(start_gateway, postgres_server, tmp_path_factory):
             "LOBS_DATA_DIR": str(folder / "data"),
             "LOBS_POLL_INTERVAL": "1",
             "LOBS_HOST_INTERVAL": "1",
+            "LOBS_THRESHOLDS_FILE": str(thresholds),
         }
         config = prometheus_config(folder, Listen(host="127.0.0.1", port=port))
         with exporter(environment, folder) as process, prometheus(folder / "prometheus", config) as server:
@@ -165,68 +151,26 @@ def watched(start_gateway, postgres_server, tmp_path_factory):
                 state = server.query("lobservatory_collector_success == 0")
                 log = (folder / "exporter.log").read_text()[-4000:]
                 raise AssertionError(f"{error}; failing: {state}\n{log}") from error
-            yield Watched(server, postgres_server.dsn(name, postgres.READER))
+            yield Sources(server, postgres_server.dsn(name, postgres.READER))
 
 
-def busiest_session(watched: Watched) -> str:
-    """The one of the variable's choices that started a sub-agent: it has something for every panel."""
-    board = boards()["lobs-session"]
-    variable = next(item for item in board["templating"]["list"] if item["name"] == "session")
-    with psycopg.connect(watched.reader_dsn) as connection:
-        text = expand_sql(variable["query"], TimeRange.last(timedelta(hours=1)), {"gateway": [GATEWAY]})
-        choices = {value for value, _ in connection.execute(text).fetchall()}
-        parents = connection.execute(
-            "SELECT s.session_id FROM sessions s JOIN subagent_runs r ON r.parent_session_key = s.session_key"
-        ).fetchall()
-    return str(next(value for (value,) in parents if value in choices))
-
-
-def variables(server: Prometheus) -> dict[str, list[str]]:
-    """What All stands for, found as the boards' variables find it."""
-    found = {"by": ["model"]}
-    for board in boards().values():
-        for variable in board["templating"]["list"]:
-            if variable["type"] == "query" and isinstance(variable["query"], dict):
-                match = variable["definition"].removeprefix("label_values(").removesuffix(")").rpartition(", ")
-                series = expand_promql(match[0], TimeRange.last(timedelta(hours=1)), found)
-                found[variable["name"]] = server.api(f"label/{match[2]}/values", **{"match[]": series})
-    return found
-
-
-def answer(query: PanelQuery, watched: Watched, span: TimeRange) -> list:
-    """The rows or samples; raises what the server says against the query."""
-    chosen = variables(watched.prometheus)
+def ask(query: PanelQuery, watched: Sources, span: TimeRange) -> list[Any]:
+    """As a browser would; the answer of what is there when it asks."""
+    chosen = watched.variables(span)
     if query.board == "lobs-session":
-        chosen["session"] = [busiest_session(watched)]
-    span = span.of(query)
-    if query.is_sql:
-        with psycopg.connect(watched.reader_dsn) as connection:
-            return connection.execute(expand_sql(query.text, span, chosen)).fetchall()
-    expression = expand_promql(query.text, span, chosen)
-    if query.target["instant"]:
-        return watched.prometheus.query(expression)
-    end = span.end.timestamp()
-    start = end - span.seconds // span.interval * span.interval  # the last step is the end, whatever the range
-    found = watched.prometheus.api(
-        "query_range",
-        query=expression,
-        start=str(start),
-        end=str(end),
-        step=str(span.interval),
-    )
-    result: list = found["result"]
-    return result
+        chosen["session"] = [watched.busiest_session(GATEWAY)]
+    return watched.answer(query, span, chosen)
 
 
 def test_the_gateway_is_found_by_the_variable(watched):
-    assert variables(watched.prometheus)["gateway"] == [GATEWAY]
+    assert watched.variables(TimeRange.last(timedelta(hours=1)))["gateway"] == [GATEWAY]
 
 
 @pytest.mark.req("S1-1", "S1-2", "S1-6", "S4-18")
 @pytest.mark.parametrize("query", QUERIES, ids=[query.name for query in QUERIES])
 def test_the_query_of_the_panel_gives_data(query, watched):
     span = TimeRange.last(timedelta(days=7) if query.board == "lobs-cost" else timedelta(hours=1))
-    rows = answer(query, watched, span)
+    rows = ask(query, watched, span)
     if query.name not in EMPTY:
         assert rows, f"no data: {query.text}"
 
@@ -244,15 +188,15 @@ def test_every_exception_is_of_a_panel_that_exists(name):
 @pytest.mark.parametrize("uid", sorted(boards()))
 def test_annotations_are_answered(uid, watched):
     span = TimeRange.last(timedelta(hours=1))
+    chosen = watched.variables(span)
     for annotation in boards()[uid]["annotations"]["list"]:
         if "target" in annotation:
             with psycopg.connect(watched.reader_dsn) as connection:
-                cursor = connection.execute(
-                    expand_sql(annotation["target"]["rawSql"], span, variables(watched.prometheus))
-                )
+                cursor = connection.execute(expand_sql(annotation["target"]["rawSql"], span, chosen))
                 assert [column.name for column in cursor.description or []] == ["time", "title", "text"]
+                assert cursor.fetchall() or annotation["name"] != "First ingest"
             continue
-        expression = expand_promql(annotation["expr"], span, variables(watched.prometheus))
+        expression = expand_promql(annotation["expr"], span, chosen)
         watched.prometheus.query(expression)
     starts = watched.prometheus.query("claw_gateway_start_timestamp_seconds * 1000")
     assert abs(float(starts[0]["value"][1]) - span.end.timestamp() * 1000) < 3_600_000, "milliseconds of this hour"
@@ -268,6 +212,6 @@ def test_the_overview_shows_the_money_that_the_books_hold(watched):
         row = connection.execute("SELECT sum(cost_usd) FROM model_calls WHERE billing = 'billed'").fetchone()
     assert row is not None
     assert row[0] > 0
-    shown = answer(tile, watched, TimeRange.last(timedelta(minutes=5)))
+    shown = ask(tile, watched, TimeRange.last(timedelta(minutes=5)))
     assert float(shown[0]["values"][-1][1]) == pytest.approx(float(row[0]), abs=1e-8)
-    assert sum(cost for _, _, cost in answer(bars, watched, span)) == pytest.approx(float(row[0]), abs=1e-8)
+    assert sum(cost for _, _, cost in ask(bars, watched, span)) == pytest.approx(float(row[0]), abs=1e-8)

@@ -134,6 +134,28 @@ def test_grafana_gets_paths_of_secrets_and_never_secrets(grafana, tmp_path):
         assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_links_of_boards_lead_to_where_our_pages_and_alertmanager_are(grafana, tmp_path):
+    def links(**listens):
+        addresses = {"grafana": Listen.parse("127.0.0.1:3001"), **{k: Listen.parse(v) for k, v in listens.items()}}
+        found = {"prometheus": None, "alertmanager": None, "grafana": grafana}
+        settings = Settings(data_dir=tmp_path, database_url="postgresql://x@localhost/y")
+        (program,) = foreign.programs(settings, tmp_path, addresses, found, None)
+        folder = Path(program.environment["LOBS_GRAFANA_DASHBOARDS_DIR"])
+        assert {path.name for path in folder.iterdir()} == {path.name for path in foreign.DASHBOARDS.iterdir()}
+        boards = [json.loads(path.read_text(encoding="utf-8")) for path in folder.iterdir()]
+        variables = [variable for board in boards for variable in board["templating"]["list"]]
+        shown = {variable["name"]: variable for variable in variables if variable["name"].endswith("_url")}
+        assert all(variable["current"]["value"] == variable["query"] for variable in shown.values())
+        return folder, {name: variable["query"] for name, variable in shown.items()}
+
+    folder, usual = links(api="127.0.0.1:8787", alertmanager="127.0.0.1:9093")
+    assert folder == foreign.DASHBOARDS
+    assert usual == {"pages_url": "http://127.0.0.1:8787", "alertmanager_url": "http://127.0.0.1:9093"}
+    folder, moved = links(api="127.0.0.1:18787", alertmanager="0.0.0.0:19093")
+    assert folder.is_relative_to(tmp_path)
+    assert moved == {"pages_url": "http://127.0.0.1:18787", "alertmanager_url": "http://127.0.0.1:19093"}
+
+
 def test_every_variable_that_provisioning_wants_is_given(grafana, tmp_path):
     import re  # noqa: PLC0415 - this test only
 
