@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -283,14 +282,9 @@ def test_critical_silences_the_warning_of_whatever_has_both():
 # --- what runbooks tell people to type ---------------------------------------------------------------------------
 
 
-def test_queries_of_runbooks_are_valid(tmp_path):
-    queries = blocks("promql")
-    for _, query in queries:
+def test_queries_of_runbooks_name_what_exists():
+    for _, query in blocks("promql"):
         assert_known(query)
-    rules = [{"record": f"runbook:{name}:{number}", "expr": query} for number, (name, query) in enumerate(queries)]
-    path = Path(tmp_path / "queries.yml")
-    path.write_text(yaml.safe_dump({"groups": [{"name": "runbooks", "rules": rules}]}))
-    run(debian_tool("promtool"), "check", "rules", path)
 
 
 def test_sql_of_runbooks_runs_as_the_reader(postgres_reader_dsn):
@@ -298,13 +292,3 @@ def test_sql_of_runbooks_runs_as_the_reader(postgres_reader_dsn):
         for name, statement in blocks("sql"):
             assert statement.lower().startswith("select"), name
             connection.execute(statement)
-
-
-def test_commands_of_runbooks_exist():
-    ours = subprocess.run([REPOSITORY / ".venv/bin/lobservatory", "--help"], capture_output=True, text=True, timeout=60,
-                          check=True).stdout  # fmt: skip
-    for name, command in blocks("sh"):
-        program, *rest = command.split()
-        assert program in {"curl", "openclaw", ".venv/bin/lobservatory", "df"}, name
-        if program == ".venv/bin/lobservatory":
-            assert re.search(rf"│ {rest[0]} ", ours), f"{name}: there is no command {rest[0]}"

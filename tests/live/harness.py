@@ -215,22 +215,7 @@ class LiveGateway:
                     str(self.home / "model.jsonl"),
                 ]
                 self._model = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name in PASSED_ON or name.lower().startswith("npm_config_")
-        }
-        environment |= {
-            "PATH": f"{installation.node.parent}:/usr/local/bin:/usr/bin:/bin",
-            "HOME": str(self.home), "LANG": "C.UTF-8", "TZ": "UTC", "NO_COLOR": "1",
-            "OPENCLAW_HOME": str(self.home), "OPENCLAW_STATE_DIR": str(self.state_dir),
-            "OPENCLAW_CONFIG_PATH": str(config),
-            # One process with a stable pid, also over a restart.
-            "OPENCLAW_NO_RESPAWN": "1",
-        }  # fmt: skip
-        environment.setdefault(
-            "NPM_CONFIG_USERCONFIG", os.environ.get("NPM_CONFIG_USERCONFIG", str(Path.home() / ".npmrc"))
-        )
+        environment = self._environment(installation)
         with (self.home / "gateway.out").open("ab") as output:
             argv = [
                 str(installation.node),
@@ -253,6 +238,39 @@ class LiveGateway:
             )
         self._await_ready()
         return self
+
+    def command(self, *arguments, seconds=120):
+        """`openclaw …` as its owner would type it; the finished process with its output. Starting takes seconds."""
+        installation = install(self.version)
+        return subprocess.run(
+            [str(installation.node), str(installation.openclaw), *arguments],
+            cwd=self.home,
+            env=self._environment(installation),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    def _environment(self, installation):
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name in PASSED_ON or name.lower().startswith("npm_config_")
+        }
+        environment |= {
+            "PATH": f"{installation.node.parent}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(self.home), "LANG": "C.UTF-8", "TZ": "UTC", "NO_COLOR": "1",
+            "OPENCLAW_HOME": str(self.home), "OPENCLAW_STATE_DIR": str(self.state_dir),
+            "OPENCLAW_CONFIG_PATH": str(self.state_dir / "openclaw.json"),
+            # One process with a stable pid, also over a restart.
+            "OPENCLAW_NO_RESPAWN": "1",
+        }  # fmt: skip
+        environment.setdefault(
+            "NPM_CONFIG_USERCONFIG", os.environ.get("NPM_CONFIG_USERCONFIG", str(Path.home() / ".npmrc"))
+        )
+        return environment
 
     def _await_ready(self):
         deadline = time.monotonic() + READY_SECONDS
