@@ -106,7 +106,7 @@ def build(board: Board) -> dashboard.Dashboard:
         description=board.description,
         tags=[config.TAG],
         timezone=config.TIMEZONE,
-        editable=True,
+        editable=False,  # provisioned: people save a copy
         graph_tooltip=dashboard.DashboardCursorSync.CROSSHAIR,
         time=dashboard.DashboardDashboardTime(from_val=board.time_from, to="now"),
         timepicker=dashboard.TimePickerConfig(refresh_intervals=["10s", "30s", "1m", "5m", "15m", "1h"]),

@@ -386,7 +386,8 @@ def machine() -> dashboard.Panel:
         "Host in use",
         [
             now(
-                f'1 - min(sum by (gateway) (rate(claw_host_cpu_seconds_total{{{GATEWAY}, mode="idle"}}[5m])) '
+                f"1 - min(sum by (gateway) "
+                f'(rate(claw_host_cpu_seconds_total{{{GATEWAY}, mode="idle"}}[$__rate_interval])) '
                 f"/ max by (gateway) (claw_host_cpus{{{GATEWAY}}}))",
                 "CPU",
             ),
@@ -401,7 +402,7 @@ def machine() -> dashboard.Panel:
         unit="percentunit",
         decimals=0,
         max_val=1,
-        description="The busiest of the chosen hosts: CPU over 5 minutes, memory, its fullest file system, and the "
+        description="The busiest of the chosen hosts: CPU, memory, its fullest file system, and the "
         "share of memory that the gateway's process holds.",
         no_value="No host data",
         steps=config.FULL,

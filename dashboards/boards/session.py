@@ -25,7 +25,8 @@ def facts() -> dashboard.Panel:
         [
             sql_rows(
                 """
-SELECT coalesce(label, session_key, session_id) AS "Session", kind AS "Kind", coalesce(status, 'unknown') AS "Status",
+SELECT coalesce(label, regexp_replace(session_key, '^agent:[^:]*:', ''), session_id) AS "Session",
+       kind AS "Kind", coalesce(status, 'unknown') AS "Status",
        agent AS "Agent", model AS "Model", channel AS "Channel", context_ratio AS "Context", cost_usd::float8 AS "Cost",
        nullif(equivalent_cost_usd, 0)::float8 AS "Equivalent", calls AS "Calls", errors AS "Failed",
        started_at AS "Started", updated_at AS "Last active", gateway AS "Gateway"
@@ -40,14 +41,16 @@ LIMIT 10
         no_value="No such session: choose one above",
         overrides=[
             panels.override("Session", custom__minWidth=150),
-            panels.badge("Kind", KIND_WORDS, width=90),
-            panels.badge("Status", STATUS_WORDS, width=80),
-            panels.override("Channel", custom__width=75),
-            panels.override("Gateway", custom__width=80),
+            panels.badge("Kind", KIND_WORDS, width=80),
+            panels.badge("Status", STATUS_WORDS, width=75),
+            panels.override("Agent", custom__minWidth=140),
+            panels.override("Model", custom__minWidth=140),
+            panels.override("Channel", custom__width=85),
+            panels.hidden("Gateway"),
             panels.ratio_gauge("Context", config.CONTEXT_FULL, width=100),
             panels.override("Cost", unit="currencyUSD", decimals=4, custom__width=80),
             panels.override("Equivalent", unit="currencyUSD", decimals=4, custom__width=90),
-            panels.override("Calls", custom__width=60),
+            panels.override("Calls", custom__width=55),
             panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=65),
             panels.override("Started", unit="dateTimeFromNow", custom__width=120),
             panels.override("Last active", unit="dateTimeFromNow", custom__width=120),
@@ -127,7 +130,7 @@ def timeline() -> dashboard.Panel:
 SELECT ts AS "When", what AS "What", name AS "Name", outcome AS "Outcome", duration_ms AS "Duration",
        tokens AS "Tokens", cost AS "Cost"
 FROM (
-  (SELECT ts, 'model call' AS what, provider || '/' || model AS name, coalesce(error_code, outcome) AS outcome,
+  (SELECT ts, 'model call' AS what, model AS name, coalesce(error_code, outcome) AS outcome,
           duration_ms, input_tokens + output_tokens + cache_read_tokens + cache_write_tokens AS tokens,
           cost_usd::float8 AS cost
    FROM model_calls WHERE $__timeFilter(ts) AND :session ORDER BY ts DESC LIMIT 500)
@@ -195,11 +198,12 @@ LIMIT 100
         sort_by="Cost",
         overrides=[
             panels.override("Started", unit="dateTimeAsIsoNoDateIfToday", custom__width=105),
-            panels.override("Calls", custom__width=60),
-            panels.override("Tools", custom__width=60),
-            panels.override("Length", unit="ms", custom__width=80),
-            panels.override("Cost", unit="currencyUSD", decimals=4, custom__width=85),
-            panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=65),
+            panels.override("Calls", custom__width=50),
+            panels.override("Tools", custom__width=50),
+            panels.override("Tokens", unit="short", custom__width=70),
+            panels.override("Length", unit="ms", custom__width=70),
+            panels.override("Cost", unit="currencyUSD", decimals=4, custom__width=75),
+            panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=60),
         ],
         width=10,
         height=12,
