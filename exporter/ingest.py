@@ -545,7 +545,7 @@ async def _keep(
     """Insert the rows of a batch; what the new ones among them add to counters, and how long they took."""
     for facts in batch:
         if facts.moved and facts.calls:
-            facts.leave_out(await transaction.counted_before(facts.calls))
+            await transaction.never_count(*facts.leave_out(await transaction.counted_before(facts.calls)))
     calls = await _new(transaction.insert_model_calls, [row for facts in batch for row in facts.calls])
     tool_calls = await _new(transaction.insert_tool_calls, [row for facts in batch for row in facts.tool_calls])
     results = await _new(transaction.insert_tool_results, [row for facts in batch for row in facts.tool_results])

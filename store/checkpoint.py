@@ -199,6 +199,11 @@ class CheckpointTransaction:
             lambda: [self._connection.execute(statement, (place,)).fetchone() is not None for place in places]
         )
 
+    async def never_count(self, calls: Sequence[ModelCall], tool_calls: Sequence[ToolCall]) -> None:
+        """Note these as seen."""
+        await self._first_sights(list(map(identities.of_model_call, calls)))
+        await self._first_sights(list(map(identities.of_tool_call, tool_calls)))
+
     async def insert_tool_calls(self, rows: Sequence[ToolCall]) -> list[bool]:
         """Note tool calls that were never seen."""
         return await self._first_sights([identities.of_tool_call(row) for row in rows])

@@ -41,6 +41,9 @@ class Transaction(Protocol):
         The same entry at the same time, or in the same session where its time is only a substitute.
         """
 
+    async def never_count(self, calls: Sequence[ModelCall], tool_calls: Sequence[ToolCall]) -> None:
+        """Note these as seen: they were counted with another usage, and copies of them may follow (forks)."""
+
     async def insert_tool_calls(self, rows: Sequence[ToolCall]) -> list[bool]:
         """Keep tool calls that were never seen."""
 

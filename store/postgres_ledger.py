@@ -365,6 +365,10 @@ class PostgresTransaction:
             for row in rows
         ]
 
+    async def never_count(self, calls: Sequence[ModelCall], tool_calls: Sequence[ToolCall]) -> None:
+        """Note these as seen."""
+        await self._first_sights([*map(identities.of_model_call, calls), *map(identities.of_tool_call, tool_calls)])
+
     async def insert_tool_calls(self, rows: Sequence[ToolCall]) -> list[bool]:
         """Keep tool calls that were never seen."""
         keys = [identities.of_tool_call(row) for row in rows]

@@ -66,17 +66,21 @@ class Facts:
         """Refused lines, and refused fields of calls that are new: a copy's fields were counted with the original."""
         return [*self.line_rejects, *(reject for index, reject in self.call_rejects if new_calls[index])]
 
-    def leave_out(self, counted: Sequence[bool]) -> None:
-        """Take out calls that were counted in the other store: what was billed stays as it was billed."""
+    def leave_out(self, counted: Sequence[bool]) -> tuple[list[ModelCall], list[ToolCall]]:
+        """Take out calls that were counted in the other store: what was billed stays as it was billed.
+
+        Gives what was taken out, with the tools that these calls asked for.
+        """
+        calls = [call for call, before in zip(self.calls, counted, strict=True) if before]
+        entries = {call.entry_id for call in calls}
+        tool_calls = [call for call in self.tool_calls if call.entry_id in entries]
         kept = [index for index, before in enumerate(counted) if not before]
-        if len(kept) == len(self.calls):
-            return
-        left_out = {call.entry_id for call, before in zip(self.calls, counted, strict=True) if before}
         places = {index: place for place, index in enumerate(kept)}
-        self.shadowed_calls += len(self.calls) - len(kept)
+        self.shadowed_calls += len(calls)
         self.calls = [self.calls[index] for index in kept]
         self.call_rejects = [(places[index], reject) for index, reject in self.call_rejects if index in places]
-        self.tool_calls = [call for call in self.tool_calls if call.entry_id not in left_out]
+        self.tool_calls = [call for call in self.tool_calls if call.entry_id not in entries]
+        return calls, tool_calls
 
 
 class Accountant:

@@ -377,6 +377,12 @@ class ArchiveStream:
         self._stream.close()
 
 
+def continues_archive(source: Source, position: Position) -> bool:
+    """Whether a position is one of this very archive: its inode may have been that of a transcript, or of another."""
+    known = position.fingerprint.rpartition(":")[0], position.size, position.mtime_ns
+    return known == (f"{source.fingerprint}:", source.size, source.mtime_ns)
+
+
 def read_archive(
     source: Source, position: Position | None, archive: ArchiveStream, *, gateway: str, max_bytes: int
 ) -> Chunk:

@@ -229,13 +229,13 @@ class Stores:
         return chunk
 
     def _read_archive(self, source: Source, position: Position | None, limit: int) -> Chunk:
-        restarted = position is not None and not position.fingerprint.startswith(source.fingerprint + ":")
-        if position is not None and restarted:
-            position = replace(position, offset=0, generation=position.generation + 1)
-        archive = self._compressed(source, 0 if position is None else position.offset)
+        goes_on = position is not None and files.continues_archive(source, position)
+        archive = self._compressed(source, position.offset if position is not None and goes_on else 0)
         if archive is None:
             chunk = files.read_file(source, position, gateway=self._gateway, max_bytes=limit)
         else:
+            if position is not None and not goes_on:
+                position = replace(position, offset=0, generation=position.generation + 1)
             chunk = files.read_archive(source, position, archive, gateway=self._gateway, max_bytes=limit)
             self._keep_archive(source, chunk, archive)
         if source.session_id:

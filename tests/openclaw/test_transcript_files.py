@@ -230,6 +230,29 @@ def test_an_inode_given_to_another_file_is_not_taken_for_the_old_one(tmp_path, f
     assert reader.look() == ["b", "8", "9"]
 
 
+@pytest.mark.parametrize("cold", [False, True])
+def test_an_inode_given_to_a_compressed_archive_is_not_taken_for_the_old_one(tmp_path, folder, cold):
+    """The offset of a transcript that is gone would be a place in the middle of what the archive holds."""
+    path = folder / "a.jsonl"
+    path.write_bytes(transcript([header("a")]) + lines("1", "2"))
+    reader = Reader(tmp_path)
+    reader.look()
+    ((_, position),) = reader.positions.items()
+    path.unlink()
+    archive = write_archive(tmp_path, BuiltSession("b", [header("b"), *map(call, "3456")]), compressed=True)
+    if cold:
+        (folder / "cold").mkdir()
+        archive = archive.rename(folder / "cold" / f"{'0' * 64}.jsonl.zst")
+    status = archive.stat()
+    inode = f"{status.st_dev}:{status.st_ino}"  # as if the system had given it the same one
+    reader.positions = {
+        key: replace(position, fingerprint=f"{inode}:{position.fingerprint.split(':', 2)[2]}")
+        for key in reader.positions
+    }
+    assert reader.look() == ["b", "3", "4", "5", "6"]
+    assert reader.look() == []
+
+
 def test_a_reset_renames_and_nothing_is_read_twice(tmp_path, folder):
     path = folder / "a.jsonl"
     path.write_bytes(lines("1", "2"))
