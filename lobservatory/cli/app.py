@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import lobservatory
+from lobservatory.cli.backfill import backfill
 from lobservatory.cli.backup import backup, restore
 from lobservatory.cli.reprice import reprice
 from lobservatory.cli.token import app as token_commands
@@ -77,6 +78,7 @@ def scan(
 
 
 app.command()(reprice)
+app.command()(backfill)
 app.command()(backup)
 app.command()(restore)
 app.add_typer(token_commands, name="token")
@@ -94,11 +96,12 @@ def doctor() -> None:
 def alert_test(
     *,
     alertmanager: Annotated[str, typer.Option(help="Its address; empty: that of the settings.")] = "",
+    prometheus: Annotated[str, typer.Option(help="Its address; empty: that of the settings.")] = "",
 ) -> None:
     """Send one alert through Alertmanager to Slack and to our history, and say what happened."""
     from lobservatory.runner import alert_test as tried  # noqa: PLC0415
 
-    for line in tried.run(_settings(), alertmanager):
+    for line in tried.run(_settings(), alertmanager, prometheus):
         typer.echo(line)
 
 

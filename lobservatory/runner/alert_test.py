@@ -1,4 +1,8 @@
-"""`lobservatory alert-test`: one alert through the whole chain, so that a user sees Slack work before it matters."""
+"""`lobservatory alert-test`: one alert through the whole chain, so that a user sees Slack work before it matters.
+
+Prometheus is asked whether it evaluates our rules and knows this Alertmanager; the alert itself begins there, because
+nobody wants to break something first.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +28,14 @@ _FAILED = re.compile(r"^alertmanager_notification_requests_failed_total\{([^}]*)
 _WAYS = {"slack": "Slack", "webhook": "our history (and other webhooks)", "email": "e-mail"}
 
 
-def run(settings: Settings, address: str = "", *, wait: float = WAIT) -> Iterator[str]:
-    """Lines for people, as things happen. Raises UserError when the alert cannot be sent, or was not delivered.
+def run(settings: Settings, address: str = "", prometheus: str = "", *, wait: float = WAIT) -> Iterator[str]:
+    """Lines for people, as things happen. Raises UserError when the alert cannot be sent, was not delivered, or when
+    Prometheus would not have made it. `address`, `prometheus`: empty, those of the settings.
 
     What Alertmanager delivered is read from its own counters: notifications of other alerts within this minute count
     as well, so a failure is certain and a success is what it says.
     """
-    listen = settings.alertmanager_listen
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(listen.host, listen.host)  # noqa: S104 - compared, not bound
-    base = (address or f"http://{host}:{listen.port}").rstrip("/")
-    if not base.startswith(("http://", "https://")):
-        raise UserError(f"--alertmanager: {base} is no http(s) URL, for example http://127.0.0.1:9093")
+    base = _base("--alertmanager", address or settings.alertmanager_listen.url)
     receivers = _receivers(base)
     before = _counts(base)
     now = datetime.now(UTC)
@@ -51,6 +52,33 @@ def run(settings: Settings, address: str = "", *, wait: float = WAIT) -> Iterato
     if "slack" not in receivers:
         yield "alert-test: it has no receiver for Slack: set LOBS_SLACK_WEBHOOK_URL_FILE (docs/alerts.md)"
     yield from _follow(base, before, receivers & set(_WAYS), time.monotonic() + wait)
+    yield from _rules(_base("--prometheus", prometheus or settings.prometheus_listen.url), base)
+
+
+def _base(option: str, address: str) -> str:
+    base = address.rstrip("/")
+    if not base.startswith(("http://", "https://")):
+        raise UserError(f"{option}: {base} is no http(s) URL, for example http://127.0.0.1:9090")
+    return base
+
+
+def _rules(base: str, alertmanager: str) -> Iterator[str]:
+    """Where alerts begin: Prometheus evaluates the rules (Watchdog fires always) and knows an Alertmanager."""
+    alerts = _ask(f"{base}/api/v1/alerts", who="Prometheus")
+    known = _ask(f"{base}/api/v1/alertmanagers", who="Prometheus")
+    if not isinstance(alerts, dict) or not isinstance(known, dict):
+        raise UserError(f"alert-test: what answers at {base} is no Prometheus: set LOBS_PROMETHEUS_LISTEN")
+    firing = {one["labels"].get("alertname") for one in alerts["data"]["alerts"] if one["state"] == "firing"}
+    if "Watchdog" not in firing:
+        raise UserError(
+            f"alert-test: Prometheus at {base} does not evaluate our rules: give it provisioning/prometheus"
+        )
+    urls = [one["url"] for one in known["data"]["activeAlertmanagers"]]
+    if not urls:
+        raise UserError(f"alert-test: Prometheus at {base} knows no Alertmanager: targets/alertmanager.json names it")
+    if not any(url.startswith(f"{alertmanager}/") for url in urls):
+        yield f"alert-test: note: Prometheus sends alerts to {', '.join(urls)}"
+    yield f"alert-test: Prometheus at {base} evaluates the rules ({len(firing)} firing, one of them always)"
 
 
 def _follow(base: str, before: dict[tuple[str, str], float], ways: set[str], end: float) -> Iterator[str]:
@@ -93,18 +121,16 @@ def _counts(base: str) -> dict[tuple[str, str], float]:
     }
 
 
-def _ask(url: str, body: Any = None) -> Any:
+def _ask(url: str, body: Any = None, who: str = "Alertmanager") -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - http(s), checked
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310 - as above
             text = answer.read().decode()
     except urllib.error.HTTPError as error:
-        raise UserError(f"alert-test: {url} answered {error.code}: is that Alertmanager?") from error
+        raise UserError(f"alert-test: {url} answered {error.code}: is that {who}?") from error
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"alert-test: Alertmanager does not answer at {url}: {error}; start it with `make up`"
-        ) from error
+        raise UserError(f"alert-test: {who} does not answer at {url}: {error}; start it with `make up`") from error
     try:
         return json.loads(text)
     except ValueError:

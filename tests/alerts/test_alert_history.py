@@ -9,14 +9,16 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+import yaml
 
 from lobservatory.errors import UserError
 from lobservatory.runner import alert_test
-from lobservatory.settings import Settings
-from tests.alerts.stack import fast_alertmanager
+from lobservatory.settings import Listen, Settings
+from tests.alerts.stack import fast_alertmanager, fast_prometheus
+from tests.fakes.exporter import fake_exporter
 from tests.fakes.slack import fake_slack
 from tests.live.stack import our_process, wait_ready
-from tests.servers import free_port, wait_for
+from tests.servers import alertmanager, free_port, prometheus, wait_for
 from tests.tools import REPOSITORY
 
 
@@ -86,10 +88,11 @@ def test_the_watchdog_reaches_the_api_by_default(tmp_path, postgres_dsn, webhook
         assert slack.messages == []
 
 
-def command(alerts, folder):
+def command(alerts, folder, prometheus=""):
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "LOBS_DATA_DIR": str(folder)}
     return subprocess.run(
-        [REPOSITORY / ".venv/bin/lobservatory", "alert-test", "--alertmanager", alerts],
+        [REPOSITORY / ".venv/bin/lobservatory", "alert-test", "--alertmanager", alerts,
+         "--prometheus", prometheus or f"http://127.0.0.1:{free_port()}"],
         cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
 
@@ -100,12 +103,20 @@ def test_alert_test_says_that_it_arrived(tmp_path, postgres_dsn):
         running_api(postgres_dsn, tmp_path) as api,
         fake_slack() as slack,
         fast_alertmanager(tmp_path, slack.url, api_listen=api) as alerts,
+        fake_exporter() as exporter,
+        fast_prometheus(
+            tmp_path / "prometheus", Listen(host="127.0.0.1", port=exporter.port), alerts, hasten=()
+        ) as rules,
     ):
-        done = command(alerts.url, tmp_path)
+        exporter.set(claw_gateway_up=1)
+        wait_for(alerts.alerts, "Prometheus has sent the watchdog")
+        done = command(alerts.url, tmp_path, rules.url)
         assert done.returncode == 0, done.stderr
         assert "took the alert" in done.stdout
         assert "sent to Slack" in done.stdout
         assert "sent to our history" in done.stdout
+        assert f"Prometheus at {rules.url} evaluates the rules" in done.stdout
+        assert "note" not in done.stdout
         (message,) = slack.wait(lambda messages: len(messages) == 1)
         assert message.title == "🔴 This is a test: the chain of alerts works · default"
         assert ("AlertTest", "firing") in history(postgres_dsn)
@@ -117,6 +128,27 @@ def test_alert_test_says_what_was_not_delivered(tmp_path):
         with pytest.raises(UserError, match="not delivered to our history"):
             list(alert_test.run(settings, alerts.url, wait=15))
         slack.wait(lambda messages: len(messages) == 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("scrape_configs: []\n", "does not evaluate our rules"),
+        ("rule_files: [always.yml]\n", "knows no Alertmanager"),
+    ],
+)
+def test_alert_test_looks_where_alerts_begin(tmp_path, config, says):
+    rules = {"groups": [{"name": "a", "interval": "1s", "rules": [{"alert": "Watchdog", "expr": "vector(1)"}]}]}
+    (tmp_path / "always.yml").write_text(yaml.safe_dump(rules))
+    (tmp_path / "prometheus.yml").write_text(config)
+    (tmp_path / "alertmanager.yml").write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
+    with (
+        alertmanager(tmp_path / "a", tmp_path / "alertmanager.yml") as alerts,
+        prometheus(tmp_path / "p", tmp_path / "prometheus.yml") as server,
+    ):
+        wait_for(lambda: "rule" not in config or server.alerts(), "the rule is evaluated")
+        with pytest.raises(UserError, match=says):
+            list(alert_test.run(Settings.model_validate({"data_dir": tmp_path}), alerts.url, server.url))
 
 
 def test_alert_test_without_alertmanager_says_so_in_one_line(tmp_path):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import pytest
@@ -13,8 +9,8 @@ import pytest
 from lobservatory.settings import Listen
 from tests.alerts.stack import fast_alertmanager, fast_prometheus
 from tests.fakes.slack import fake_slack
-from tests.servers import ServerError, free_port, get, wait_for
-from tests.tools import REPOSITORY
+from tests.live.stack import gateway_settings, our_process, wait_ready
+from tests.servers import get, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -24,41 +20,14 @@ def gateway(start_gateway):
 
 
 @contextmanager
-def running_exporter(gateway, directory, **more):
-    port = free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LOBS_", "OPENCLAW_"))}
-    environment |= {
-        "LOBS_STATE_DIR": str(gateway.state_dir),
-        "LOBS_GATEWAY_URL": gateway.url,
-        "LOBS_GATEWAY_TOKEN": gateway.token,
-        "LOBS_METRICS_LISTEN": f"127.0.0.1:{port}",
-        "LOBS_DATA_DIR": str(directory / "data"),
-        "LOBS_POLL_INTERVAL": "2",
-        **more,
-    }
-    log = directory / "exporter.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "exporter"], env=environment, cwd=REPOSITORY, stdout=output, stderr=output
-        )
-    try:
-
-        def answers():
-            assert process.poll() is None, log.read_text(errors="replace")[-2000:]
-            try:
-                return 'claw_gateway_up{gateway="default"} 1' in get(f"http://127.0.0.1:{port}/metrics")
-            except ServerError:
-                return False
-
-        wait_for(answers, "the exporter sees the gateway", 60)
-        yield Listen(host="127.0.0.1", port=port)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def running_exporter(gateway, folder, **more):
+    """Where it listens."""
+    settings = gateway_settings(gateway, folder, LOBS_POLL_INTERVAL="2", **more)
+    listen = Listen.parse(settings["LOBS_METRICS_LISTEN"])
+    with our_process("exporter", settings, folder) as process:
+        wait_ready(process, f"{listen.url}/healthz", "the exporter")
+        wait_for(lambda: 'claw_gateway_up{gateway="default"} 1' in get(f"{listen.url}/metrics"), "it sees the gateway")
+        yield listen
 
 
 @pytest.mark.live
