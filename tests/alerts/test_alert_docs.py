@@ -15,7 +15,7 @@ from lobservatory.settings import Settings
 from lobservatory.thresholds import THRESHOLDS
 from tests.alerts.stack import fast_alertmanager
 from tests.fakes.slack import fake_slack
-from tests.servers import post
+from tests.servers import post, wait_for
 from tests.tools import REPOSITORY, debian_tool
 
 PAGE = (REPOSITORY / "docs" / "alerts.md").read_text()
@@ -116,3 +116,32 @@ def test_resolution_of_a_tried_alert_takes_the_time_that_is_said():
     assert "resolve_timeout" not in config.get("global", {})
     waits = {route["matchers"][0]: route.get("group_wait") for route in config["route"]["routes"]}
     assert waits['severity="critical"'] == "10s"
+
+
+def example(word):
+    """The one that has this word."""
+    (found,) = [yaml.safe_load(code) for code in blocks("yaml") if word in code]
+    return found
+
+
+@pytest.mark.req("S1-7")
+def test_quiet_hours_mute_warnings_only_and_a_webhook_hears_all(tmp_path):
+    """With a night that never ends; what mutes Slack mutes neither the webhook nor critical alerts."""
+    quiet = example("time_intervals")
+    quiet["time_intervals"][0]["time_intervals"] = [{"times": [{"start_time": "00:00", "end_time": "24:00"}]}]
+    hook = example("my-hook")
+    with fake_slack() as slack, fake_slack() as other:
+        (receiver,) = hook["receivers"]
+        receiver["webhook_configs"] = [{"url": other.url.replace("/services", "/other/services")}]
+        ours = prepare_alertmanager(
+            tmp_path / "ours", Settings.model_validate({"slack_webhook_url": slack.url}), {}
+        ).read_text()
+        own = tmp_path / "own.yml"
+        own.write_text(yaml.safe_dump(merged(merged(yaml.safe_load(ours), quiet), hook)))
+        with fast_alertmanager(tmp_path / "am", slack.url, alertmanager_config=str(own)) as alerts:
+            for number, severity in enumerate(("warning", "critical")):
+                labels = {"alertname": f"Of{severity}", "gateway": "home", "severity": severity}
+                alerts.send([{"labels": labels, "annotations": {"summary": severity}}])
+                wait_for(lambda before=number: len(other.refused) > before, "the webhook hears of it")
+            slack.wait(bool)
+            assert [message.title for message in slack.messages] == ["🔴 critical · home"]
