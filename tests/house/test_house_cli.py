@@ -32,7 +32,7 @@ def run(*arguments, tmp_path, **environment):
 def test_help_names_every_command(tmp_path):
     done = run("--help", tmp_path=tmp_path)
     assert done.returncode == 0
-    for command in ("up", "demo", "scan", "doctor", "migrate", "openapi", "version", "secrets"):
+    for command in ("up", "demo", "scan", "doctor", "migrate", "openapi", "version", "secrets", "backfill"):
         assert f"│ {command} " in done.stdout, command
     assert "│ docs " not in done.stdout
 
