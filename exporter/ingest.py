@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, get_args
 
 import uvloop
 
@@ -368,8 +368,8 @@ class Ingest:
         if not chunk.entries and not chunk.rejects and chunk.position == self._positions.get(source.key):
             return
         facts = self._accountant.facts(chunk, sessions)
-        in_database = source.store == "sqlite" or source.archive_of is not None
-        facts.moved = Place(source.agent, chunk.session_id, not in_database) in self._places
+        others = (Place(source.agent, chunk.session_id, store) for store in get_args(Store) if store != source.store)
+        facts.moved = any(place in self._places for place in others)
         batch.facts.append(facts)
         batch.positions[source.key] = chunk.position
         batch.rows += len(chunk.entries)

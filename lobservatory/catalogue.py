@@ -728,6 +728,22 @@ METRICS: tuple[Metric, ...] = (
         ("gateway",),
         10,
     ),
+    Metric(
+        "claw_reconcile_agent_drift_ratio",
+        "gauge",
+        "As claw_reconcile_drift_ratio, by agent and against what the gateway says of its sessions.",
+        "ratio",
+        ("gateway", "agent", "token_type"),
+        400,
+    ),
+    Metric(
+        "claw_reconcile_agent_cost_drift_ratio",
+        "gauge",
+        "As claw_reconcile_cost_drift_ratio, by agent and against what the gateway says of its sessions.",
+        "ratio",
+        ("gateway", "agent"),
+        100,
+    ),
     # --- host ---------------------------------------------------------------------------------------------
     Metric(
         "claw_host_info",

@@ -1,8 +1,9 @@
-"""Our totals against the gateway's own account, by token class and in US dollars.
+"""Our totals against the gateway's own accounts, by token class and in US dollars.
 
-`usage.cost` is a cache that answers at once with what it has and refreshes behind: only `fresh` counts, and even that
-may be 30 s old, so our side is summed up to the gateway's `updatedAt`. Without `agentScope: "all"` it counts the
-default agent only; versions before 2026.9 ignore the parameter, so there only the default agent is compared.
+`usage.cost` is the account of all agents, `sessions.usage` that of single sessions, which tells each agent's; both are
+compared. Each is a cache that answers at once with what it has and refreshes behind: only `fresh` counts, and even that
+may be 30 s old, so our side is summed up to the gateway's `updatedAt`. Without `agentScope: "all"` they count the
+default agent only; versions before 2026.9 ignore or refuse the parameter, so there only the default agent is compared.
 Nothing is compared before everything that lies in the stores is counted here: half of a first scan is no drift.
 docs/reconciliation.md explains what may differ.
 """
@@ -25,6 +26,8 @@ from openclaw.protocol import RpcError
 from store.rows import CostSnapshot
 
 DAYS = 30
+# Of an account by sessions. The gateway lists the newest ones; what it leaves out is in none of its sums.
+MOST_SESSIONS = 1_000
 _CENT = Decimal("0.01")
 _EXACT = Decimal("1e-8")  # the gateway adds floating point numbers; nearer than this is equal
 _FIELDS = {"input": "input", "output": "output", "cache_read": "cacheRead", "cache_write": "cacheWrite"}
@@ -105,23 +108,46 @@ class UsageCollector:
         self._counted = counted
         self._drift: dict[str, float] = {}
         self._cost_drift: float | None = None
+        self._agents: dict[str, tuple[dict[str, float], float]] = {}  # drift of tokens and of cost
 
     async def refresh(self) -> None:
         """Raises GatewayError, NotFreshError, NotCountedError, and whatever our own account raises."""
         try:
             await self._until_counted()
-            answer = await self._fresh()
+            answer = await self._fresh("usage.cost", {"days": DAYS})
             scoped = "cacheStatus" in answer  # 2026.9: all agents
             agent = None if scoped else await self._default_agent()
             counted_at = instant(answer.get("updatedAt")) or datetime.now(UTC)
-            ours = await self._our_usage(self._since(answer, counted_at), counted_at, agent)
+            days = [text(day.get("date")) for day in items(answer, "daily")]
+            ours = await self._our_usage(self._since(days, counted_at), counted_at, agent)
         except BaseException:  # the deadline's too; but never before: a scrape would find a gap in every refresh
-            self._drift, self._cost_drift = {}, None
+            self._drift, self._cost_drift, self._agents = {}, None, {}
             raise
         theirs = to_usage(answer)
         self._drift, self._cost_drift = drift(ours, theirs), cost_drift(ours, theirs)
         if self._save is not None:
             await self._save([self._snapshot(theirs, counted_at, "gateway"), self._ours(ours, counted_at)])
+        try:
+            self._agents = await self._compare_agents() if scoped else {}
+        except BaseException:
+            self._agents = {}
+            raise
+
+    async def _compare_agents(self) -> dict[str, tuple[dict[str, float], float]]:
+        """By agent, against the account by sessions; nothing where the gateway has more sessions than it lists."""
+        answer = await self._fresh("sessions.usage", {"limit": MOST_SESSIONS})
+        aggregates = mapping(answer, "aggregates")
+        if (whole(aggregates.get("sessionCount")) or 0) >= MOST_SESSIONS:
+            return {}
+        counted_at = instant(answer.get("updatedAt")) or datetime.now(UTC)
+        since = self._since([text(answer.get("startDate"))], counted_at)
+        found = {}
+        for one in items(aggregates, "byAgent"):
+            agent = text(one.get("agentId"))
+            if agent is not None:
+                ours, theirs = await self._our_usage(since, counted_at, agent), to_usage(one)
+                found[agent] = (drift(ours, theirs), cost_drift(ours, theirs))
+        return found
 
     async def _until_counted(self) -> None:
         try:
@@ -133,20 +159,20 @@ class UsageCollector:
                 "our own first scan has not ended: nothing to compare yet; tried again later"
             ) from None
 
-    async def _fresh(self) -> Mapping[str, Any]:
+    async def _fresh(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
             async with asyncio.timeout(self.deadline - 10):
                 while True:
-                    answer = await self._ask()
+                    answer = await self._ask(method, params)
                     if mapping(answer, "cacheStatus").get("status", "fresh") == "fresh":
                         return answer
                     await asyncio.sleep(self._pause)
         except TimeoutError:
-            raise NotFreshError("usage.cost: the gateway still refreshes its own account; tried again later") from None
+            raise NotFreshError(f"{method}: the gateway still refreshes its own account; tried again later") from None
 
-    async def _ask(self) -> Mapping[str, Any]:
+    async def _ask(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
-            return mapping(await self._client.call("usage.cost", {"days": DAYS, "agentScope": "all"}, timeout=30.0))
+            return mapping(await self._client.call(method, {**params, "agentScope": "all"}, timeout=30.0))
         except RpcError as error:
             if error.code != "UNAVAILABLE":
                 raise
@@ -155,9 +181,8 @@ class UsageCollector:
     async def _default_agent(self) -> str | None:
         return text(mapping(await self._client.call("agents.list")).get("defaultId"))
 
-    def _since(self, answer: Mapping[str, Any], counted_at: datetime) -> datetime:
+    def _since(self, days: Iterable[str | None], counted_at: datetime) -> datetime:
         """The beginning of the first day of the answer; a version that lists only days with usage: of that day."""
-        days = [text(day.get("date")) for day in items(answer, "daily")]
         try:
             first = min(date.fromisoformat(day) for day in days if day)
         except ValueError:
@@ -185,3 +210,7 @@ class UsageCollector:
             yield Sample("claw_reconcile_drift_ratio", (self._gateway, token_type), ratio)
         if self._cost_drift is not None:
             yield Sample("claw_reconcile_cost_drift_ratio", (self._gateway,), self._cost_drift)
+        for agent, (tokens, cost) in self._agents.items():
+            for token_type, ratio in tokens.items():
+                yield Sample("claw_reconcile_agent_drift_ratio", (self._gateway, agent, token_type), ratio)
+            yield Sample("claw_reconcile_agent_cost_drift_ratio", (self._gateway, agent), cost)

@@ -52,11 +52,11 @@ def classify(name: str) -> Name | None:
 
 
 class Place(NamedTuple):
-    """Where a session lies: whose it is, and whether in a database or in files."""
+    """Where a session lies: whose it is, and in which store."""
 
     agent: str
     session_id: str
-    database: bool
+    store: Store
 
 
 def place(key: str) -> Place | None:
@@ -67,13 +67,13 @@ def place(key: str) -> Place | None:
     if agents != "agents":
         return None
     if folder == "sessions" and "/" not in name and (found := classify(name)) is not None:
-        return Place(agent, found.session_id, database=False)
+        return Place(agent, found.session_id, found.store)
     if (
         folder == "agent"
         and name.startswith(f"{DATABASE_NAME}#")
         and not name.startswith(f"{DATABASE_NAME}#session_tr")
     ):
-        return Place(agent, name.removeprefix(f"{DATABASE_NAME}#"), database=True)
+        return Place(agent, name.removeprefix(f"{DATABASE_NAME}#"), "sqlite")
     return None
 
 

@@ -117,6 +117,20 @@ async def test_the_archive_of_a_deleted_database_session_bills_only_what_was_not
         assert both(running) == (4, 107)
 
 
+async def test_the_archive_of_a_session_that_was_migrated_and_deleted_unseen_bills_only_what_is_new(
+    files_dir, make_ledger, life
+):
+    """Nobody looked while the session lay in the database with other numbers; its archive has those."""
+    write_files(files_dir, [session("s", call("1"), call("2", cost=2))])
+    async with life(files_dir, make_ledger()).running() as running:
+        assert both(running) == (2, 3)
+        changed = session("s", call("1", cost=10), call("2", cost=20), call("3", cost=4))
+        write_archive(files_dir, changed, compressed=True)
+        (files_dir / "agents" / "main" / "sessions" / "s.jsonl").unlink()
+        await running.ingest.look()
+        assert both(running) == (3, 7)
+
+
 async def test_a_short_id_that_an_unrelated_session_has_too_is_still_another_call(files_dir, make_ledger, life):
     """Moving one session hides nothing of others: equal ids at other times are other calls."""
     write_files(files_dir, [session("a", call("deadbeef"))])
