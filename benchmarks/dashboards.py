@@ -82,6 +82,8 @@ def _median_ms(connection: psycopg.Connection, query: PanelQuery, end: datetime)
     chosen = {
         "gateway": [GATEWAY],
         "agent": [f"agent-{number}" for number in range(12)],
+        "model": [f"model-{number}" for number in range(6)],
+        "channel": ["telegram", "none"],
         "session": [f"s{CALLS // 400}"],
         "by": ["model"],
     }
@@ -94,8 +96,8 @@ def _median_ms(connection: psycopg.Connection, query: PanelQuery, end: datetime)
     return statistics.median(taken[1:]), rows
 
 
-def run(calls: int = CALLS) -> list[dict[str, Any]]:
-    """One dict a query, the slowest first: `query`, `median_ms`, `rows`; the last one has `p95_ms` and `goal_ms`."""
+def measure(calls: int = CALLS) -> dict[str, tuple[float, int]]:
+    """Median milliseconds and rows of every SQL query, by its name."""
     folder = Path(tempfile.mkdtemp(prefix="lobs-bench-boards-"))
     folder.chmod(0o755)  # the server runs as another user when we are root
     try:
@@ -105,21 +107,26 @@ def run(calls: int = CALLS) -> list[dict[str, Any]]:
             with psycopg.connect(cluster.dsn(postgres.OWNER), autocommit=True) as connection:
                 fill_calls(connection, calls)
             end = datetime.now(UTC)
-            taken: dict[str, tuple[float, int]] = {}
             with psycopg.connect(cluster.dsn(postgres.READER), autocommit=True) as connection:
-                for query in panel_queries():
-                    if query.is_sql:
-                        taken[query.name] = _median_ms(connection, query, end)
+                return {query.name: _median_ms(connection, query, end) for query in panel_queries() if query.is_sql}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(calls: int = CALLS) -> list[dict[str, Any]]:
+    """The 95th percentile and the median over all queries, and the slowest ten by name."""
+    taken = measure(calls)
     times = sorted(median for median, _ in taken.values())
-    p95 = round(times[round(0.95 * (len(times) - 1))], 1)
+    scale = f"{len(times)} SQL queries of boards, {DAYS} days, {calls:,} model calls"
+    p95 = times[round(0.95 * (len(times) - 1))]
+    slowest = sorted(taken.items(), key=lambda item: -item[1][0])[:10]
     return [
+        {"name": f"p95 of {scale}", "value": round(p95, 1), "unit": "ms", "goal": f"< {GOAL_MS}", "ok": p95 < GOAL_MS},
+        {"name": "median of them", "value": round(statistics.median(times), 1), "unit": "ms", "goal": "", "ok": True},
         *(
-            {"query": name, "median_ms": round(median, 1), "rows": rows}
-            for name, (median, rows) in sorted(taken.items(), key=lambda item: -item[1][0])
+            {"name": f"{name} ({rows} rows)", "value": round(median, 1), "unit": "ms", "goal": "", "ok": True}
+            for name, (median, rows) in slowest
         ),
-        {"queries": len(times), "p95_ms": p95, "goal_ms": GOAL_MS, "calls": calls, "days": DAYS},
     ]
 
 

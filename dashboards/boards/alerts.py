@@ -226,11 +226,11 @@ LIMIT 50
         no_value="Alertmanager told of no alert in 30 days",
         overrides=[
             panels.override("Times", custom__width=65),
-            panels.override("Alert", custom__minWidth=170),
+            panels.override("Alert", custom__minWidth=150),
             panels.ratio_gauge("Under 5 min", ((None, config.OK), (0.5, config.WARN)), width=110),
             panels.override("Mean", unit="ms", custom__width=80),
             panels.override("Last", unit="dateTimeFromNow", custom__width=115),
-            panels.override("Gateway", custom__width=85),
+            panels.override("Gateway", custom__width=82),
         ],
         width=12,
     )

@@ -192,10 +192,10 @@ LIMIT 500
         no_value="No calls in this time range",
         sort_by="Cost",
         overrides=[
-            panels.override("Of", custom__minWidth=150),
+            panels.override("Of", custom__minWidth=130),
             panels.override("Cost", unit="currencyUSD", decimals=4),
             *[panels.override(name, custom__width=80) for name in ("Calls", "Input", "Output")],
-            *[panels.override(name, custom__width=95) for name in ("Cache read", "Cache write", "Reasoning")],
+            *[panels.override(name, custom__width=102) for name in ("Cache read", "Cache write", "Reasoning")],
             panels.override("Equivalent", unit="currencyUSD", decimals=4),
             panels.ratio_gauge("Cache hits", ((None, config.NEUTRAL),), width=115),
             panels.count_badge("Failed", panels.ZERO_IS_GOOD, width=80),
