@@ -19,7 +19,7 @@ from grafana_foundation_sdk.models import table as table_model
 from grafana_foundation_sdk.models import timeseries as timeseries_model
 
 from dashboards import config
-from dashboards.queries import MIXED, Target, series
+from dashboards.queries import AGENT, GATEWAY, MIXED, Target, now, series
 
 Steps = Sequence[tuple[float | None, str]]
 Colours = Mapping[str, str]
@@ -41,6 +41,18 @@ def link_to(board: config.BoardRef, **chosen: str) -> dashboard.DashboardLink:
     """
     own = "".join(f"&var-{name}={value}" for name, value in chosen.items())
     return dashboard.DashboardLink(title=f"Open {board.title}", url=f"/d/{board.uid}?${{__url_time_range}}{KEPT}{own}")
+
+
+def way_out(title: str, variable: str, path: str, tooltip: str) -> dashboard.DashboardLink:
+    """A link in the head of a board to a page that is not Grafana's; `variable` holds its address."""
+    return dashboard.DashboardLink(
+        title=title,
+        type_val=dashboard.DashboardLinkType.LINK,
+        icon="external link",
+        tooltip=tooltip,
+        url=f"${{{variable}}}{path}",
+        target_blank=True,
+    )
 
 
 def kept(url: str, names: Sequence[str]) -> str:
@@ -509,6 +521,24 @@ def node_graph(
 
 
 # --- panels that two boards have ----------------------------------------------------------------------------
+
+
+def in_progress(id_: int, *, width: int) -> dashboard.Panel:
+    """Runs of the chosen agents and sub-agents of the chosen gateways, now."""
+    return stat(
+        id_,
+        "In progress",
+        [
+            now(f"sum(claw_active_runs{{{AGENT}}})", "runs"),
+            now(f"sum(claw_subagents_running{{{GATEWAY}}})", "sub-agents"),
+        ],
+        unit="none",
+        decimals=0,
+        description="Runs of the chosen agents in progress, and sub-agents of the chosen gateways. A number that stays "
+        "is work that hangs.",
+        no_value="Gateway not read yet",
+        width=width,
+    )
 
 
 def tokens_by_class(

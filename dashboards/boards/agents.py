@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models import dashboard
 
 from dashboards import config, panels, variables
 from dashboards.board import Board, Row
-from dashboards.queries import AGENT, GATEWAY, now, rows, series, sql_rows
+from dashboards.queries import AGENT, now, rows, series, sql_rows
 
 # The number of a state in the timeline, and how it is shown there.
 STATES: Final = {
@@ -56,19 +56,7 @@ def by_state() -> dashboard.Panel:
 
 def working() -> dashboard.Panel:
     """Runs."""
-    return panels.stat(
-        2,
-        "In progress",
-        [
-            now(f"sum(claw_active_runs{{{AGENT}}})", "runs"),
-            now(f"sum(claw_subagents_running{{{GATEWAY}}})", "sub-agents"),
-        ],
-        unit="none",
-        decimals=0,
-        description="Runs of the chosen agents in progress, and sub-agents of the chosen gateways.",
-        no_value="Gateway not read yet",
-        width=7,
-    )
+    return panels.in_progress(2, width=7)
 
 
 def cost_today() -> dashboard.Panel:

@@ -246,14 +246,7 @@ def board() -> Board:
             variables.address(config.ALERTMANAGER_VARIABLE, "Address of Alertmanager", config.ALERTMANAGER_URL)
         ],
         extra_links=[
-            dashboard.DashboardLink(
-                title="Silences",
-                type_val=dashboard.DashboardLinkType.LINK,
-                icon="external link",
-                tooltip="Silence an alert in Alertmanager",
-                url=f"${{{config.ALERTMANAGER_VARIABLE}}}/#/silences",
-                target_blank=True,
-            )
+            panels.way_out("Silences", config.ALERTMANAGER_VARIABLE, "/#/silences", "Silence an alert in Alertmanager")
         ],
         rows=[
             Row(100, "", [rules_evaluated(), firing(), pending()]),

@@ -304,16 +304,7 @@ def board() -> Board:
             variables.agent(),
             variables.address(config.PAGES_VARIABLE, "Address of our pages", config.PAGES_URL),
         ],
-        extra_links=[
-            dashboard.DashboardLink(
-                title="Live pages",
-                type_val=dashboard.DashboardLinkType.LINK,
-                icon="external link",
-                tooltip="Operations as they move",
-                url=f"${{{config.PAGES_VARIABLE}}}/",
-                target_blank=True,
-            )
-        ],
+        extra_links=[panels.way_out("Live pages", config.PAGES_VARIABLE, "/", "Operations as they move")],
         rows=[
             Row(100, "", [operations_by_status(), tasks_by_status()]),
             Row(101, "", [throughput(), cycle_time()]),

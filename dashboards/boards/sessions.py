@@ -57,21 +57,8 @@ def by_state() -> dashboard.Panel:
 
 
 def running() -> dashboard.Panel:
-    """Runs and sub-agents in progress."""
-    return panels.stat(
-        2,
-        "In progress",
-        [
-            now(f"sum(claw_active_runs{{{AGENT}}})", "runs"),
-            now(f"sum(claw_subagents_running{{{GATEWAY}}})", "sub-agents"),
-        ],
-        unit="none",
-        decimals=0,
-        description="Runs of the chosen agents in progress, and sub-agents of the chosen gateways. A number that stays "
-        "is work that hangs.",
-        no_value="Gateway not read yet",
-        width=5,
-    )
+    """Runs and sub-agents."""
+    return panels.in_progress(2, width=5)
 
 
 def fullest() -> dashboard.Panel:

@@ -487,12 +487,12 @@ FROM lobs.model_calls WHERE ts > %s - interval '10 days' GROUP BY gateway, run_i
     _copy(connection, "tasks", tasks)
     _copy(connection, "task_status_history", steps)
     alerts = []
-    for alert, severity, count, length in (
-        ("CronJobFailing", "warning", 14, 9_000),
-        ("DailyCostHigh", "warning", 4, 20_000),
-        ("GatewayDown", "critical", 2, 700),
-        ("ModelErrors", "warning", 23, 200),
-        ("ChannelDown", "critical", 3, 5_000),
+    for alert, severity, count, length, summary in (
+        ("CronJobFailing", "warning", 14, 9_000, "A job failed several times in a row"),
+        ("DailyCostHigh", "warning", 4, 20_000, "Today costs more than its limit"),
+        ("GatewayDown", "critical", 2, 700, "The gateway does not answer"),
+        ("ModelErrors", "warning", 23, 200, "Many model calls fail"),
+        ("ChannelDown", "critical", 3, 5_000, "A channel is not connected"),
     ):
         for number in range(count):
             started = history.end - (number + chance.random()) * DAYS * DAY / (count + 1) - 5_400
@@ -507,7 +507,7 @@ FROM lobs.model_calls WHERE ts > %s - interval '10 days' GROUP BY gateway, run_i
                     "status": "firing" if fires else "resolved",
                     "starts_at": _when(started),
                     "ends_at": None if fires else _when(min(ended, history.end - 60)),
-                    "annotations": json.dumps({"summary": "What happened in a few words"}),
+                    "annotations": json.dumps({"summary": summary}),
                 }
             )
     _copy(connection, "alert_events", alerts)
