@@ -31,6 +31,7 @@ from openclaw.stores import Stores
 from store.migrate import READER, WRITER, MigrateError, schema_state
 
 _GATEWAY_SECONDS = 10.0
+_WATCHDOG_MINUTES = 15  # three repeats of Alertmanager
 _HTTP_SECONDS = 3.0
 _MAX_BODY = 4 * 1024 * 1024
 
@@ -225,7 +226,9 @@ def database(settings: Settings) -> Iterator[Line]:
         with psycopg.connect(url, connect_timeout=5) as connection:
             version = connection.info.server_version
             yield Line("ok", "database", f"PostgreSQL {version // 10000}.{version % 10000}")
-            roles = _roles(connection)
+            rest = _roles(connection)
+            if not schema.pending and not schema.unknown:
+                rest.append(_watchdog(connection))
     except (MigrateError, settings_module.SettingsError, UserError) as error:
         yield Line("wrong", "database", f"{error}")
         return
@@ -239,7 +242,19 @@ def database(settings: Settings) -> Iterator[Line]:
     else:
         yield Line("ok", "migrations", f"{len(schema.applied)}, all applied")
     yield Line("ok", "extension", f"TimescaleDB {schema.timescale}" if schema.timescale else "none: plain PostgreSQL")
-    yield from roles
+    yield from rest
+
+
+def _watchdog(connection: psycopg.Connection[Any]) -> Line:
+    """Whether the alert that fires always still comes all the way to the API."""
+    row = connection.execute(
+        "SELECT extract(epoch FROM now() - heard_at)::bigint / 60 FROM public.alert_watchdog"
+    ).fetchone()
+    if row is None:
+        return Line("note", "alerts", "never heard of the alert that fires always: is Alertmanager running?")
+    if row[0] > _WATCHDOG_MINUTES:
+        return Line("wrong", "alerts", f"not heard for {row[0]} min: start Prometheus and Alertmanager, see their logs")
+    return Line("ok", "alerts", f"the alert that fires always was heard {row[0]} min ago")
 
 
 def _roles(connection: psycopg.Connection[Any]) -> list[Line]:

@@ -3,6 +3,7 @@
 import io
 import tarfile
 
+import psycopg
 import pytest
 
 from lobservatory import doctor
@@ -105,13 +106,26 @@ def test_secrets_that_others_can_read_are_wrong(tmp_path):
 
 def test_the_database_is_looked_at(postgres_dsn, tmp_path):
     lines = list(doctor.database(Settings(database_url=postgres_dsn, data_dir=tmp_path)))
-    assert {line.level for line in lines} == {"ok"}
-    assert [line.part for line in lines] == ["database", "migrations", "extension", "roles"]
+    assert {line.level for line in lines if line.part != "alerts"} == {"ok"}
+    assert [line.part for line in lines] == ["database", "migrations", "extension", "roles", "alerts"]
     assert of(lines, "roles") == [("ok", "lobs_writer writes, lobs_reader reads views only")]
 
 
+@pytest.mark.req("P-13")
+@pytest.mark.parametrize(("minutes", "level"), [(None, "note"), (3, "ok"), (40, "wrong")])
+def test_alerts_that_do_not_come_any_more_are_wrong(postgres_dsn, tmp_path, minutes, level):
+    if minutes is not None:
+        with psycopg.connect(postgres_dsn) as connection:
+            connection.execute(
+                "INSERT INTO lobs.alert_watchdog (heard_at) VALUES (now() - %s * interval '1 minute')", [minutes]
+            )
+    settings = Settings.model_validate({"database_url": postgres_dsn, "data_dir": tmp_path})
+    (line,) = [line for line in doctor.database(settings) if line.part == "alerts"]
+    assert line.level == level
+    assert minutes is None or f"{minutes} min" in line.text
+
+
 def test_a_reader_that_can_read_tables_is_wrong(postgres_dsn, postgres_owner_dsn, tmp_path):
-    import psycopg  # noqa: PLC0415 - this test only
 
     with psycopg.connect(postgres_owner_dsn) as connection:
         connection.execute("GRANT USAGE ON SCHEMA lobs TO lobs_reader")
