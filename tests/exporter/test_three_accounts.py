@@ -27,7 +27,7 @@ from lobservatory.cli.app import scan
 from openclaw.state_dir import load_config
 from openclaw.stores import Stores
 from store.postgres_ledger import PostgresLedger
-from tests.exporter.accounting.test_conformance import CASES
+from tests.exporter.accounting.test_conformance import BESIDE, CASES, LIVE
 from tests.openclaw.state_builder import LAYOUTS, BuiltSession, build, call, header, tool_call, tool_result
 
 CLASSES = ("input", "output", "cache_read", "cache_write", "reasoning")
@@ -179,6 +179,17 @@ async def test_of_the_list_of_right_answers_in_every_layout(layout, postgres_dsn
     assert answer["calls"] > 1000
     assert answer["rejected"].keys() >= {"bad_json", "not_object", "bad_number", "bad_time"}
     assert answer["unpriced_calls"] > 0
+
+
+@pytest.mark.req("P-1", "P-3")
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_of_whatever_lies_beside_a_session(layout, postgres_dsn, tmp_path):
+    agents = [f"agent{number}" for number in range(len(BESIDE))]
+    state = build(tmp_path / "state", [BuiltSession("a", [header("a"), *LIVE], agent) for agent in agents], layout)
+    for agent, (write, *_) in zip(agents, BESIDE.values(), strict=True):
+        write(state, agent)
+    answer = await agree(state, postgres_dsn)
+    assert answer["calls"] == sum(calls for _, calls, *_ in BESIDE.values())
 
 
 costs = st.none() | st.decimals(0, 1000, places=9).map(float) | st.sampled_from([0, -1, "free", 1e-8, 0.1])

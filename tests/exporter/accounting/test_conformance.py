@@ -9,6 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+import zstandard
 
 from exporter.scan import scan
 from tests.archives import extract
@@ -18,6 +19,7 @@ from tests.openclaw.state_builder import (
     BuiltSession,
     build,
     call,
+    encode,
     header,
     sessions_folder,
     tool_call,
@@ -333,6 +335,71 @@ CASES = {
 }
 
 
+# --- what lies beside a session ------------------------------------------------------------------------------
+
+
+def beside(name):
+    """Writes two calls that nobody made into a file with such a name."""
+
+    def write(root, agent):
+        content = transcript([header("a"), call("1"), call("no1", cost=9), call("no2", cost=9)])
+        (sessions_folder(root, agent) / name).write_bytes(content)
+
+    return write
+
+
+def archived(*entries, **how):
+    def write(root, agent):
+        write_archive(root, session("a", *entries, agent=agent), **how)
+
+    return write
+
+
+def cold(root, agent):
+    folder = sessions_folder(root, agent) / "cold"
+    folder.mkdir()
+    content = transcript([header("a"), call("1"), call("2", cost=2)])
+    (folder / f"{'c0' * 32}.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(content))
+
+
+def running_counters(root, agent):
+    index = {"sessionId": "a", "totalTokens": 10**6, "estimatedCostUsd": 99}
+    (sessions_folder(root, agent) / "sessions.json").write_text(json.dumps({f"agent:{agent}:main": index}))
+
+
+LIVE = (call("1"), call("2", cost=2))
+# Name of the mistake that is not made: (what is written beside the session, calls, US$, sessions).
+BESIDE = {
+    "a checkpoint copy is no session": (beside("a.checkpoint.d8a59938-2c37-42cb-af78-7b7870c8aecb.jsonl"), 2, 3, 1),
+    "a trajectory is no transcript": (beside("a.trajectory.jsonl"), 2, 3, 1),
+    "a path of a trajectory is no transcript": (beside("a.trajectory-path.json"), 2, 3, 1),
+    "a backup is no session": (beside("a.jsonl.bak-27799-1795224301593"), 2, 3, 1),
+    "a file in the making is no session": (beside("a.jsonl.123.tmp"), 2, 3, 1),
+    "an active and a deleted copy cost once": (archived(*LIVE), 2, 3, 1),
+    "an active and a compressed copy cost once": (archived(*LIVE, compressed=True), 2, 3, 1),
+    "a cold copy costs once": (cold, 2, 3, 1),
+    "a reset archive of five and two that live are seven": (
+        archived(*(call(f"old{number}") for number in range(5)), reason="reset"),
+        7,
+        8,
+        1,
+    ),
+    "running counters of the index are no money": (running_counters, 2, 3, 1),
+}
+
+
+@pytest.mark.req("P-1", "P-2")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", BESIDE)
+def test_right_answer_whatever_lies_beside_a_session(tmp_path, name, layout):
+    write, calls, cost, number = BESIDE[name]
+    build(tmp_path, [session("a", *LIVE)], layout)
+    write(tmp_path, "main")
+    answer = scan(tmp_path).as_json()
+    assert (answer["calls"], answer["cost_usd"]["billed"], answer["sessions"]) == (calls, cost, number)
+    assert answer["rejected"] == {}
+
+
 def ask(answer, question):
     for name in question.split("."):
         answer = answer[name]
@@ -451,16 +518,16 @@ def test_a_fork_is_counted_for_its_parent(tmp_path):
         assert {kind: group["calls"] for kind, group in answer["by_kind"].items()} == {"group": 2, "dashboard": 1}
 
 
-def test_many_files_with_many_calls(tmp_path):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_two_hundred_files_of_five_hundred_calls_are_a_hundred_thousand_calls(tmp_path, layout):
+    """Calls are counted by entry, never by file."""
+    line = encode(call("@id", cost=0.001))
     sessions = [
-        session(
-            f"s{n}",
-            *(call(f"{n:04x}{m:04x}", cost=0.001, timestamp=f"2026-11-20T12:{n % 60:02}:00Z") for m in range(50)),
-        )
-        for n in range(100)
+        BuiltSession(f"s{n}", [header(f"s{n}"), *(line.replace(b"@id", b"%04x%04x" % (n, m)) for m in range(500))])
+        for n in range(200)
     ]
-    answer = scan(build(tmp_path, sessions, "jsonl")).as_json()
-    assert (answer["calls"], answer["sessions"], answer["cost_usd"]["billed"]) == (5000, 100, 5)
+    answer = scan(build(tmp_path, sessions, layout)).as_json()
+    assert (answer["calls"], answer["sessions"], answer["cost_usd"]["billed"]) == (100_000, 200, 100)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -488,9 +555,12 @@ def test_worker_processes_give_the_answer_of_one(tmp_path, layout):
     assert together.problems == []
 
 
-def test_a_torn_last_line_counts_once_it_is_whole(tmp_path):
-    write_files(tmp_path, [session("a", call("1"))])
-    path = sessions_folder(tmp_path) / "a.jsonl"
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_torn_last_line_counts_once_it_is_whole(tmp_path, layout):
+    """Beside what was migrated or archived, a session is still written as a file."""
+    build(tmp_path, [session("a"), session("b", header={"id": "b"})], layout)
+    path = sessions_folder(tmp_path) / "live.jsonl"
+    path.write_bytes(transcript([header("live"), call("1")]))
     line = transcript([call("2", cost=7)])
     whole = path.read_bytes()
     for cut in (1, 40, len(line) - 1):
