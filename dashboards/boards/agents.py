@@ -215,11 +215,15 @@ SELECT id, label AS title, count(*) || ' runs' AS subtitle, '$' || round(coalesc
 FROM task
 GROUP BY id, label
 UNION ALL
-SELECT DISTINCT gateway || '/' || parent_session_key, regexp_replace(parent_session_key, '^agent:', ''), gateway,
+SELECT DISTINCT gateway || '/' || parent_session_key, regexp_replace(parent_session_key, '^agent:', ''), 'agent',
        (SELECT '$' || round(sum(s.cost_usd), 4) FROM sessions AS s
         WHERE s.gateway = task.gateway AND s.session_key = task.parent_session_key), 0, 0, 0
 FROM task
 WHERE (gateway, parent_session_key) NOT IN (SELECT gateway, child_session_key FROM task)
+UNION ALL
+SELECT gateway, gateway, 'gateway', count(*) || ' runs', 0, 0, 0
+FROM task
+GROUP BY gateway
 ORDER BY id
 LIMIT 300
 """
@@ -228,6 +232,10 @@ SELECT DISTINCT coalesce(above.id, task.gateway || '/' || task.parent_session_ke
        coalesce(above.id, task.gateway || '/' || task.parent_session_key) AS source, task.id AS target
 FROM task
 LEFT JOIN task AS above ON above.gateway = task.gateway AND above.child_session_key = task.parent_session_key
+UNION
+SELECT gateway || ' > ' || parent_session_key, gateway, gateway || '/' || parent_session_key
+FROM task
+WHERE (gateway, parent_session_key) NOT IN (SELECT gateway, child_session_key FROM task)
 LIMIT 600
 """
     return panels.node_graph(
@@ -236,8 +244,8 @@ LIMIT 600
         sql_rows(TREE + nodes),
         sql_rows(TREE + edges),
         description="Tasks that agents gave to sub-agents in the time range (the newest 2000 runs), each with its runs "
-        "and their cost (view subagent_runs). The ring: green ended well, blue runs, red did not end well; who only "
-        "starts others has none.",
+        "and their cost (view subagent_runs). The ring: green ended well, blue runs, red did not end well; gateways "
+        "and agents have none.",
         no_value="No sub-agent ran in this time range",
         arcs={"arc__ok": config.OK, "arc__running": config.NEUTRAL, "arc__failed": config.BAD},
         width=24,

@@ -414,7 +414,7 @@ LIMIT 100
             panels.override("Model", custom__minWidth=140),
             panels.override("Calls", custom__width=55),
             panels.override("Tokens", unit="short", custom__width=75),
-            panels.override("Last", unit="dateTimeFromNow", custom__width=110),
+            panels.override("Last", unit="dateTimeFromNow", custom__width=120),
         ],
         width=8,
     )

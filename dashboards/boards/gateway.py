@@ -255,11 +255,11 @@ LIMIT 200
         no_value="No channel configured",
         overrides=[
             panels.override("Account", custom__width=75),
-            panels.badge("Connected", {"true": ("yes", config.OK), "false": ("no", config.BAD)}, width=85),
+            panels.badge("Connected", {"true": ("yes", config.OK), "false": ("no", config.BAD)}, width=95),
             panels.override("Last in", unit="dateTimeFromNow", custom__width=115),
             panels.override("Last out", unit="dateTimeFromNow", custom__width=115),
             panels.override("Channel", custom__width=85),
-            panels.override("Gateway", custom__width=70),
+            panels.override("Gateway", custom__width=80),
         ],
         width=14,
         height=8,

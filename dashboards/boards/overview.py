@@ -257,7 +257,7 @@ def agents_at_work() -> dashboard.Panel:
             rows(f"max by (gateway, agent, state) (claw_agent_state{{{GATEWAY}}}) == 1"),
         ],
         description="Agents: state, last activity, the fullest context and what they cost "
-        "today. A context near 100 % is about to be compacted.",
+        "today (US$). A context near 100 % is about to be compacted.",
         no_value="No agent seen",
         sort_by="Last activity",
         transformations=panels.merged(
@@ -266,17 +266,17 @@ def agents_at_work() -> dashboard.Panel:
                 "state": "State",
                 "Value #A": "Last activity",
                 "Value #B": "Context",
-                "Value #C": "Cost today",
+                "Value #C": "Today",
                 "gateway": "Gateway",
             },
             hidden=["Value #D"],
         ),
         overrides=[
             panels.override("Agent", custom__minWidth=165),
-            panels.coloured("State", AGENT_WORDS, width=62),
+            panels.coloured("State", AGENT_WORDS, width=78),
             panels.override("Last activity", unit="dateTimeFromNow", custom__width=120),
             panels.ratio_gauge("Context", config.CONTEXT_FULL, width=85),
-            panels.override("Cost today", unit="currencyUSD", decimals=2, custom__width=88),
+            panels.override("Today", unit="currencyUSD", decimals=2, custom__width=72),
             panels.override("Gateway", custom__width=75),
         ],
         height=8,
@@ -294,7 +294,8 @@ def recent_failures() -> dashboard.Panel:
         [
             sql_rows(
                 """
-SELECT ts AS "When", what AS "What", agent AS "Agent", name AS "Name", detail AS "Detail", gateway AS "Gateway"
+SELECT ts AS "When", what AS "What", agent AS "Agent", concat_ws(': ', name, detail) AS "Name and reason",
+       gateway AS "Gateway"
 FROM (
   (SELECT ts, gateway, agent, 'model call' AS what, model AS name,
           coalesce(error_code, outcome) AS detail
@@ -318,10 +319,9 @@ LIMIT 100
         "the command's failure, not the tool's) and runs of cron jobs.",
         no_value="Nothing failed in this time range",
         overrides=[
-            panels.override("When", unit="dateTimeFromNow", custom__width=118),
-            panels.override("Agent", custom__width=105),
-            panels.override("Detail", custom__width=120),
-            panels.override("Gateway", custom__width=78),
+            panels.override("When", unit="dateTimeFromNow", custom__width=122),
+            panels.override("Agent", custom__width=155),
+            panels.override("Gateway", custom__width=75),
             panels.coloured(
                 "What",
                 {
@@ -329,7 +329,7 @@ LIMIT 100
                     "tool call": ("tool call", config.WARN),
                     "cron run": ("cron run", config.EQUIVALENT),
                 },
-                width=85,
+                width=80,
             ),
         ],
         height=8,
@@ -440,6 +440,7 @@ def cron_jobs() -> dashboard.Panel:
             hidden=["cron_job", "Value #A", "Value #B"],
         ),
         overrides=[
+            panels.override("Job", custom__minWidth=130),
             panels.badge("Last status", CRON_WORDS, width=100),
             panels.override("Last run", unit="dateTimeFromNow", custom__width=130),
             panels.override("Next run", unit="dateTimeFromNow", custom__width=130),
@@ -495,6 +496,7 @@ def gateways() -> dashboard.Panel:
             hidden=["Value #B"],
         ),
         overrides=[
+            panels.override("Gateway", custom__minWidth=90),
             panels.badge("State", GATEWAY_WORDS, width=90),
             panels.count_badge("Alerts", panels.ZERO_IS_GOOD, width=70),
             panels.count_badge("Failed calls", panels.ZERO_IS_GOOD, width=95),
