@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 PYTEST_PARALLEL ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev up demo lint format test soak bench dashboards docs alert-tests requirements lock clean
+.PHONY: help venv dev up demo lint format test soak bench dashboards docs cases requirements lock clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,7 +61,7 @@ dashboards: dev ## Build the Grafana dashboards
 docs: dev ## Build the generated reference pages
 	$(BIN)/lobservatory docs
 
-alert-tests: dev ## Build the tests of alerts that are made from alerts/cases.yml
+cases: dev ## Build the tests of alerts that are made from alerts/cases.yml
 	$(BIN)/python -m tests.alerts.cases
 
 requirements: dev ## The rows of docs/requirements.md with the tests that prove them

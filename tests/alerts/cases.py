@@ -1,6 +1,6 @@
 """Makes promtool tests of every alert in every case from `alerts/cases.yml`.
 
-    make alert-tests
+    make cases
 
 One test for all alerts of a file and pace; every case is a gateway of its own, so that a wrong join between gateways
 shows as well. Expected of ALERTS are exactly these gateways, each with exactly one alert of these labels.
@@ -39,7 +39,7 @@ from tests.tools import REPOSITORY
 
 SOURCE = REPOSITORY / "alerts" / "cases.yml"
 TARGET = REPOSITORY / "alerts" / "tests"
-HEAD = "# Made from alerts/cases.yml by `make alert-tests`; each case is a gateway. Do not edit.\n"
+HEAD = "# Made from alerts/cases.yml by `make cases`; each case is a gateway. Do not edit.\n"
 UNITS = {"s": 1, "m": 60, "h": 3600}
 WELL, BAD, NEARLY, LITTLE = range(4)
 TRAFFIC = re.compile(r"claw_(?:model_calls|tool_calls|tokens|rejected|unpriced|model_call_duration)\w*")

@@ -152,7 +152,7 @@ def test_reasons_are_of_cases_that_are_not_tried(trial):
 
 def test_cases_are_made_from_their_source():
     here = {path.name: path.read_text() for path in cases.TARGET.glob("cases_*_test.yml")}
-    assert here == cases.pages(), "run: make alert-tests"
+    assert here == cases.pages(), "run: make cases"
 
 
 @pytest.mark.parametrize(("name", "severity"), EVERY_RULE, ids=lambda value: value)
