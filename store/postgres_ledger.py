@@ -52,7 +52,7 @@ _TOOL_CALLS: Final = (
     ("ts", "timestamptz"), ("gateway", "text"), ("agent", "text"), ("session_id", "text"), ("entry_id", "text"),
     ("position", "int4"), ("identity", "bytea"), ("call_id", "text"), ("tool", "text"), ("kind", "text"),
     ("run_id", "text"), ("outcome", "text"), ("exit_code", "int8"), ("duration_ms", "int8"), ("output_bytes", "int8"),
-    ("finished_at", "timestamptz"),
+    ("finished_at", "timestamptz"), ("error_class", "text"),
 )  # fmt: skip
 _SESSION_EVENTS: Final = (
     ("ts", "timestamptz"), ("gateway", "text"), ("agent", "text"), ("session_id", "text"), ("entry_id", "text"),
@@ -128,6 +128,7 @@ ON CONFLICT (gateway, agent, session_id) DO UPDATE SET
 _COMPLETE_TOOL_CALL: Final = """
 UPDATE lobs.tool_calls AS t
 SET outcome = %(outcome)s, exit_code = %(exit_code)s, output_bytes = %(output_bytes)s, finished_at = %(ts)s,
+    error_class = %(error_class)s,
     duration_ms = coalesce(%(duration_ms)s, greatest(0, (extract(epoch FROM %(ts)s - t.ts) * 1000)::bigint))
 FROM (
     SELECT ts, identity FROM lobs.tool_calls
@@ -564,7 +565,7 @@ class PostgresTransaction:
                 {
                     "outcome": row.outcome, "exit_code": row.exit_code, "output_bytes": row.output_bytes, "ts": row.ts,
                     "duration_ms": row.duration_ms, "session_id": row.session_id, "call_id": row.call_id,
-                    "gateway": row.gateway, "agent": row.agent,
+                    "gateway": row.gateway, "agent": row.agent, "error_class": row.error_class,
                 }
                 for row, _ in results
             ]  # fmt: skip
@@ -595,7 +596,7 @@ def _tool_call(row: ToolCall, key: bytes) -> dict[str, Any]:
         "ts": row.ts, "gateway": row.gateway, "agent": row.agent, "session_id": row.session_id,
         "entry_id": row.entry_id, "position": row.position, "identity": key, "call_id": row.call_id, "tool": row.tool,
         "kind": row.kind, "run_id": row.run_id, "outcome": None, "exit_code": None, "duration_ms": None,
-        "output_bytes": None, "finished_at": None,
+        "output_bytes": None, "finished_at": None, "error_class": None,
     }  # fmt: skip
 
 
@@ -606,6 +607,7 @@ def _orphan(row: ToolResult, key: bytes) -> dict[str, Any]:
         "entry_id": row.entry_id, "position": -1, "identity": key, "call_id": row.call_id, "tool": row.tool,
         "kind": "unknown", "run_id": None, "outcome": row.outcome, "exit_code": row.exit_code,
         "duration_ms": row.duration_ms, "output_bytes": row.output_bytes, "finished_at": row.ts,
+        "error_class": row.error_class,
     }  # fmt: skip
 
 
@@ -613,6 +615,7 @@ def _complete(record: dict[str, Any], row: ToolResult) -> None:
     elapsed = max(0, (row.ts - record["ts"]) // timedelta(milliseconds=1))
     record |= {
         "outcome": row.outcome, "exit_code": row.exit_code, "output_bytes": row.output_bytes, "finished_at": row.ts,
+        "error_class": row.error_class,
         "duration_ms": elapsed if row.duration_ms is None else row.duration_ms,
     }  # fmt: skip
 

@@ -88,6 +88,7 @@ class ToolResult:
     exit_code: int | None = None
     duration_ms: int | None = None
     output_bytes: int | None = None
+    error_class: str | None = None  # timeout, signal, exit_status, not_run, not_found, denied, invalid, other
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from exporter.accounting import instants
 from exporter.accounting.billing import BillingPolicy
 from exporter.accounting.prices import PriceBook
+from exporter.accounting.tool_errors import error_class
 from exporter.accounting.usage import Usage, read_usage, written
 from openclaw.stores import Chunk, Details, Entry, Message, SessionInfo, Store
 from openclaw.stores.entries import nested_details
@@ -316,6 +317,7 @@ class _Work:
                 exit_code=exit_code,
                 duration_ms=_milliseconds(details.durationMs) if details is not None else None,
                 output_bytes=entry.size,
+                error_class=error_class(outcome, details),
             )
         )
         if details is not None and details.childSessionKey and message.toolName == SPAWN:

@@ -27,6 +27,11 @@ class Details(msgspec.Struct, gc=False):
     """`details` of a tool result, a nested tool call or a failed run: names and numbers only."""
 
     exitCode: Any = None  # noqa: N815 - the store's own names
+    exitSignal: Any = None  # noqa: N815 - as above
+    timedOut: Any = None  # noqa: N815 - as above
+    noOutputTimedOut: Any = None  # noqa: N815 - as above
+    status: Any = None
+    error: Any = None  # a text; only its kind is kept
     durationMs: Any = None  # noqa: N815 - as above
     toolName: Any = None  # noqa: N815 - as above
     toolCallId: Any = None  # noqa: N815 - as above

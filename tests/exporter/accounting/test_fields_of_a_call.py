@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from exporter.accounting import Accountant, BillingPolicy, PriceBook, PricesError, increments, instants, price_book
 from exporter.accounting.prices import load_prices, table
+from exporter.accounting.tool_errors import error_class
 from exporter.accounting.usage import read_usage, written
 from lobservatory.catalogue import CATALOGUE
 from lobservatory.settings import Billing
 from openclaw.state_dir import ModelPrice
-from openclaw.stores import Stores
+from openclaw.stores import Details, Stores
 from tests.openclaw.state_builder import BuiltSession, build, call, header, tool_call, tool_result
 
 NOW = int(datetime(2026, 11, 21, tzinfo=UTC).timestamp() * 1000)
@@ -314,3 +315,25 @@ def test_counters_of_new_rows_only_under_the_names_of_the_catalogue(tmp_path):
         "claw_source_bytes_total",
     }
     assert again["claw_duplicate_entries_total", ("g", "jsonl")] == 3
+
+
+@pytest.mark.parametrize(
+    ("outcome", "details", "expected"),
+    [
+        ("ok", None, None),
+        ("ok", {"status": "completed", "exitCode": 0, "timedOut": False}, None),
+        ("error", None, "other"),
+        ("error", {"status": "error", "error": "File not found: /secret.txt."}, "not_found"),
+        ("ok", {"status": "error", "error": "EACCES: permission denied"}, "denied"),  # as 2026.4.27 writes it
+        ("error", {"status": "error", "error": "path is required"}, "invalid"),
+        ("error", {"status": "error", "error": {"odd": 1}}, "other"),
+        ("error", {"status": "failed", "exitCode": None, "timedOut": False}, "not_run"),  # a person said no
+        ("error", {"status": "failed", "exitCode": None, "timedOut": True}, "timeout"),
+        ("nonzero_exit", {"status": "completed", "exitCode": 3}, "exit_status"),
+        ("nonzero_exit", {"exitCode": 137, "exitSignal": "SIGKILL"}, "signal"),
+        ("nonzero_exit", {"exitCode": 124, "noOutputTimedOut": True}, "timeout"),
+        ("error", {"exitCode": 2}, "exit_status"),
+    ],
+)
+def test_the_kind_of_a_tools_failure_without_its_text(outcome, details, expected):
+    assert error_class(outcome, None if details is None else Details(**details)) == expected
