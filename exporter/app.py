@@ -16,6 +16,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -289,6 +290,7 @@ class Exporter:
                 on_registry=on_registry,
                 declare=configured_series(self._gateway, config),
                 committed=self._committed,
+                mark=self._settings.data_dir / f"counted-{sha256(self._gateway.encode()).hexdigest()[:12]}",
             )
 
         thread = IngestThread(make)

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar, get_args
 
 import uvloop
@@ -36,7 +37,7 @@ from lobservatory import logging
 from lobservatory.catalogue import SOURCES, TOKEN_TYPES
 from openclaw.stores import Chunk, Discovery, Place, SessionInfo, Source, Store, StoreError, place
 from store.ledger import Ledger, LedgerHeldError, LedgerUnavailableError, Transaction
-from store.rows import Position, Session
+from store.rows import Position, Session, Total
 
 log = logging.get(__name__)
 
@@ -127,7 +128,8 @@ class Status:
 
 class Ingest:
     """Reads, accounts and commits, for ever. `on_registry(function, *arguments)` runs a method of the registry where
-    it belongs; `committed` is called there after every commit; `poke()` makes it look at once."""
+    it belongs; `committed` is called there after every commit; `poke()` makes it look at once. `mark`: a file beside
+    the ledger that tells how much was shown, so that a ledger that was restored from a backup is noticed."""
 
     def __init__(
         self,
@@ -141,6 +143,7 @@ class Ingest:
         on_registry: OnRegistry | None = None,
         declare: Iterable[tuple[str, tuple[str, ...]]] = (),
         committed: Callable[[], None] = lambda: None,
+        mark: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: Callable[[], float] = random.random,
@@ -155,6 +158,8 @@ class Ingest:
         self._on_registry = on_registry or _directly
         self._declare = tuple(declare)
         self._committed = committed
+        self._mark = mark
+        self._counted = 0  # calls, as the ledger has them
         self._clock = clock
         self._sleep = sleep
         self._rng = rng
@@ -395,9 +400,18 @@ class Ingest:
             log.info("rows can be kept again")
         self.status.ledger_up = True
         self._in_step = True
+        self._counted = _calls_of(totals)
         if not self._begun and _SCANNED in self._positions:
-            # The first scan ended in an earlier life: its totals are complete, and what came since was born live.
-            await self._show()
+            if self._counted >= self._marked():
+                # The first scan ended in an earlier life: its totals are complete, and what came since was born live.
+                await self._show()
+            else:
+                log.warning(
+                    "the ledger knows less than was shown before, as after a restore: totals are shown when all session"
+                    " stores have been read again, so that no counter falls",
+                    calls=self._counted,
+                    shown=self._marked(),
+                )
 
     async def _show(self) -> None:
         def begin() -> None:
@@ -407,7 +421,21 @@ class Ingest:
 
         await self._on_registry(begin)
         self._begun = True
+        self._set_mark()
         self.status.first_scan, self.status.progress = "done", 1.0
+
+    def _marked(self) -> int:
+        """How many calls were shown at the end of the life before, or 0."""
+        try:
+            return int(self._mark.read_text(encoding="ascii")) if self._mark is not None else 0
+        except (OSError, ValueError):
+            return 0
+
+    def _set_mark(self) -> None:
+        if self._mark is not None and self._begun:
+            with contextlib.suppress(OSError):  # without it a restore may show a fall, and all else goes on
+                self._mark.parent.mkdir(parents=True, exist_ok=True)
+                self._mark.write_text(f"{self._counted}", encoding="ascii")
 
     async def _commit(self, batch: _Batch) -> None:
         self._in_step = False  # until the commit is known to have worked
@@ -428,6 +456,9 @@ class Ingest:
         self.status.ledger_up = True
         self._positions.update(batch.positions)
         self._places.update(filter(None, map(place, batch.positions)))
+        if counted := sum(int(value) for (metric, _), value in admitted.items() if metric == "claw_model_calls_total"):
+            self._counted += counted
+            self._set_mark()
         for info in batch.infos:
             self._known[info.agent, info.session_id] = info
             self._forgotten.pop((info.agent, info.session_id), None)
@@ -591,6 +622,10 @@ async def _keep(
 async def _new(insert: Callable[[Sequence[T]], Awaitable[list[bool]]], rows: Sequence[T]) -> list[bool]:
     """Which rows were new. Without rows the ledger is not asked: the live tail mostly has one kind."""
     return await insert(rows) if rows else []
+
+
+def _calls_of(totals: Iterable[Total]) -> int:
+    return int(sum(total.value for total in totals if total.metric == "claw_model_calls_total"))
 
 
 def _info_of(row: Session) -> SessionInfo:

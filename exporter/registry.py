@@ -107,6 +107,8 @@ class Registry:
         self._begun = False
         # Series of accounting at 0 that Prometheus has not seen yet, and since when (monotonic) they are more than 0.
         self._unseen: dict[tuple[str, tuple[str, ...]], float | None] = {}
+        # By how much series are ahead of a ledger that was put back to an older state.
+        self._ahead: dict[tuple[str, tuple[str, ...]], Decimal] = {}
         # The same for counters of this process, once Prometheus has been here.
         self._newcomers: dict[_Series, float] = {}
         self._scraped = False
@@ -172,8 +174,18 @@ class Registry:
 
     def restore(self, totals: Iterable[Total]) -> None:
         """Take over the committed totals, at start and whenever the ledger was away. A metric that the catalogue no
-        longer has is left out."""
+        longer has is left out.
+
+        A ledger that was itself restored from a backup lowers nothing; what it then counts again is not added again.
+        """
         changes: dict[tuple[str, tuple[str, ...]], Decimal] = {}
+        self._ahead = {
+            (name, labels): Decimal(series.value)
+            for name, family in self._families.items()
+            if family.metric.accounting
+            for labels, series in family.series.items()
+            if series.value
+        }
         for total in totals:
             family = self._families.get(total.metric)
             if family is None or len(total.labels) != len(family.metric.labels):
@@ -183,8 +195,11 @@ class Registry:
                 self._unseen[total.metric, total.labels] = None
             missing = total.value - Decimal(family.get(total.labels).value)
             family.alias[total.labels] = total.labels
-            if missing > 0:  # a ledger that was itself restored from a backup lowers nothing
+            self._ahead.pop((total.metric, total.labels), None)
+            if missing > 0:
                 changes[total.metric, total.labels] = missing
+            elif missing < 0:
+                self._ahead[total.metric, total.labels] = -missing
         self.add(changes)
 
     def declare(self, metric: str, labels: tuple[str, ...]) -> None:
@@ -204,6 +219,8 @@ class Registry:
             metric, labels = key
             family = self._families[metric]
             series = family.get(labels)
+            if key in self._ahead:
+                value = self._not_shown_yet(key, Decimal(value))  # noqa: PLW2901 - less of the same
             if key in self._unseen and value:
                 if not self._begun:
                     del self._unseen[key]
@@ -212,6 +229,13 @@ class Registry:
             series.value = EXACT.add(Decimal(series.value), Decimal(value))
             series.line = ""
             family.block = ""
+
+    def _not_shown_yet(self, key: tuple[str, tuple[str, ...]], value: Decimal) -> Decimal:
+        """What of an increment is more than was shown before the ledger was put back."""
+        ahead = self._ahead.pop(key)
+        if value < ahead:
+            self._ahead[key] = EXACT.subtract(ahead, value)
+        return max(Decimal(0), EXACT.subtract(value, ahead))
 
     def total(self, metric: str, labels: tuple[str, ...]) -> Decimal:
         """The present total of one series of accounting; 0 when there is none."""

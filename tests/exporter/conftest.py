@@ -59,7 +59,7 @@ def make_ledger(request, tmp_path):
 class Life:
     """One life of an exporter's ingest, from start to stop."""
 
-    def __init__(self, state_dir, ledger, *, zero_hold=30.0, sleep=asyncio.sleep):
+    def __init__(self, state_dir, ledger, *, zero_hold=30.0, sleep=asyncio.sleep, mark=None):
         config = load_config(state_dir, environment={})
         self.registry = Registry(zero_hold=zero_hold)
         self.stores = Stores(state_dir, gateway="g")
@@ -72,6 +72,7 @@ class Life:
             watch=Watch(state_dir),
             registry=self.registry,
             sleep=sleep,
+            mark=mark,
         )
         self.registry.register("ingest", self.ingest.samples)
         self._raised = asyncio.Event()

@@ -327,6 +327,52 @@ async def test_a_lost_checkpoint_begins_a_new_epoch_with_the_full_history(files_
         assert second.exact(COST) == Decimal("0.5")
 
 
+@pytest.mark.req("P-2", "S2-14")
+async def test_a_restored_backup_shows_no_fall(files_dir, tmp_path, life, transcript, call):
+    """Its totals are older than what was shown: they are shown when the stores have told the rest again."""
+    mark, session = tmp_path / "counted", transcript()
+    session.append(call("0.5"))
+    ledger = CheckpointLedger(tmp_path / "data", "g")
+    async with life(files_dir, ledger, mark=mark).running():
+        pass
+    backup = ledger.path.read_bytes()
+    session.append(call("0.25"))
+    async with life(files_dir, CheckpointLedger(tmp_path / "data", "g"), mark=mark).running() as second:
+        await second.until(lambda: second.exact(COST) == Decimal("0.75"))
+    ledger.path.write_bytes(backup)
+    third = life(files_dir, CheckpointLedger(tmp_path / "data", "g"), mark=mark)
+    begin, shown = third.registry.begin, []
+    third.registry.begin = lambda: (shown.append(third.exact(COST)), begin())
+    async with third.running():
+        assert shown == [Decimal("0.75")]
+        assert third.values("claw_ingest_progress_ratio") == {(): 1.0}
+    # A life later all is as ever: the totals are shown before the first look.
+    fourth = life(files_dir, CheckpointLedger(tmp_path / "data", "g"), mark=mark)
+    await fourth.ledger.open()
+    await fourth.ingest._get_in_step()
+    assert fourth.ingest.status.first_scan == "done"
+    await fourth.ledger.close()
+
+
+async def test_a_backup_restored_under_a_running_exporter_is_counted_again_but_not_shown_twice(
+    files_dir, tmp_path, life, transcript, call
+):
+    session = transcript()
+    session.append(call("0.5"))
+    alive = life(files_dir, CheckpointLedger(tmp_path / "a", "g"))
+    await alive.ledger.open()
+    await alive.ingest.look()
+    await alive.ledger.close()
+    alive.ingest._ledger = restored = CheckpointLedger(tmp_path / "b", "g")  # empty books in the place of full ones
+    alive.ingest._in_step = False
+    await restored.open()
+    session.append(call("0.25"))
+    await alive.ingest.look()
+    assert (alive.exact(COST), alive.exact(CALLS)) == (Decimal("0.75"), 2)
+    assert {total.metric: total.value for total in await restored.totals()}[COST] == Decimal("0.75")
+    await restored.close()
+
+
 @pytest.mark.req("P-2")
 async def test_pruned_files_never_lower_a_total(files_dir, make_ledger, life, transcript, call):
     session = transcript()
