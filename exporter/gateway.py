@@ -31,6 +31,7 @@ from exporter.collectors.usage import Usage, UsageCollector
 from exporter.operations import HISTORY, Derived, RunTracker, merged
 from exporter.traces import Span, Traces
 from lobservatory import logging
+from openclaw import journal
 from openclaw.client import GatewayClient
 from openclaw.protocol import Pushed
 from openclaw.state_records import StateRecords
@@ -293,7 +294,8 @@ class GatewayWatch:
         made.append(ProbeCollector(gateway, client.url, interval=interval))
         pool = self._pool
         connect = None if pool is None else connector(pool, _SAVE_WAIT)
-        made.append(LogsCollector(gateway, client, self._state_dir, interval=interval, connect=connect))
+        unit = None if self._state_dir is None else journal.owned_unit(self._state_dir)
+        made.append(LogsCollector(gateway, client, self._state_dir, interval=interval, connect=connect, unit=unit))
         if records is not None:
             made.append(ApprovalsCollector(gateway, records, interval=interval, save=self._saver(rows.save_approvals)))
         if self._pool is not None:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Sequence
 
 MAX_OUTPUT = 256 << 10
+_READ = 1 << 16
 _REAP = 0.5  # seconds for a killed program to be gone
 _PASSED_ON = ("PATH", "HOME", "USER", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "LD_LIBRARY_PATH")
 
@@ -33,13 +34,15 @@ class Program:
     """One program, at most one at a time: one that cannot even be killed (a driver that hangs) is not started again
     beside itself."""
 
-    def __init__(self, name: str, limit: float) -> None:
+    def __init__(self, name: str, limit: float, most: int = MAX_OUTPUT) -> None:
         self.name = name
         self._limit = limit
+        self._most = most
         self._running: asyncio.subprocess.Process | None = None
 
-    async def run(self, arguments: Sequence[str]) -> str:
-        """What it prints. Raises ProgramError."""
+    async def run(self, arguments: Sequence[str], *, cut: bool = False) -> str:
+        """What it prints. Raises ProgramError. `cut`: of a program that prints more than `most` bytes, the first of
+        them; else that is an error."""
         path = shutil.which(self.name)
         if path is None:
             raise ProgramMissingError(f"{self.name} is not on PATH")
@@ -61,8 +64,8 @@ class Program:
         self._running = process
         try:
             async with asyncio.timeout(self._limit):
-                output = await self._read(process)
-                status = await process.wait()
+                output = await self._read(process, cut=cut)
+                status = 0 if len(output) > self._most else await process.wait()
         except TimeoutError:
             raise ProgramHangsError(f"{self.name} did not end within {self._limit:g} s and was killed") from None
         finally:
@@ -74,14 +77,16 @@ class Program:
             raise ProgramFailedError(f"{self.name} ended with status {status}")
         return output.decode(errors="replace")
 
-    async def _read(self, process: asyncio.subprocess.Process) -> bytes:
+    async def _read(self, process: asyncio.subprocess.Process, *, cut: bool) -> bytes:
         output = b""
-        while process.stdout is not None and len(output) < MAX_OUTPUT:
-            part = await process.stdout.read(1 << 16)
+        while process.stdout is not None and len(output) <= self._most:
+            part = await process.stdout.read(_READ)
             if not part:
                 return output
             output += part
-        raise ProgramFailedError(f"{self.name} printed more than {MAX_OUTPUT >> 10} KiB")
+        if cut:
+            return output
+        raise ProgramFailedError(f"{self.name} printed more than {self._most >> 10} KiB")
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:

@@ -1,8 +1,9 @@
 """The gateway's log: lines by level, errors by signature, and the newest lines as rows.
 
-The files are read where they are; without them (another host) the gateway is asked with `logs.tail`. What agents say
-and are told may stand in the log: a line of no subsystem below `warn` is counted and not kept, and parameters of tools
-are cut out. Secrets are hidden before anything is kept.
+The files are read where they are, and journald beside them: what it has that the files have not (systemd's words about
+the unit, the last words of a process that dies), or everything where there are no files. Without both (another host)
+the gateway is asked with `logs.tail`. What agents say and are told may stand in the log: a line of no subsystem below
+`warn` is counted and not kept, and parameters of tools are cut out. Secrets are hidden before anything is kept.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from typing import Any, Final
 import psycopg
 
 from exporter.exposition import Sample
+from exporter.programs import Program, ProgramError, ProgramFailedError, ProgramMissingError
 from lobservatory import logging
+from openclaw import journal
 from openclaw.client import GatewayClient
 from openclaw.fields import mapping, text, whole
 from openclaw.log_lines import LEVELS, LogLine, Position, Tail, candidates, parse
@@ -39,6 +42,9 @@ OTHER: Final = "(other lines: too many kinds at once)"
 _LONGEST_SIGNATURE: Final = 200
 _LONGEST_SAMPLE: Final = 500
 _RPC_LINES: Final = 500
+_JOURNAL: Final = "journald"  # the name of its position
+_JOURNAL_LIMIT: Final = 5.0  # seconds
+_JOURNAL_BYTES: Final = 1 << 20  # of one look; the rest comes with the next one
 
 _CONTENT = re.compile(r"(?P<keep>\braw_params=).*", re.DOTALL)
 _NORMALISED: Final = (
@@ -80,7 +86,8 @@ Connect = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class LogsCollector:
-    """Reads what was logged since the last look. `connect` gives a connection of the database; None: metrics only."""
+    """Reads what was logged since the last look. `connect` gives a connection of the database; None: metrics only.
+    `unit`: the gateway's unit of systemd; None: journald is not asked."""
 
     name = "logs"
 
@@ -93,10 +100,15 @@ class LogsCollector:
         interval: float = 15.0,
         connect: Connect | None = None,
         folders: Iterable[Path] | None = None,
+        unit: journal.Unit | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.interval = interval
         self.deadline = 30.0
+        self._unit = unit
+        self._journalctl = Program("journalctl", _JOURNAL_LIMIT, _JOURNAL_BYTES)
+        self._cursor = Position(_JOURNAL, 0)  # `offset`: time of the last entry in µs, `head`: its cursor
+        self._journal_failing = False
         self._gateway = gateway
         self._client = client
         self._state_dir = state_dir
@@ -104,7 +116,7 @@ class LogsCollector:
         self._folders = folders
         self._now = now
         self._tail: Tail | None = None
-        self._source = ""
+        self._sources: set[str] = set()
         self._levels: Counter[str] = Counter(dict.fromkeys(LEVELS, 0))
         self._new: Counter[str] = Counter(dict.fromkeys(sorted(ALARMING), 0))
         self._unreadable = 0
@@ -116,8 +128,13 @@ class LogsCollector:
     async def refresh(self) -> None:
         """Raises psycopg.Error while it is not known where to go on, GatewayError when the gateway must be asked."""
         if self._tail is None:
-            self._tail = Tail(await self._positions())
-        if not await asyncio.to_thread(self._read_files, self._tail):
+            known = await self._positions()
+            self._cursor = next((one for one in known if one.file == _JOURNAL), self._cursor)
+            self._tail = Tail(one for one in known if one.file != _JOURNAL)
+        files = await asyncio.to_thread(self._read_files, self._tail)
+        kept = await self._read_journal(self._unit, beside_files=files) if self._unit is not None else False
+        self._sources = {name for name, there in (("file", files), (_JOURNAL, kept)) if there}
+        if not self._sources:
             await self._ask(self._tail)
         await self._keep(self._tail)
 
@@ -138,12 +155,37 @@ class LogsCollector:
             self._take(raw)
         self._unreadable += tail.skipped
         tail.skipped = 0
-        if paths:
-            self._source = "file"
         return bool(paths)
 
+    async def _read_journal(self, unit: journal.Unit, *, beside_files: bool) -> bool:
+        """Whether journald has anything of the unit. A journal that cannot be read costs only what is in it."""
+        before = self._cursor
+        try:
+            output = await self._journalctl.run(journal.arguments(unit, before.head, before.offset), cut=True)
+        except ProgramMissingError:
+            return False
+        except ProgramError as error:
+            if not self._journal_failing:
+                log.warning("journald cannot be read", error=str(error))
+            self._journal_failing = True
+            if isinstance(error, ProgramFailedError):  # perhaps the cursor is of a journal that is no more
+                self._cursor = replace(before, head="")
+            return bool(before.offset)
+        self._journal_failing = False
+        for raw in output[: output.rfind("\n") + 1].splitlines():
+            entry = journal.parse_entry(raw, self._now())
+            if entry is None:
+                self._unreadable += 1
+                continue
+            if not before.head and entry.microseconds <= before.offset:
+                continue  # read before the cursor was lost
+            self._cursor = Position(_JOURNAL, max(entry.microseconds, 1), entry.cursor)
+            if entry.by_manager or entry.dying or not beside_files:
+                self._take_line(entry.line)
+        return bool(self._cursor.offset)
+
     async def _ask(self, tail: Tail) -> None:
-        self._source = "rpc"
+        self._sources = {"rpc"}
         known = tail.positions.get("rpc")
         params = {"limit": _RPC_LINES} if known is None else {"limit": _RPC_LINES, "cursor": known.offset}
         answer = mapping(await self._client.call("logs.tail", params))
@@ -159,6 +201,9 @@ class LogsCollector:
         if parsed is None:
             self._unreadable += 1
             return
+        self._take_line(parsed)
+
+    def _take_line(self, parsed: LogLine) -> None:
         self._levels[parsed.level] += 1
         if self._last is None or parsed.at > self._last:
             self._last = min(parsed.at, self._now())
@@ -193,7 +238,8 @@ class LogsCollector:
         if self._connect is None:
             new = self._waiting.keys() - self._known
         else:
-            read = [LogPosition(one.file, one.offset, one.head, one.head_length) for one in tail.positions.values()]
+            places = [*tail.positions.values(), *([self._cursor] if self._cursor.offset else [])]
+            read = [LogPosition(one.file, one.offset, one.head, one.head_length) for one in places]
             signatures = sorted(self._waiting.values(), key=lambda one: one.signature)
             try:
                 async with self._connect() as connection:
@@ -216,8 +262,8 @@ class LogsCollector:
         yield Sample("claw_log_unreadable_lines_total", (gateway,), self._unreadable)
         if self._last is not None:
             yield Sample("claw_log_last_line_timestamp_seconds", (gateway,), self._last.timestamp())
-        if self._source:
-            yield Sample("claw_log_source_info", (gateway, self._source), 1)
+        for source in sorted(self._sources):
+            yield Sample("claw_log_source_info", (gateway, source), 1)
 
 
 def connector(pool: Any, wait: float) -> Connect:

@@ -1,7 +1,12 @@
 """The log as metrics and rows: every line once, nothing secret, and errors that are alike as one."""
 
 import json
+import os
+import pwd
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -10,6 +15,7 @@ from exporter.collectors import logs
 from exporter.collectors.logs import LogsCollector, connector, redacted, signature
 from lobservatory import logging
 from lobservatory.demo.gateway import ReplayGateway
+from openclaw.journal import Unit, owned_unit, parse_entry
 from openclaw.log_lines import parse
 from store.pool import open_pool
 
@@ -72,8 +78,8 @@ def folder(tmp_path):
     return folder
 
 
-def collector(gateway_dir, folder, *, connect=None, client=None):
-    return LogsCollector("home", client, gateway_dir, connect=connect, folders=[folder], now=lambda: NOW)
+def collector(gateway_dir, folder, *, connect=None, client=None, unit=None):
+    return LogsCollector("home", client, gateway_dir, connect=connect, folders=[folder], unit=unit, now=lambda: NOW)
 
 
 @pytest.mark.req("S1-8")
@@ -177,3 +183,146 @@ async def test_a_flood_of_kinds_stays_bounded(tmp_path, folder, monkeypatch):
     await collecting.refresh()
     counted.append(collecting._new["error"])
     assert counted == [11]  # ten of their own, and one for all others
+
+
+UNIT = Unit("openclaw-gateway.service", 1000)
+# Answers as journalctl does: what lies after a cursor or a time, oldest first; an unknown cursor is an error.
+JOURNALCTL = """#!{python}
+import json, sys
+entries = [json.loads(line) for line in open({journal!r})]
+open({asked!r}, "a").write(json.dumps(sys.argv[1:]) + chr(10))
+for argument in sys.argv[1:]:
+    name, _, value = argument.partition("=")
+    if name == "--after-cursor":
+        cursors = [entry["__CURSOR"] for entry in entries]
+        if value not in cursors:
+            sys.exit(1)
+        entries = entries[cursors.index(value) + 1:]
+    elif name == "--since":
+        entries = [entry for entry in entries if int(entry["__REALTIME_TIMESTAMP"]) >= round(float(value[1:]) * 1e6)]
+    elif name == "--lines":
+        entries = entries[-int(value):]
+for entry in entries:
+    print(json.dumps(entry))
+"""
+
+
+@pytest.fixture
+def journald(tmp_path, monkeypatch):
+    """A journal: `write` adds entries in journalctl's own form, `rotate` forgets all cursors that were given."""
+    path, asked, program = tmp_path / "journal", tmp_path / "asked", tmp_path / "bin" / "journalctl"
+    path.touch()
+    program.parent.mkdir()
+    program.write_text(JOURNALCTL.format(python=sys.executable, journal=str(path), asked=str(asked)))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    entries = []
+
+    def store():
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+    def write(message, **fields):
+        number = len(entries)
+        stamp = str(1_795_230_000_000_000 + number * 1_000_000)
+        ours = {"PRIORITY": "6", "SYSLOG_IDENTIFIER": "node", "_PID": "4242"}
+        entries.append(
+            {"__CURSOR": f"s=1;i={number}", "__REALTIME_TIMESTAMP": stamp, "MESSAGE": message, **ours, **fields}
+        )
+        store()
+
+    def rotate():
+        for number, entry in enumerate(entries):
+            entry["__CURSOR"] = f"s=2;i={number}"
+        store()
+
+    def questions():
+        return [json.loads(question) for question in asked.read_text().splitlines()]
+
+    return SimpleNamespace(write=write, rotate=rotate, questions=questions)
+
+
+SYSTEMD = {"SYSLOG_IDENTIFIER": "systemd", "_PID": "1"}
+
+
+@pytest.mark.req("S1-8", "S4-12")
+async def test_without_files_everything_of_the_unit_comes_from_journald(tmp_path, folder, helpers, journald):
+    journald.write("\u001b[36m[gateway]\u001b[39m listening on ws://127.0.0.1:18789")
+    journald.write('{"time":"2026-11-21T01:00:00Z","level":"error","subsystem":"cron","message":"job 7 failed"}')
+    journald.write(list("caf\u00e9 broke".encode("latin-1")), PRIORITY="3")
+    journald.write("openclaw-gateway.service: Main process exited, code=killed", PRIORITY="4", **SYSTEMD)
+    collecting = collector(tmp_path, folder, unit=UNIT)
+    await collecting.refresh()
+    await collecting.refresh()
+    shown = helpers.shown(collecting)
+    assert {key[2]: value for key, value in shown.items() if key[0] == "claw_log_lines_total" and value} == {
+        "unknown": 1,
+        "error": 2,
+        "warn": 1,
+    }
+    assert [key[2] for key in shown if key[0] == "claw_log_source_info"] == ["journald"]
+    first, second = journald.questions()
+    assert "--lines=200" in first
+    assert "--after-cursor=s=1;i=3" in second
+    assert "_SYSTEMD_USER_UNIT=openclaw-gateway.service" in first
+
+
+@pytest.mark.req("S1-8", "S4-12")
+async def test_beside_files_journald_adds_only_what_they_have_not(postgres_dsn, tmp_path, folder, helpers, journald):
+    (folder / "openclaw-1.log").write_text(line("job 7 failed", subsystem="cron") + "\n")
+    journald.write("[cron] job 7 failed", PRIORITY="3")
+    journald.write("FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory")
+    journald.write("openclaw-gateway.service: Failed with result 'oom-kill'.", PRIORITY="4", **SYSTEMD)
+    async with open_pool(postgres_dsn) as pool:
+        connect = connector(pool, 5.0)
+        collecting = collector(tmp_path, folder, connect=connect, unit=UNIT)
+        await collecting.refresh()
+        journald.write("openclaw-gateway.service: Scheduled restart job, counter is at 1.", PRIORITY="4", **SYSTEMD)
+        await collector(tmp_path, folder, connect=connect, unit=UNIT).refresh()  # after a restart
+    sources = [key[2] for key in helpers.shown(collecting) if key[0] == "claw_log_source_info"]
+    assert sources == ["file", "journald"]
+    kept = await rows(postgres_dsn, "SELECT level, subsystem, message FROM log_lines ORDER BY id")
+    assert kept == [
+        ("error", "cron", "job 7 failed"),
+        ("fatal", "process", "FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory"),
+        ("warn", "systemd", "openclaw-gateway.service: Failed with result 'oom-kill'."),
+        ("warn", "systemd", "openclaw-gateway.service: Scheduled restart job, counter is at 1."),
+    ]
+
+
+async def test_a_lost_cursor_and_a_flood_lose_and_double_nothing(tmp_path, folder, helpers, journald, monkeypatch):
+    monkeypatch.setattr(logs, "_JOURNAL_BYTES", 1_000)
+    monkeypatch.setattr("exporter.programs._READ", 1_000)
+    collecting = collector(tmp_path, folder, unit=UNIT)
+    for number in range(20):
+        journald.write(f"broke {number}", PRIORITY="3")
+    for _ in range(20):  # each look takes a part
+        await collecting.refresh()
+    journald.write("broke, too", PRIORITY="3")
+    journald.rotate()
+    await collecting.refresh()  # the cursor is refused
+    await collecting.refresh()
+    assert helpers.shown(collecting)["claw_log_lines_total", "home", "error"] == 21
+    assert len({tuple(question) for question in journald.questions()}) > 3
+
+
+def test_a_unit_is_known_by_the_home_of_its_owner_only(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    for name in (".openclaw", ".openclaw-work", "elsewhere"):
+        (home / name).mkdir(parents=True)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: SimpleNamespace(pw_dir=str(home)))
+    assert owned_unit(home / ".openclaw") == Unit("openclaw-gateway.service", os.getuid())
+    assert owned_unit(home / ".openclaw-work") == Unit("openclaw-gateway-work.service", os.getuid())
+    assert owned_unit(home / "elsewhere") is None
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: SimpleNamespace(pw_dir=str(tmp_path)))
+    assert owned_unit(home / ".openclaw") is None
+    assert owned_unit(Path("/nowhere/.openclaw")) is None
+
+
+@pytest.mark.parametrize("raw", ["", "junk", "[]", "3", '{"MESSAGE":"no cursor"}'])
+def test_what_is_no_entry_of_a_journal_is_none(raw):
+    assert parse_entry(raw, NOW) is None
+
+
+@pytest.mark.parametrize("message", [None, 7, [], [300], {"a": 1}, ["one", "two"], "{", "{}", '{"message":3}'])
+def test_any_message_of_a_journal_is_a_line(message):
+    assert parse_entry(json.dumps({"__CURSOR": "c", "MESSAGE": message}), NOW).line.at == NOW
