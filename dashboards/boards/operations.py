@@ -284,11 +284,11 @@ LIMIT 100
         description="100 tasks that are not done: those that are due first, then the oldest (view tasks).",
         no_value="No open task",
         overrides=[
-            panels.override("Task", custom__minWidth=140),
+            panels.override("Task", custom__minWidth=120),
             panels.badge("Status", TASK_WORDS, width=90),
             panels.badge("Priority", PRIORITY_WORDS, width=80),
             panels.override("Due", unit="dateTimeFromNow", custom__width=105),
-            panels.override("Created", unit="dateTimeFromNow", custom__width=105),
+            panels.override("Created", unit="dateTimeFromNow", custom__width=95),
         ],
         width=10,
         height=8,

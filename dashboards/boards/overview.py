@@ -329,7 +329,7 @@ LIMIT 100
                     "tool call": ("tool call", config.WARN),
                     "cron run": ("cron run", config.EQUIVALENT),
                 },
-                width=80,
+                width=90,
             ),
         ],
         height=8,
