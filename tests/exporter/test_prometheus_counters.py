@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from lobservatory.settings import Listen
+
 CONFIG = """\
 global: {{scrape_interval: 1s, scrape_timeout: 1s}}
 scrape_configs:
@@ -71,3 +73,74 @@ async def test_history_makes_no_spike_and_the_first_call_of_a_newborn_series_is_
     series = await prometheus.query("count({__name__=~'claw_.+|lobservatory_.+'})")
     assert series[""] > 100
     assert await prometheus.query("max(claw_source_lag_bytes)") == {"": 0.0}
+
+
+@pytest.fixture
+async def watched(lab, tmp_path, prometheus_server):
+    """A Prometheus, and lives of an exporter on the port that it scrapes, one after another."""
+    configured = lab.settings(lab.state_dir, tmp_path / "data")
+    async with lab.running(configured) as alive:
+        port = alive.exporter.port
+    config = tmp_path / "prometheus.yml"
+    config.write_text(CONFIG.format(port=port))
+    (tmp_path / "prometheus").mkdir()
+    asked = Asked(await asyncio.to_thread(prometheus_server, tmp_path / "prometheus", config))
+    same = configured.model_copy(update={"metrics_listen": Listen(host="127.0.0.1", port=port)})
+    return asked, lambda: lab.running(same)
+
+
+@pytest.mark.req("P-2")
+async def test_no_counter_falls_over_a_crash_a_prune_a_reclassification_and_a_restore(
+    watched, lab, tmp_path, monkeypatch
+):
+    prometheus, life = watched
+    billed, money = "sum(claw_cost_usd_total)", 0.0
+    monkeypatch.setattr("exporter.ingest.LAST_RETRY", 0.05)
+
+    async def add(session, *costs):
+        nonlocal money
+        session.append(b"".join(lab.call(cost) for cost in costs))
+        money += sum(map(float, costs))
+        await prometheus.until(billed, lambda shown: shown.get("") == pytest.approx(money, abs=1e-12))
+
+    first, second = lab.transcript(), lab.transcript()
+    async with life():
+        # Costs whose floating point sum depends on its order.
+        await add(first, *["0.1"] * 7, "0.3", "1e-8")
+        # A crash before the commit: what was read is shown only when it is kept.
+        with monkeypatch.context() as patch:
+            tries = []
+
+            async def broken(*_arguments):
+                tries.append(1)
+                raise RuntimeError("as if it had crashed here")
+
+            patch.setattr("exporter.ingest._keep", broken)
+            second.append(lab.call("2.5"))
+            async with asyncio.timeout(60):
+                while len(tries) < 2:  # noqa: ASYNC110 - tried again by the ingest
+                    await asyncio.sleep(0.02)
+            assert (await prometheus.query(billed))[""] == pytest.approx(money, abs=1e-12)
+        money += 2.5
+        await prometheus.until(billed, lambda shown: shown.get("") == pytest.approx(money, abs=1e-12))
+    (checkpoint,) = (tmp_path / "data").glob("checkpoint-*.sqlite")
+    backup = checkpoint.read_bytes()
+    first.path.unlink()  # pruned while nobody watched
+    async with life():
+        await add(second, "0.7")
+    checkpoint.write_bytes(backup)  # an older state of the books; the stores know the rest
+    async with life():
+        await add(second, "0.11")
+    # The provider is a subscription's from now on: what was billed stays billed.
+    profile = '{"auth": {"profiles": {"fake:me": {"provider": "fake", "mode": "oauth"}}}}'
+    (lab.state_dir / "openclaw.json").write_text(profile)
+    async with life():
+        second.append(lab.call("8"))
+        equivalent = "sum(claw_equivalent_cost_usd_total)"
+        await prometheus.until(equivalent, lambda shown: shown.get("") == 8)
+        assert (await prometheus.query(billed))[""] == pytest.approx(money, abs=1e-12)
+        for counter in ("cost_usd", "equivalent_cost_usd", "tokens", "model_calls", "source_entries"):
+            falls = await prometheus.query(f"sum(resets(claw_{counter}_total{SINCE_START}))")
+            assert falls == {"": 0.0}, counter
+        spike = await prometheus.query(f"sum(max_over_time(claw_cost_usd_total{SINCE_START}))")
+        assert spike[""] == pytest.approx(money, abs=1e-12)
