@@ -154,7 +154,7 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "If-Match", "Idempotency-Key", "Last-Event-ID"],
-            expose_headers=["ETag", "Retry-After"],
+            expose_headers=["ETag", "Retry-After", "X-Next-Cursor"],
             max_age=600,
         )
     app.add_middleware(Envelope, counts=counts)

@@ -5,13 +5,14 @@ Functions give rows of the database as they are; `gateways` None is all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from psycopg import sql
 
 from store.pool import Connection
+from store.sorting import Key, Order
 
 Row = dict[str, Any]
 Gateways = Sequence[str] | None
@@ -34,6 +35,15 @@ _GROUPS: Final = {
     "day": f"(u.bucket AT TIME ZONE {_ZONE})::date::text",
 }
 _MOST_GROUPS: Final = 1_000
+_TOKENS: Final = "input_tokens + output_tokens + cache_read_tokens + cache_write_tokens"
+SESSION_SORTS: Final[Mapping[str, Key]] = {
+    "updatedAt": Key("updated_at", "timestamptz"),
+    "startedAt": Key("coalesce(started_at, '-infinity')", "timestamptz"),
+    "cost": Key("coalesce(cost_usd, 0)", "numeric"),
+    "tokens": Key(f"coalesce({_TOKENS}, 0)::bigint", "bigint"),
+    "calls": Key("coalesce(calls, 0)::bigint", "bigint"),
+    "contextRatio": Key("coalesce(context_ratio, 0)::numeric", "numeric"),
+}
 
 
 async def _rows(connection: Connection, statement: str, values: dict[str, Any]) -> list[Row]:
@@ -79,34 +89,31 @@ async def sessions(
     agent: str | None = None,
     kind: str | None = None,
     status: str | None = None,
+    channel: str | None = None,
     since: datetime | None = None,
-    after: tuple[datetime, str, str, str] | None = None,
+    sort: str = "-updatedAt",
+    cursor: str | None = None,
     limit: int,
-) -> list[Row]:
-    """Sessions, those that changed last first. `after`: (updated_at, gateway, agent, session_id) of the last seen."""
-    return await _rows(
+) -> tuple[list[Row], str | None]:
+    """Sessions in an order of SESSION_SORTS, and the cursor of the next page (None: there is none). Raises
+    InvalidValueError for an unknown order and for a cursor that is not of it."""
+    order = Order.of(sort, SESSION_SORTS, ["gateway", "agent", "session_id"])
+    beyond, place = order.beyond(cursor)
+    found = await _rows(
         connection,
-        "SELECT * FROM public.sessions WHERE updated_at IS NOT NULL"
+        f"SELECT *, {order.value} FROM public.sessions WHERE updated_at IS NOT NULL AND {beyond}"  # noqa: S608 - expressions of ours
         " AND (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s))"
         " AND (%(agent)s::text IS NULL OR agent = %(agent)s) AND (%(kind)s::text IS NULL OR kind = %(kind)s)"
         " AND (%(status)s::text IS NULL OR status = %(status)s)"
+        " AND (%(channel)s::text IS NULL OR channel = %(channel)s)"
         " AND (%(since)s::timestamptz IS NULL OR updated_at >= %(since)s)"
-        " AND (%(at)s::timestamptz IS NULL"
-        "      OR (updated_at, gateway, agent, session_id) < (%(at)s, %(g)s::text, %(a)s::text, %(s)s::text))"
-        " ORDER BY updated_at DESC NULLS LAST, gateway DESC, agent DESC, session_id DESC LIMIT %(limit)s",
+        f" ORDER BY {order.by} LIMIT %(limit)s",
         {
-            "gateways": gateways,
-            "agent": agent,
-            "kind": kind,
-            "status": status,
-            "since": since,
-            "at": after and after[0],
-            "g": after and after[1],
-            "a": after and after[2],
-            "s": after and after[3],
-            "limit": limit,
+            **place, "gateways": gateways, "agent": agent, "kind": kind, "status": status, "channel": channel,
+            "since": since, "limit": limit + 1,
         },
-    )
+    )  # fmt: skip
+    return found[:limit], order.cursor(found[limit - 1]) if len(found) > limit else None
 
 
 async def hub_sessions(

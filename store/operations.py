@@ -21,6 +21,7 @@ from psycopg.types.json import Jsonb
 from store import outbox
 from store.errors import ConflictError, InvalidValueError, NotFoundError
 from store.rows import OutboxEvent
+from store.sorting import Key, Order
 
 Document = dict[str, Any]
 Row = dict[str, Any]
@@ -60,6 +61,17 @@ _PATCHABLE: Final = frozenset(
 )
 _STEP_PATCHABLE: Final = frozenset({"status", "started_at", "completed_at", "duration_ms", "error"})
 
+SORTS: Final[Mapping[str, Key]] = {
+    "createdAt": Key("o.created_at", "timestamptz"),
+    "updatedAt": Key("o.updated_at", "timestamptz"),
+    "completedAt": Key("coalesce(o.completed_at, 'infinity')", "timestamptz"),  # what runs still: last
+    "duration": Key("coalesce(o.duration_ms, 0)::bigint", "bigint"),
+    "name": Key("o.name", "text"),
+    "status": Key(
+        "array_position(ARRAY['pending', 'in_progress', 'completed', 'failed', 'cancelled'], o.status)::bigint",
+        "bigint",
+    ),
+}
 _SELECT: Final = """
 SELECT o.*, m.prompt_tokens, m.completion_tokens, m.total_tokens, m.cost_usd, m.model
 FROM lobs.operations AS o
@@ -173,26 +185,60 @@ async def list_operations(
     *,
     status: str | None = None,
     type: str | None = None,  # noqa: A002 - the name that the shape gives it
+    agent: str | None = None,
+    tag: str | None = None,
     since: datetime | None = None,
     limit: int = 100,
     gateways: Sequence[str] | None = None,
 ) -> list[Document]:
-    """Operations, newest first, at most 1,000. `since`: those created *or changed* at that time or later, so that it
-    gives what a client missed. `gateways` None: all; else these and those of no gateway."""
-    return await _documents(
-        connection,
-        "WHERE (%(status)s::text IS NULL OR o.status = %(status)s) AND (%(type)s::text IS NULL OR o.type = %(type)s)"
+    """The first page of `page_of_operations`, newest first."""
+    found, _ = await page_of_operations(
+        connection, status=status, type=type, agent=agent, tag=tag, since=since, limit=limit, gateways=gateways
+    )
+    return found
+
+
+async def page_of_operations(
+    connection: AsyncConnection[Any],
+    *,
+    status: str | None = None,
+    type: str | None = None,  # noqa: A002 - the name that the shape gives it
+    agent: str | None = None,
+    tag: str | None = None,
+    since: datetime | None = None,
+    sort: str = "-createdAt",
+    cursor: str | None = None,
+    limit: int = 100,
+    gateways: Sequence[str] | None = None,
+) -> tuple[list[Document], str | None]:
+    """Operations in an order of SORTS, at most 1,000, and the cursor of the next page (None: there is none). `since`:
+    those created *or changed* at that time or later, so that it gives what a client missed. `gateways` None: all; else
+    these and those of no gateway. Raises InvalidValueError for an unknown order and for a cursor that is not of it."""
+    most = max(1, min(limit, MOST_LISTED))
+    order = Order.of(sort, SORTS, ["o.id"])
+    beyond, place = order.beyond(cursor)
+    where = (
+        f"WHERE {beyond} AND (%(status)s::text IS NULL OR o.status = %(status)s)"
+        " AND (%(type)s::text IS NULL OR o.type = %(type)s)"
+        " AND (%(agent)s::text IS NULL OR o.agent_id = %(agent)s)"
+        " AND (%(tag)s::text IS NULL OR o.tags @> ARRAY[%(tag)s::text])"
         " AND (%(since)s::timestamptz IS NULL OR o.updated_at >= %(since)s)"
         " AND (%(gateways)s::text[] IS NULL OR o.gateway IS NULL OR o.gateway = ANY(%(gateways)s))"
-        " ORDER BY o.created_at DESC, o.id DESC LIMIT %(limit)s",
-        {
-            "status": status,
-            "type": type,
-            "since": since,
-            "gateways": None if gateways is None else list(gateways),
-            "limit": max(1, min(limit, MOST_LISTED)),
-        },
     )
+    values = {
+        **place, "status": status, "type": type, "agent": agent, "tag": tag, "since": since,
+        "gateways": None if gateways is None else list(gateways),
+    }  # fmt: skip
+    found = await _documents(connection, f"{where} ORDER BY {order.by} LIMIT %(limit)s", {**values, "limit": most + 1})
+    if len(found) <= most:
+        return found, None
+    async with connection.cursor(row_factory=dict_row) as last:
+        await last.execute(
+            f"SELECT o.id, {order.value} FROM lobs.operations AS o WHERE o.id = %s".encode(),  # noqa: S608 - expressions of ours
+            [found[most - 1]["id"]],
+        )
+        row = await last.fetchone()
+    return found[:most], order.cursor(row) if row else None
 
 
 async def patch(connection: AsyncConnection[Any], operation_id: str, changes: Mapping[str, Any]) -> Document:

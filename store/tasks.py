@@ -8,8 +8,6 @@ deliverables and sessions snake_case, as their clients speak. Each write publish
 
 from __future__ import annotations
 
-import base64
-import binascii
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,6 +20,7 @@ from psycopg.types.json import Jsonb
 from store import outbox
 from store.errors import ConflictError, InvalidValueError, NotFoundError
 from store.rows import OutboxEvent
+from store.sorting import Key, Order
 
 Document = dict[str, Any]
 Row = dict[str, Any]
@@ -42,6 +41,17 @@ _COLUMNS: Final[Mapping[str, str]] = {
     "due_date": "due_date",
     "tags": "tags",
     "metadata": "metadata",
+}
+SORTS: Final[Mapping[str, Key]] = {
+    "createdAt": Key("t.created_at", "timestamptz"),
+    "updatedAt": Key("t.updated_at", "timestamptz"),
+    "dueDate": Key("coalesce(t.due_date, 'infinity')", "timestamptz"),  # without one: last
+    "priority": Key("array_position(ARRAY['low', 'medium', 'high', 'urgent'], t.priority)::bigint", "bigint"),
+    "status": Key(
+        "array_position(ARRAY['inbox', 'todo', 'assigned', 'in_progress', 'review', 'done'], t.status)::bigint",
+        "bigint",
+    ),
+    "title": Key("t.title", "text"),
 }
 _SELECT: Final = """
 SELECT t.*, coalesce((SELECT array_agg(d.depends_on ORDER BY d.depends_on) FROM lobs.task_dependencies AS d
@@ -97,37 +107,40 @@ async def list_tasks(
     assigned_agent: str | None = None,
     tag: str | None = None,
     board: str | None = None,
+    search: str | None = None,
+    sort: str = "-createdAt",
     cursor: str | None = None,
     limit: int = 100,
     gateways: Sequence[str] | None = None,
 ) -> tuple[list[Document], str | None]:
-    """Tasks, newest first, at most 500, and the cursor of the next page (None: there is none). A cursor stays right
-    while tasks are added and removed. `gateways` None: all; else these and those of no gateway. Raises
-    InvalidValueError for a cursor that is not ours."""
+    """Tasks in an order of SORTS, at most 500, and the cursor of the next page (None: there is none). A cursor stays
+    right while tasks are added and removed. `search`: in title and description. `gateways` None: all; else these and
+    those of no gateway. Raises InvalidValueError for an unknown order and for a cursor that is not of this order."""
     most = max(1, min(limit, MOST_LISTED))
-    after = _decode(cursor) if cursor else (None, None)
+    order = Order.of(sort, SORTS, ["t.id"])
+    beyond, place = order.beyond(cursor)
     async with connection.cursor(row_factory=dict_row) as found:
         await found.execute(
             (
-                _SELECT + "WHERE (%(status)s::text IS NULL OR t.status = %(status)s)"
+                f"{_SELECT.replace('t.*', f't.*, {order.value}', 1)} WHERE {beyond}"
+                " AND (%(status)s::text IS NULL OR t.status = %(status)s)"
                 " AND (%(priority)s::text IS NULL OR t.priority = %(priority)s)"
                 " AND (%(agent)s::text IS NULL OR t.assigned_agent = %(agent)s)"
                 " AND (%(tag)s::text IS NULL OR t.tags @> ARRAY[%(tag)s::text])"
                 " AND (%(board)s::text IS NULL OR t.board_id = %(board)s)"
+                " AND (%(search)s::text IS NULL OR strpos(lower(t.title || ' ' || coalesce(t.description, '')),"
+                " lower(%(search)s)) > 0)"
                 " AND (%(gateways)s::text[] IS NULL OR t.gateway IS NULL OR t.gateway = ANY(%(gateways)s))"
-                " AND (%(at)s::timestamptz IS NULL OR (t.created_at, t.id) < (%(at)s, %(id)s::text))"
-                " ORDER BY t.created_at DESC, t.id DESC LIMIT %(limit)s"
-            ),
+                f" ORDER BY {order.by} LIMIT %(limit)s"
+            ).encode(),
             {
-                "status": status, "priority": priority, "agent": assigned_agent, "tag": tag, "board": board,
-                "at": after[0], "id": after[1], "limit": most + 1,
-                "gateways": None if gateways is None else list(gateways),
+                **place, "status": status, "priority": priority, "agent": assigned_agent, "tag": tag, "board": board,
+                "search": search, "limit": most + 1, "gateways": None if gateways is None else list(gateways),
             },
         )  # fmt: skip
         rows = await found.fetchall()
     page = rows[:most]
-    following = _encode(page[-1]["created_at"], page[-1]["id"]) if len(rows) > most else None
-    return [_task(row) for row in page], following
+    return [_task(row) for row in page], order.cursor(page[-1]) if len(rows) > most else None
 
 
 async def update(
@@ -170,10 +183,15 @@ async def update(
     return await _published(connection, "task_updated", task_id)
 
 
-async def delete(connection: AsyncConnection[Any], task_id: str, *, actor: str) -> Document:
+async def delete(
+    connection: AsyncConnection[Any], task_id: str, *, actor: str, expected_version: int | None = None
+) -> Document:
     """Delete a task with all that hangs on it; its status history stays. Gives the task as it was. Raises
-    NotFoundError."""
+    NotFoundError; ConflictError when somebody changed it since `expected_version`."""
+    await connection.execute("SELECT 1 FROM lobs.tasks WHERE id = %s FOR UPDATE", [task_id])
     document = _task(await _row(connection, task_id))
+    if expected_version is not None and document["version"] != expected_version:
+        raise ConflictError("the task has been changed since you read it", "If-Match")
     await connection.execute("DELETE FROM lobs.tasks WHERE id = %s", [task_id])
     await _note_status(connection, task_id, document["status"], None, actor)
     await outbox.publish(connection, [OutboxEvent(TOPIC, "task_deleted", document, document["gateway"])])
@@ -490,19 +508,3 @@ def _iso(instant: datetime | None) -> str | None:
         return None
     precision = "microseconds" if instant.microsecond else "seconds"
     return instant.astimezone(UTC).isoformat(timespec=precision).replace("+00:00", "Z")
-
-
-def _encode(at: datetime, identifier: str) -> str:
-    return base64.urlsafe_b64encode(f"{at.astimezone(UTC).isoformat()} {identifier}".encode()).decode().rstrip("=")
-
-
-def _decode(cursor: str) -> tuple[datetime, str]:
-    try:
-        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-        at, _, identifier = text.partition(" ")
-        instant = datetime.fromisoformat(at)
-    except (ValueError, binascii.Error) as error:
-        raise InvalidValueError("not a cursor of this list", "cursor") from error
-    if instant.tzinfo is None or not identifier or "\0" in identifier:
-        raise InvalidValueError("not a cursor of this list", "cursor")
-    return instant, identifier

@@ -11,6 +11,11 @@ from pydantic.alias_generators import to_camel
 from api.models.base import Camel, Count, Identifier, Instant, Milliseconds, ShortText, Snake
 from api.models.operations import Usd
 
+SessionSort = Literal[
+    "updatedAt", "-updatedAt", "startedAt", "-startedAt", "cost", "-cost",
+    "tokens", "-tokens", "calls", "-calls", "contextRatio", "-contextRatio",
+]  # fmt: skip
+
 
 class TokenClasses(Camel):
     """Tokens by class; reasoning is a part of output."""

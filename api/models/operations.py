@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, PlainSerializer, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -35,6 +35,12 @@ class OperationType(StrEnum):
     AGENT_TASK = "agent_task"
     WEBHOOK = "webhook"
     SCHEDULED = "scheduled"
+
+
+OperationSort = Literal[
+    "createdAt", "-createdAt", "updatedAt", "-updatedAt", "completedAt", "-completedAt",
+    "duration", "-duration", "name", "-name", "status", "-status",
+]  # fmt: skip
 
 
 class OperationStatus(StrEnum):

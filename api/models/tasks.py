@@ -44,6 +44,12 @@ class Priority(StrEnum):
     URGENT = "urgent"
 
 
+TaskSort = Literal[
+    "createdAt", "-createdAt", "updatedAt", "-updatedAt", "dueDate", "-dueDate",
+    "priority", "-priority", "status", "-status", "title", "-title",
+]  # fmt: skip
+
+
 class Comment(Camel):
     """What somebody said about a task."""
 

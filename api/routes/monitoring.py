@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query
 
 from api.context import Administrator, ContextDep, Reader, Writer
-from api.models.agents import Agent, AgentDetail, AgentMetricsIn, CronJob, CronRun, HubSession, SessionPage
-from api.models.base import Identifier, InstantIn, ShortText
+from api.models.agents import Agent, AgentDetail, AgentMetricsIn, CronJob, CronRun, HubSession, SessionPage, SessionSort
+from api.models.base import Cursor, Identifier, InstantIn, ShortText
 from api.models.monitoring import (
     Alerts,
     Approval,
@@ -66,7 +66,7 @@ async def report(
     await context.agents.report(actor, agent_id, body)
 
 
-@router.get("/sessions", tags=["sessions"], summary="Sessions, last changed first", responses=problems())
+@router.get("/sessions", tags=["sessions"], summary="Sessions", responses=problems())
 async def sessions(
     *,
     context: ContextDep,
@@ -74,11 +74,15 @@ async def sessions(
     agent: Filter = None,
     kind: Filter = None,
     status: Filter = None,
-    cursor: Annotated[str | None, Query(max_length=2000)] = None,
+    channel: Filter = None,
+    sort: Annotated[SessionSort, Query(description="With `-`: falling.")] = "-updatedAt",
+    cursor: Annotated[Cursor | None, Query(description="`nextCursor` of the page before, of the same `sort`.")] = None,
     limit: Limit = 100,
 ) -> SessionPage:
-    """Filters combine."""
-    return await context.monitoring.sessions(actor, agent=agent, kind=kind, status=status, cursor=cursor, limit=limit)
+    """Last changed first unless sorted. Filters combine."""
+    return await context.monitoring.sessions(
+        actor, agent=agent, kind=kind, status=status, channel=channel, sort=sort, cursor=cursor, limit=limit
+    )
 
 
 @router.get("/openclaw/sessions", tags=["sessions"], summary="Sessions of the task hub", responses=problems())

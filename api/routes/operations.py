@@ -8,12 +8,13 @@ from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import JSONResponse
 
 from api.context import ContextDep, Reader, Writer
-from api.models.base import Identifier, InstantIn
+from api.models.base import Cursor, Identifier, InstantIn, ShortText
 from api.models.operations import (
     MetricsPatch,
     Operation,
     OperationIn,
     OperationPatch,
+    OperationSort,
     OperationStatus,
     OperationType,
     StepPatch,
@@ -29,13 +30,36 @@ IdempotencyKey = Annotated[
 OperationId = Annotated[Identifier, Path(description="For example op_1.")]
 
 
-@router.get("", summary="Operations, newest first", response_model=list[Operation], responses=problems())
+@router.get(
+    "",
+    summary="Operations",
+    response_model=list[Operation],
+    responses={
+        **problems(),
+        200: {
+            "headers": {
+                "X-Next-Cursor": {
+                    "description": "Give it as `cursor` for the next page; absent: there is none.",
+                    "schema": {"type": "string"},
+                }
+            }
+        },
+    },
+)
 async def operations(
     *,
     context: ContextDep,
     actor: Reader,
     status: OperationStatus | None = None,
     kind: Annotated[OperationType | None, Query(alias="type")] = None,
+    agent_id: Annotated[ShortText | None, Query(alias="agentId")] = None,
+    tag: Annotated[ShortText | None, Query()] = None,
+    sort: Annotated[
+        OperationSort, Query(description="With `-`: falling. What runs still comes last by `completedAt`.")
+    ] = "-createdAt",
+    cursor: Annotated[
+        Cursor | None, Query(description="The header `X-Next-Cursor` of the page before, of the same `sort`.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     since: Annotated[
         InstantIn | None,
@@ -46,8 +70,19 @@ async def operations(
         ),
     ] = None,
 ) -> JSONResponse:
-    """Filters combine. At most 1,000; `limit` is 100 unless given."""
-    return JSONResponse(await context.operations.operations(actor, status=status, kind=kind, limit=limit, since=since))
+    """Newest first unless sorted. Filters combine. At most 1,000; `limit` is 100 unless given."""
+    found, following = await context.operations.operations(
+        actor,
+        status=status,
+        kind=kind,
+        agent=agent_id,
+        tag=tag,
+        sort=sort,
+        cursor=cursor,
+        limit=limit,
+        since=since,
+    )
+    return JSONResponse(found, headers={"X-Next-Cursor": following} if following else None)
 
 
 @router.post("", status_code=201, summary="Create", response_model=Operation, responses=problems(409, body=True))

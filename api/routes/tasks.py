@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 from api import errors
 from api.context import ContextDep, Reader, Writer
-from api.models.base import Identifier, InstantIn, ShortText
+from api.models.base import Cursor, Identifier, InstantIn, ShortText
 from api.models.tasks import (
     Activity,
     ActivityIn,
@@ -30,6 +30,7 @@ from api.models.tasks import (
     TaskIn,
     TaskPage,
     TaskPatch,
+    TaskSort,
     TaskStatus,
 )
 from api.openapi import problems
@@ -60,7 +61,7 @@ def _with_etag(document: dict[str, object], status: int = 200) -> JSONResponse:
     return JSONResponse(document, status_code=status, headers={"ETag": f'"{document["version"]}"'})
 
 
-@router.get("/tasks", summary="Tasks, newest first", response_model=TaskPage, responses=problems())
+@router.get("/tasks", summary="Tasks", response_model=TaskPage, responses=problems())
 async def tasks(
     *,
     context: ContextDep,
@@ -70,10 +71,14 @@ async def tasks(
     assigned_agent: Annotated[ShortText | None, Query(alias="assignedAgent")] = None,
     tag: Annotated[ShortText | None, Query()] = None,
     board: Annotated[ShortText | None, Query()] = None,
-    cursor: Annotated[ShortText | None, Query(description="`nextCursor` of the page before.")] = None,
+    search: Annotated[ShortText | None, Query(description="Text in title or description, in any case.")] = None,
+    sort: Annotated[
+        TaskSort, Query(description="With `-`: falling. Tasks without a due date come last of the rising order.")
+    ] = "-createdAt",
+    cursor: Annotated[Cursor | None, Query(description="`nextCursor` of the page before, of the same `sort`.")] = None,
     limit: Limit = 100,
 ) -> JSONResponse:
-    """Filters combine. A cursor stays right while tasks come and go."""
+    """Newest first unless sorted. Filters combine. A cursor stays right while tasks come and go."""
     return JSONResponse(
         await context.tasks.tasks(
             actor,
@@ -82,6 +87,8 @@ async def tasks(
             assigned_agent=assigned_agent,
             tag=tag,
             board=board,
+            search=search,
+            sort=sort,
             cursor=cursor,
             limit=limit,
         )
@@ -130,10 +137,10 @@ async def patch(
     return _with_etag(await context.tasks.patch(actor, task_id, body, _version(if_match)))
 
 
-@router.delete("/tasks/{task_id}", status_code=204, summary="Delete", responses=problems(404))
-async def delete(context: ContextDep, actor: Writer, task_id: TaskId) -> None:
+@router.delete("/tasks/{task_id}", status_code=204, summary="Delete", responses=problems(404, 412))
+async def delete(context: ContextDep, actor: Writer, task_id: TaskId, if_match: IfMatch = None) -> None:
     """With its comments, activities, deliverables and sessions; its status history stays."""
-    await context.tasks.delete(actor, task_id)
+    await context.tasks.delete(actor, task_id, _version(if_match))
 
 
 @router.get(

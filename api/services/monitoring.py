@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from api import errors
 from api.models.agents import CronJob, CronRun, HubSession, Session, SessionPage
 from api.models.monitoring import (
     AlertEvent,
@@ -96,24 +92,25 @@ class MonitoringService:
         agent: str | None,
         kind: str | None,
         status: str | None,
+        channel: str | None,
+        sort: str,
         cursor: str | None,
         limit: int,
     ) -> SessionPage:
-        """A page of sessions, those that changed last first."""
+        """A page of sessions in an order of `store.monitoring.SESSION_SORTS`."""
         async with self._pool.connection() as connection:
-            found = await rows.sessions(
+            found, following = await rows.sessions(
                 connection,
                 gateways=gateways_of(actor),
                 agent=agent,
                 kind=kind,
                 status=status,
-                after=_decoded(cursor),
-                limit=limit + 1,
+                channel=channel,
+                sort=sort,
+                cursor=cursor,
+                limit=limit,
             )
-        page = found[:limit]
-        return SessionPage(
-            sessions=[_session(row) for row in page], next_cursor=_encoded(page[-1]) if len(found) > limit else None
-        )
+        return SessionPage(sessions=[_session(row) for row in found], next_cursor=following)
 
     async def hub_sessions(
         self, actor: Actor, session_type: str | None, status: str | None, limit: int
@@ -132,7 +129,7 @@ class MonitoringService:
             counts = await rows.session_counts(connection, gateways)
             active = await agent_rows.active_subagents(connection, gateways=gateways)
             since = await rows.starts(connection, range_)
-            found = await rows.sessions(connection, gateways=gateways, since=since, limit=_LATEST)
+            found, _ = await rows.sessions(connection, gateways=gateways, since=since, limit=_LATEST)
         return SessionsSummary(
             counts=[SessionCount.model_validate(row) for row in counts],
             active_subagents=active,
@@ -295,23 +292,3 @@ def _session(row: dict[str, Any]) -> Session:
             "equivalent_cost": row["equivalent_cost_usd"],
         }
     )
-
-
-def _encoded(row: dict[str, Any]) -> str:
-    place = [row["updated_at"].isoformat(), row["gateway"], row["agent"], row["session_id"]]
-    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
-
-
-def _decoded(cursor: str | None) -> tuple[datetime, str, str, str] | None:
-    if cursor is None:
-        return None
-    try:
-        at, *rest = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        instant = datetime.fromisoformat(at)
-        gateway, agent, session = rest
-    except (ValueError, TypeError, binascii.Error, RecursionError):
-        raise errors.InvalidFieldError("Not a cursor of this list.", field="query.cursor") from None
-    strings = (gateway, agent, session)
-    if instant.tzinfo is None or any(not isinstance(one, str) or "\0" in one for one in strings):
-        raise errors.InvalidFieldError("Not a cursor of this list.", field="query.cursor")
-    return instant, gateway, agent, session

@@ -39,13 +39,26 @@ class OperationService:
         *,
         status: OperationStatus | None,
         kind: OperationType | None,
+        agent: str | None,
+        tag: str | None,
+        sort: str,
+        cursor: str | None,
         limit: int,
         since: datetime | None,
-    ) -> list[Document]:
-        """Newest first; `since`: created or changed at that instant or later."""
+    ) -> tuple[list[Document], str | None]:
+        """A page and the cursor of the next; `since`: created or changed at that instant or later."""
         async with self._pool.connection() as connection:
-            return await rows.list_operations(
-                connection, status=status, type=kind, since=since, limit=limit, gateways=gateways_of(actor)
+            return await rows.page_of_operations(
+                connection,
+                status=status,
+                type=kind,
+                agent=agent,
+                tag=tag,
+                since=since,
+                sort=sort,
+                cursor=cursor,
+                limit=limit,
+                gateways=gateways_of(actor),
             )
 
     async def operation(self, actor: Actor, operation_id: str) -> Document:

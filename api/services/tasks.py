@@ -33,10 +33,12 @@ class TaskService:
         assigned_agent: str | None,
         tag: str | None,
         board: str | None,
+        search: str | None,
+        sort: str,
         cursor: str | None,
         limit: int,
     ) -> Document:
-        """A page, newest first."""
+        """A page in an order of `store.tasks.SORTS`."""
         async with self._pool.connection() as connection:
             found, following = await rows.list_tasks(
                 connection,
@@ -45,6 +47,8 @@ class TaskService:
                 assigned_agent=assigned_agent,
                 tag=tag,
                 board=board,
+                search=search,
+                sort=sort,
                 cursor=cursor,
                 limit=limit,
                 gateways=gateways_of(actor),
@@ -91,11 +95,11 @@ class TaskService:
             await _note(connection, actor, "updated", task_id, detail)
             return after
 
-    async def delete(self, actor: Actor, task_id: str) -> None:
-        """With all that hangs on it. Raises NotFoundError."""
+    async def delete(self, actor: Actor, task_id: str, version: int | None) -> None:
+        """With all that hangs on it. Raises NotFoundError, ConflictError."""
         async with self._pool.connection() as connection:
             await _visible(connection, actor, task_id)
-            gone = await rows.delete(connection, task_id, actor=actor.name)
+            gone = await rows.delete(connection, task_id, actor=actor.name, expected_version=version)
             await _note(connection, actor, "deleted", task_id, {"title": gone["title"]})
 
     async def comment(self, actor: Actor, task_id: str, wanted: CommentIn) -> Document:

@@ -1,0 +1,145 @@
+"""Sorted lists: every order, page by page, while others add rows; and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import httpx
+import pytest
+
+from api.models.agents import SessionSort
+from api.models.operations import OperationSort
+from api.models.tasks import TaskSort
+from store.monitoring import SESSION_SORTS
+from store.operations import SORTS as OPERATION_SORTS
+from store.tasks import SORTS as TASK_SORTS
+
+PRIORITIES = ["low", "medium", "high", "urgent"]
+STATUSES = ["inbox", "todo", "assigned", "in_progress", "review", "done"]
+
+
+async def task_pages(client: httpx.AsyncClient, sort: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    parameters: dict[str, Any] = {"sort": sort, "limit": 4}
+    while True:
+        page = (await client.get("/api/tasks", params=parameters)).raise_for_status().json()
+        found += page["tasks"]
+        if page["nextCursor"] is None:
+            return found
+        parameters["cursor"] = page["nextCursor"]
+
+
+@pytest.mark.req("S2-6")
+async def test_every_order_of_tasks_is_whole_and_sorted_over_pages(client):
+    for number in range(13):
+        await client.post(
+            "/api/tasks",
+            json={
+                "title": f"\u2603 {number % 5}\tx",
+                "priority": PRIORITIES[number % 4],
+                "status": STATUSES[number % 6],
+                "dueDate": f"2026-03-{1 + number % 3:02}T00:00:00Z" if number % 2 else None,
+            },
+        )
+    measures = {
+        "createdAt": lambda task: task["createdAt"],
+        "updatedAt": lambda task: task["updatedAt"],
+        "dueDate": lambda task: task["dueDate"] or "9",
+        "priority": lambda task: PRIORITIES.index(task["priority"]),
+        "status": lambda task: STATUSES.index(task["status"]),
+        "title": lambda task: task["title"],
+    }
+    assert set(measures) == set(TASK_SORTS)
+    for name, measure in measures.items():
+        rising = await task_pages(client, name)
+        falling = await task_pages(client, f"-{name}")
+        assert len({task["id"] for task in rising}) == 13, name
+        assert [task["id"] for task in falling] == [task["id"] for task in reversed(rising)]
+        values = [measure(task) for task in rising]
+        assert values == sorted(values), name
+
+
+async def test_a_cursor_stays_right_in_its_order_and_fits_no_other(client):
+    for priority in ("urgent", "low", "high", "medium"):
+        await client.post("/api/tasks", json={"title": priority, "priority": priority})
+    first = (await client.get("/api/tasks", params={"sort": "-priority", "limit": 2})).json()
+    await client.post("/api/tasks", json={"title": "late", "priority": "urgent"})
+    rest = (await client.get("/api/tasks", params={"sort": "-priority", "cursor": first["nextCursor"]})).json()
+    assert [task["title"] for task in first["tasks"] + rest["tasks"]] == ["urgent", "high", "medium", "low"]
+    other = await client.get("/api/tasks", params={"sort": "title", "cursor": first["nextCursor"]})
+    assert (other.status_code, other.json()["field"]) == (422, "cursor")
+
+
+@pytest.mark.parametrize("path", ["/api/tasks", "/api/operations", "/api/sessions"])
+async def test_an_unknown_order_is_refused_and_the_known_ones_are_named(client, path):
+    answer = await client.get(path, params={"sort": "colour"})
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["field"] == "query.sort"
+    assert "-updatedAt" in problem["detail"]
+
+
+@pytest.mark.req("S0-9")
+async def test_operations_are_sorted_paged_and_filtered(client):
+    for number in range(7):
+        body = {
+            "type": "skill",
+            "name": f"n{(number * 3) % 7}",
+            "agentId": f"a{number % 2}",
+            "tags": [f"t{number % 3}"],
+        }
+        await client.post("/api/operations", json=body)
+    names: list[str] = []
+    parameters: dict[str, Any] = {"sort": "name", "limit": 3}
+    while True:
+        page = await client.get("/api/operations", params=parameters)
+        names += [one["name"] for one in page.json()]
+        if "x-next-cursor" not in page.headers:
+            break
+        parameters["cursor"] = page.headers["x-next-cursor"]
+    assert names == [f"n{number}" for number in range(7)]
+    for order in OPERATION_SORTS:
+        assert len((await client.get("/api/operations", params={"sort": f"-{order}"})).json()) == 7
+    assert len((await client.get("/api/operations", params={"agentId": "a1"})).json()) == 3
+    assert len((await client.get("/api/operations", params={"tag": "t0", "agentId": "a0"})).json()) == 2
+
+
+async def test_sessions_are_sorted_in_every_order(client, database):
+    for number in range(5):
+        await database.execute(
+            "INSERT INTO lobs.sessions (gateway, agent, session_id, kind, channel, updated_at, cost_usd, calls)"
+            " VALUES ('home', 'main', %s, 'direct', %s, now() - %s * interval '1 minute', %s, %s)",
+            [f"s{number}", f"c{number % 2}", number, number * 0.5, 10 - number],
+        )
+    for order in SESSION_SORTS:
+        found: list[str] = []
+        parameters: dict[str, Any] = {"sort": order, "limit": 2}
+        while True:
+            page = (await client.get("/api/sessions", params=parameters)).raise_for_status().json()
+            found += [one["sessionId"] for one in page["sessions"]]
+            if page["nextCursor"] is None:
+                break
+            parameters["cursor"] = page["nextCursor"]
+        assert sorted(found) == [f"s{number}" for number in range(5)], order
+        if order == "cost":
+            assert found == sorted(found)
+        if order in {"calls", "updatedAt"}:
+            assert found == sorted(found, reverse=True)
+    answer = (await client.get("/api/sessions", params={"channel": "c1"})).json()
+    assert {one["sessionId"] for one in answer["sessions"]} == {"s1", "s3"}
+
+
+def test_the_documented_orders_are_those_that_there_are():
+    for documented, keys in ((TaskSort, TASK_SORTS), (OperationSort, OPERATION_SORTS), (SessionSort, SESSION_SORTS)):
+        assert set(get_args(documented)) == {sign + key for key in keys for sign in ("", "-")}
+
+
+async def test_a_task_that_somebody_changed_is_not_deleted_unseen(client):
+    made = await client.post("/api/tasks", json={"title": "t"})
+    path = f"/api/tasks/{made.json()['id']}"
+    await client.patch(path, json={"title": "u"})
+    assert (await client.delete(path, headers={"If-Match": made.headers["ETag"]})).status_code == 412
+    assert (
+        await client.delete(path, headers={"If-Match": (await client.get(path)).headers["ETag"]})
+    ).status_code == 204
