@@ -261,6 +261,7 @@ class GatewayWatch:
                 gateway,
                 client,
                 interval=interval,
+                records=records,
                 save=self._saver(rows.save_sessions),
                 listener=self._sessions_listed,
                 activity=self.activity,
@@ -283,7 +284,9 @@ class GatewayWatch:
                 save_runs=self._saver(rows.save_cron_runs),
                 listener=feed.cron_listed,
             ),
-            ChannelsCollector(gateway, client, interval=interval, save=self._saver_of_all(rows.save_channels)),
+            ChannelsCollector(
+                gateway, client, interval=interval, records=records, save=self._saver_of_all(rows.save_channels)
+            ),
         ]
         made.append(QuotaCollector(gateway, client, interval=20 * interval))
         made += [make(gateway, client, 20 * interval) for make in (skills.collector, models.collector)]

@@ -127,6 +127,7 @@ class OpenClawConfig:
     subscription_providers: frozenset[str] = frozenset()  # their profile is `oauth` or `token`
     agents: tuple[str, ...] = ()
     log_file: Path | None = None  # `logging.file`
+    channels: tuple[str, ...] = ()  # those that are not switched off
 
     @property
     def token(self) -> SecretStr:
@@ -176,6 +177,7 @@ def load_config(state_dir: Path, *, environment: Mapping[str, str] | None = None
         subscription_providers=frozenset(_subscriptions(_object(document, "auth"))),
         agents=tuple(_agents(_object(document, "agents"))),
         log_file=_path(_object(document, "logging").get("file")),
+        channels=tuple(_channels(_object(document, "channels"))),
     )
 
 
@@ -289,6 +291,14 @@ def _subscriptions(auth: dict[str, Any]) -> Iterable[str]:
         used = [profiles[first]] if first is not None else list(profiles.values())
         if not _SUBSCRIPTION_MODES.isdisjoint(used):
             yield provider
+
+
+def _channels(channels: dict[str, Any]) -> Iterable[str]:
+    for name, channel in channels.items():
+        if name in {"defaults", "modelByChannel"}:  # for all channels
+            continue
+        if isinstance(channel, dict) and channel.get("enabled") is not False:
+            yield name
 
 
 def _agents(agents: dict[str, Any]) -> Iterable[str]:

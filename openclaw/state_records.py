@@ -17,7 +17,12 @@ from typing import Any
 from urllib.parse import quote
 
 from openclaw.fields import items, mapping, text, whole
+from openclaw.protocol import GatewayUnavailableError, MissingScopeError, UnknownMethodError
+from openclaw.state_dir import OpenClawConfig, load_config
+from openclaw.stores import Stores
 
+# What a call to the gateway fails with when the records are asked instead: it is away, lacks the method or refuses it.
+ASK_RECORDS = (GatewayUnavailableError, MissingScopeError, UnknownMethodError)
 KNOWN_SCHEMA = 18
 BUSY_TIMEOUT = 5.0  # seconds
 MAX_FILE = 64 << 20
@@ -129,6 +134,46 @@ class StateRecords:
             ]
         runs = mapping(self._file("subagents/runs.json", optional=True), "runs")
         return [run for run in runs.values() if isinstance(run, dict)][:MAX_ROWS]
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """The sessions of both stores' indexes in the shape of an item of `sessions.list`, without `hasActiveRun`.
+
+        A status `running` is what a gateway left behind that was killed as well as what one writes that lives: it is
+        given as `unknown`.
+        """
+        stores = Stores(self._dir)
+        try:
+            stores.discover()
+            return [
+                {
+                    "agentId": info.agent,
+                    "sessionId": info.session_id,
+                    "key": info.session_key,
+                    "status": "unknown" if info.status == "running" else info.status,
+                    "totalTokens": info.context_tokens,
+                    "contextTokens": info.context_limit,
+                    "updatedAt": info.updated_ms,
+                    # Only the index tells a webhook's run from a job's; `kind` is of ours.
+                    "kind": info.kind,
+                }
+                for info in stores.sessions().values()
+            ]
+        finally:
+            stores.close()
+
+    def agents(self) -> list[dict[str, Any]]:
+        """The configured agents in the shape of an item of `agents.list`; where none is named there is `main`."""
+        return [{"id": name} for name in (self._config().agents or ("main",))[:MAX_ROWS]]
+
+    def channels(self) -> list[str]:
+        """The channels that are configured and not switched off. Whether they are connected only a gateway knows."""
+        return list(self._config().channels)
+
+    def _config(self) -> OpenClawConfig:
+        config = load_config(self._dir)
+        if config.problem is not None:
+            raise StateRecordsError(config.problem)
+        return config
 
     def task_counts(self) -> list[dict[str, Any]]:
         """How many background tasks there are by `runtime` and `status`; before 2026.8 from `tasks/runs.sqlite`."""

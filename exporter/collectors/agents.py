@@ -11,7 +11,7 @@ from exporter.exposition import Sample
 from lobservatory.catalogue import AGENT_STATES
 from openclaw.client import GatewayClient
 from openclaw.fields import instant, items, mapping, number, text
-from openclaw.state_records import NoRecordsError, StateRecords
+from openclaw.state_records import ASK_RECORDS, NoRecordsError, StateRecords
 from store.rows import Agent, AgentState, SubagentRun
 
 SaveAgents = Callable[[Sequence[Agent]], Awaitable[None]]
@@ -117,6 +117,13 @@ class AgentsCollector:
                 await self._subagents(self._records, self._save_subagents)
             listed = await self._client.call("agents.list")
             health = await self._client.call("health")
+        except ASK_RECORDS:
+            self._known = False
+            if self._records is None:
+                raise
+            self._agents = to_agents(self._gateway, {"agents": await asyncio.to_thread(self._records.agents)})
+            self._known = True
+            return  # the activity that was known stays true; rows keep what a gateway told of them
         except BaseException:  # the deadline's too; but never before: a scrape would find a gap in every refresh
             self._known = False
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from exporter.exposition import Sample
 from openclaw.client import GatewayClient
 from openclaw.fields import flag, instant, items, mapping, text
+from openclaw.state_records import ASK_RECORDS, StateRecords
 from store.rows import Channel
 
 SaveChannels = Callable[[Sequence[Channel]], Awaitable[None]]
@@ -47,24 +49,39 @@ def _channel(gateway: str, name: str, account: Mapping[str, Any]) -> Channel:
 
 
 class ChannelsCollector:
-    """Polls `channels.status`."""
+    """Polls `channels.status`; while the gateway cannot be asked, its configuration says which channels there are."""
 
     name = "channels"
 
     def __init__(
-        self, gateway: str, client: GatewayClient, *, interval: float = 15.0, save: SaveChannels | None = None
+        self,
+        gateway: str,
+        client: GatewayClient,
+        *,
+        interval: float = 15.0,
+        records: StateRecords | None = None,
+        save: SaveChannels | None = None,
     ) -> None:
         self.interval = interval
         self.deadline = 20.0
         self._gateway = gateway
         self._client = client
+        self._records = records
         self._save = save
+        self._configured: list[str] = []  # while the gateway cannot be asked
         self._channels: list[Channel] = []
 
     async def refresh(self) -> None:
-        """Raises GatewayError."""
+        """Raises GatewayError, or StateRecordsError when neither the gateway nor its configuration can be read."""
+        self._configured = []
         try:
             answer = await self._client.call("channels.status")
+        except ASK_RECORDS:
+            self._channels = []
+            if self._records is None:
+                raise
+            self._configured = await asyncio.to_thread(self._records.channels)
+            return
         except BaseException:  # the deadline's too; but never before: a scrape would find a gap in every refresh
             self._channels = []
             raise
@@ -74,6 +91,8 @@ class ChannelsCollector:
 
     def render(self) -> Iterable[Sample]:
         """Per channel: connected when any enabled account is; the newest message of any account."""
+        for name in self._configured:
+            yield Sample("claw_channel_configured", (self._gateway, name), 1)
         by_name: dict[str, list[Channel]] = {}
         for row in self._channels:
             by_name.setdefault(row.channel, []).append(row)

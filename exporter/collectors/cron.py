@@ -11,9 +11,8 @@ from exporter.exposition import Sample
 from lobservatory.catalogue import CRON_STATUSES
 from openclaw.client import GatewayClient
 from openclaw.fields import flag, instant, items, mapping, text, whole
-from openclaw.protocol import GatewayUnavailableError
 from openclaw.schedule import describe, period_seconds
-from openclaw.state_records import StateRecords
+from openclaw.state_records import ASK_RECORDS, NoRecordsError, StateRecords
 from store.rows import CronJob, CronRun
 
 MAX_PAGES = 50
@@ -121,11 +120,14 @@ class CronCollector:
         runs: Sequence[Mapping[str, Any]]
         try:
             raw, enabled, runs = await self._from_gateway()
-        except GatewayUnavailableError:
+        except ASK_RECORDS:
             self._jobs, self._statuses, self._enabled = [], {}, None
             if self._records is None:
                 raise
-            raw = await asyncio.to_thread(self._records.cron_jobs)
+            try:
+                raw = await asyncio.to_thread(self._records.cron_jobs)
+            except NoRecordsError:
+                return  # a new installation, in which no job was ever made
             runs = await asyncio.to_thread(self._records.cron_runs, RUNS)
             enabled = None
         except Exception:

@@ -8,8 +8,8 @@ from typing import Any
 
 from exporter.exposition import Sample
 from openclaw.client import GatewayClient
-from openclaw.protocol import GatewayUnavailableError, MissingScopeError, UnknownMethodError
-from openclaw.state_records import NoRecordsError
+from openclaw.protocol import GatewayUnavailableError
+from openclaw.state_records import ASK_RECORDS, NoRecordsError
 
 Samples = Callable[[str, Any], Iterable[Sample]]
 
@@ -53,7 +53,7 @@ class PollCollector:
     async def _ask(self) -> Any:
         try:
             return await self._client.call(self._method, self._params, timeout=20.0)
-        except (GatewayUnavailableError, MissingScopeError, UnknownMethodError) as error:
+        except ASK_RECORDS as error:
             if self._records is None:
                 raise
             try:
