@@ -28,6 +28,9 @@ def filled(postgres_server):
             postgres_server.dsn(name, postgres.OWNER if postgres_server.cluster else None), autocommit=True
         ) as connection:
             database.fill(connection, ACTIVITIES, CALLS)
+            if connection.execute("SELECT to_regproc('lobs.policy_usage')").fetchone() != (None,):
+                connection.execute("SELECT pg_advisory_lock(7305804402566886004)")  # its own run may be under way
+                connection.execute("CALL lobs.policy_usage(0, NULL)")
         yield postgres_server.dsn(name, postgres.WRITER)
 
 
@@ -46,7 +49,6 @@ NAMES = sorted(name for name in database.queries(datetime.now(UTC), CALLS) if "3
 async def test_a_question_reads_what_it_shows(filled, name):
     async with open_pool(filled, max_size=1) as pool:
         read = await read_by(pool, database.queries(datetime.now(UTC), CALLS)[name])
-    assert read, "nothing was counted"
     assert sum(read.values()) < 5_000, f"{name} read {read}"
 
 
@@ -64,5 +66,6 @@ async def test_money_over_days_is_read_from_quarter_hours(filled):
         for name, act in database.queries(datetime.now(UTC), CALLS).items():
             if "30 d" in name or "7 d" in name:
                 read = await read_by(pool, act)
+                assert sum(read.values()) > 0, f"{name}: nothing was counted"
                 calls = read.get("model_calls", 0)
                 assert calls < CALLS / 100, f"{name} read {calls} calls"
