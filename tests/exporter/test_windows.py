@@ -14,7 +14,15 @@ from store.checkpoint import CheckpointLedger, Spending, read_spending
 from store.postgres_ledger import PostgresLedger
 from store.rows import ModelCall
 
-ZONES = ("UTC", "Europe/Berlin", "Asia/Kolkata", "America/New_York", "Australia/Lord_Howe")
+ZONES = (
+    "UTC",
+    "Europe/Berlin",
+    "Asia/Kolkata",  # off by half an hour
+    "Asia/Kathmandu",  # by three quarters
+    "Pacific/Chatham",  # by three quarters, with summer time
+    "America/New_York",
+    "Australia/Lord_Howe",  # whose summer time is half an hour
+)
 NOW = datetime.now(UTC)
 
 

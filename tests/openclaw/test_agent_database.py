@@ -348,6 +348,47 @@ def test_another_user_is_told_why_a_crashed_gateways_database_cannot_be_read(tmp
     assert "its -wal file needs write permission" in answer
 
 
+def on_a_read_only_mount(root):
+    """What a reader sees where the file system itself refuses every write, also root's."""
+    script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && ! touch "$1/x" 2>&- && exec "$2" -c "$3" "$1"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", str(root), sys.executable, READ],
+        check=False,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    if "[" not in done.stdout:
+        pytest.skip(f"no read-only mount can be made here: {done.stderr.strip()[:200]}")
+    return done.stdout.strip()
+
+
+def test_a_read_only_mount_is_read_while_the_gateway_runs_and_after_it_stopped(tmp_path):
+    write_database(tmp_path, [session("a", call("1"))])
+    assert on_a_read_only_mount(tmp_path) == "['a', '1'] ()"
+    writer = connect(tmp_path)
+    add_event(writer, "a", 2, call("2"))
+    assert on_a_read_only_mount(tmp_path) == "['a', '1', '2'] ()", "what is only in the WAL, too"
+    add_event(writer, "a", 3, call("3"))
+    assert on_a_read_only_mount(tmp_path) == "['a', '1', '2', '3'] ()"
+    writer.close()
+    assert on_a_read_only_mount(tmp_path) == "['a', '1', '2', '3'] ()"
+
+
+def test_a_read_only_mount_after_a_crash_says_what_is_missing_and_is_no_zero(tmp_path):
+    writer = connect(tmp_path)
+    add_session(writer, session("a"))
+    add_event(writer, "a", 0, call("1"))
+    copy = tmp_path / "crashed"
+    (copy / "agents/main/agent").mkdir(parents=True)
+    for name in ("openclaw-agent.sqlite", "openclaw-agent.sqlite-wal"):
+        shutil.copy(tmp_path / "agents/main/agent" / name, copy / "agents/main/agent" / name)
+    writer.close()
+    answer = on_a_read_only_mount(copy)
+    assert answer.startswith("[] (")
+    assert "its -wal file needs write permission" in answer
+
+
 def allow(root):
     for path in [root, *root.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -356,14 +397,16 @@ def allow(root):
             parent.chmod(0o755)
 
 
+READ = (
+    "import sys; from pathlib import Path; from openclaw.stores import Stores\n"
+    "stores = Stores(Path(sys.argv[1])); found = stores.discover()\n"
+    "ids = [e.id for s in found.sources for e in stores.read(s, None).entries]\n"
+    "print(ids, found.problems)\n"
+)
+
+
 def as_nobody(root):
-    code = (
-        "import sys; from pathlib import Path; from openclaw.stores import Stores\n"
-        "import os; os.setgid(65534); os.setuid(65534)\n"
-        "stores = Stores(Path(sys.argv[1])); found = stores.discover()\n"
-        "ids = [e.id for s in found.sources for e in stores.read(s, None).entries]\n"
-        "print(ids, found.problems)\n"
-    )
+    code = "import os, openclaw.stores; os.setgid(65534); os.setuid(65534)\n" + READ
     done = subprocess.run(
         [sys.executable, "-c", code, str(root)], check=True, timeout=60, capture_output=True, text=True
     )
