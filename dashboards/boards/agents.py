@@ -208,7 +208,7 @@ WITH task AS (
 def subagent_tree() -> dashboard.Panel:
     """Two queries: who, and who started whom."""
     nodes = """
-SELECT id, label AS title, count(*) || ' runs' AS subtitle, '$' || round(coalesce(sum(cost_usd), 0), 4) AS mainstat,
+SELECT id, label AS title, 'runs: ' || count(*) AS subtitle, '$' || round(coalesce(sum(cost_usd), 0), 4) AS mainstat,
        count(*) FILTER (WHERE status IN ('ok', 'done'))::float8 / count(*) AS arc__ok,
        count(*) FILTER (WHERE status = 'running')::float8 / count(*) AS arc__running,
        count(*) FILTER (WHERE status NOT IN ('ok', 'done', 'running'))::float8 / count(*) AS arc__failed
@@ -221,7 +221,7 @@ SELECT DISTINCT gateway || '/' || parent_session_key, regexp_replace(parent_sess
 FROM task
 WHERE (gateway, parent_session_key) NOT IN (SELECT gateway, child_session_key FROM task)
 UNION ALL
-SELECT gateway, gateway, 'gateway', count(*) || ' runs', 0, 0, 0
+SELECT gateway, gateway, 'gateway', 'runs: ' || count(*), 0, 0, 0
 FROM task
 GROUP BY gateway
 ORDER BY id

@@ -127,8 +127,8 @@ LIMIT 500
         },
         overrides=[
             panels.hidden("ID"),
-            panels.override("Session", custom__minWidth=140),
-            panels.badge("Kind", KIND_WORDS, width=85),
+            panels.override("Session", custom__minWidth=130),
+            panels.badge("Kind", KIND_WORDS, width=98),
             panels.badge("Status", STATUS_WORDS, width=75),
             panels.override("Agent", custom__width=150),
             panels.override("Model", custom__minWidth=140),
