@@ -439,6 +439,7 @@ class Exporter:
             "gateway_connection": self._watch.client.state,
             "database": database if self._dsn else "none",
             "first_scan": status.first_scan if status is not None else "waiting",
+            "progress": round(status.progress, 3) if status is not None else 0.0,
             "uptime_seconds": round(time.time() - self._started),
         }
 

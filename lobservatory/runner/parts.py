@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -145,6 +147,20 @@ def answers(listen: Listen, path: str) -> bool:
         return 200 <= connection.getresponse().status < 300  # noqa: PLR2004 - a success of any kind
     except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
+
+
+def health(listen: Listen) -> dict[str, Any]:
+    """What the exporter says of itself; empty when it does not answer. Never raises."""
+    connection = http.client.HTTPConnection(reachable(listen), listen.port, timeout=_PROBE_SECONDS)
+    try:
+        connection.request("GET", "/healthz")
+        found = json.loads(connection.getresponse().read())
+    except (OSError, http.client.HTTPException, ValueError):
+        return {}
+    else:
+        return found if isinstance(found, dict) else {}
     finally:
         connection.close()
 

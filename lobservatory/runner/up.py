@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -39,6 +40,7 @@ _PIPE_WIDTH = 160
 _POSTGRES = "postgres"
 _STATE = "up.json"
 _DATABASE_URL = "database_url"
+_READER_URL = "reader_url"
 # Where each part says that it works.
 PROBES = {
     "gateway": "/readyz",
@@ -48,6 +50,39 @@ PROBES = {
     "alertmanager": "/-/ready",
     "grafana": "/api/health",
 }
+
+
+class FirstScan:
+    """A bar while the exporter reads sessions for the first time, where a person looks; gone when it has ended."""
+
+    def __init__(self, console: Console, exporter: Listen) -> None:
+        self._console = console
+        self._exporter = exporter
+        self._bar: bars.Progress | None = None
+        self._ended = not console.is_terminal
+
+    def show(self) -> None:
+        """Look once more. After the end nobody is asked."""
+        if self._ended:
+            return
+        health = parts.health(self._exporter)
+        self._ended = health.get("first_scan") == "done"
+        if health.get("first_scan") == "running" and self._bar is None:
+            columns = (bars.TextColumn("reading sessions"), bars.BarColumn(), bars.TaskProgressColumn())
+            self._bar = bars.Progress(*columns, console=self._console, transient=True, auto_refresh=False)
+            self._bar.add_task("", total=1.0)
+            self._bar.start()
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=float(health.get("progress") or 0.0), refresh=True)
+            if self._ended:
+                self.close()
+                self._console.print("All sessions have been read once.")
+
+    def close(self) -> None:
+        """Give the terminal back as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
 
 class StopRequested(BaseException):
@@ -189,7 +224,7 @@ def prepare(settings: Settings) -> Place:
 
 def _remove_files(place: Place) -> None:
     """What belongs to one run only."""
-    for path in (place.run / _STATE, place.run / _DATABASE_URL):
+    for path in (place.run / _STATE, place.run / _DATABASE_URL, place.run / _READER_URL):
         path.unlink(missing_ok=True)
     for name in parts.FOREIGN:
         shutil.rmtree(foreign.configuration(place.data, name), ignore_errors=True)
@@ -336,10 +371,15 @@ class _Run:
 
     def watch(self) -> NoReturn:
         """Say when a part crashed and was started again; try anew what supervisord has given up."""
+        with contextlib.closing(FirstScan(self.console, self.addresses["exporter"])) as reading:
+            self._watch(reading)
+
+    def _watch(self, reading: FirstScan) -> NoReturn:
         pids = {status.name: status.pid for status in self.supervision.statuses()}
         given_up: dict[str, float] = {}
         while True:
             self.signals.pause(_WATCH_SECONDS)
+            reading.show()
             statuses = self.supervision.statuses()
             if not statuses and not self.supervision.alive():
                 log = self.place.logs / "supervisord.log"
@@ -372,6 +412,8 @@ class _Run:
         if self.cluster is not None:
             decided["LOBS_DATABASE_URL"] = ""
             decided["LOBS_DATABASE_URL_FILE"] = str(self.place.run / _DATABASE_URL)
+            decided["LOBS_READER_URL"] = ""
+            decided["LOBS_READER_URL_FILE"] = str(self.place.run / _READER_URL)
         return {**os.environ, **decided, **self.overrides}
 
     def _prepare(self, found: Mapping[str, Path | None]) -> None:
@@ -392,6 +434,7 @@ class _Run:
                 )
             )
             secrets.write_private(self.place.run / _DATABASE_URL, cluster.dsn(postgres.WRITER) + "\n")
+            secrets.write_private(self.place.run / _READER_URL, cluster.dsn(postgres.READER) + "\n")
         self.programs += self.before
         # -P: a folder `api` or `store` in the working directory must not shadow ours.
         self.programs += [Program(name, [sys.executable, "-P", "-m", name]) for name in ("exporter", "api")]
