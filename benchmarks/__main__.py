@@ -1,7 +1,7 @@
 """`make bench`: measures, prints tables beside the goals, writes `benchmarks/results.json` and docs/performance.md.
 
 `python -m benchmarks [names]`: scan, writer and dashboards by default, or any of scan, writer, ingest, database,
-dashboards, exporter, process, websocket.
+dashboards, exporter, gateway, process, websocket.
 Options: `--full` for 1.2 GB of JSONL, too, `--mb` for another size (default 200), `--no-peers` to leave npm alone.
 """
 
@@ -20,7 +20,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cold_scan, dashboards, database, exporter, ingest, process, report, sqlite_writer, websocket
+from benchmarks import (
+    cold_scan,
+    dashboards,
+    database,
+    exporter,
+    gateway,
+    ingest,
+    process,
+    report,
+    sqlite_writer,
+    websocket,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -45,6 +56,7 @@ MEASUREMENTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "database": database.run,
     "dashboards": dashboards.run,
     "exporter": exporter.run,
+    "gateway": gateway.run,
     "process": process.run,
     "websocket": websocket.run,
 }
