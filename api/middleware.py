@@ -28,6 +28,9 @@ PUBLIC = frozenset(
     {
         "/",
         "/docs",
+        "/board",
+        "/live",
+        "/office",
         "/openapi.json",
         "/favicon.ico",
         "/robots.txt",

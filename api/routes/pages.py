@@ -70,6 +70,15 @@ async def docs() -> Response:
     return Response(page.content, media_type=page.media_type)
 
 
+@router.get("/board", include_in_schema=False)
+@router.get("/live", include_in_schema=False)
+@router.get("/office", include_in_schema=False)
+async def application() -> Response:
+    """The task board, live operations, the office: a page that holds nothing until somebody signs in."""
+    page = web.application()
+    return Response(page.content, media_type=page.media_type)
+
+
 @router.get("/favicon.ico", include_in_schema=False)
 @router.get("/static/{name}", include_in_schema=False)
 async def static(name: str = "icon.svg") -> Response:

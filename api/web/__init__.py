@@ -16,6 +16,20 @@ _TYPES = {
 }
 
 
+_STATIC = (
+    "app.css",
+    "app.js",
+    "board.js",
+    "docs.js",
+    "icon.svg",
+    "index.js",
+    "live.js",
+    "office.js",
+    "style.css",
+    "theme.js",
+)
+
+
 class Page(NamedTuple):
     """A file and its content type."""
 
@@ -29,12 +43,17 @@ def _read(name: str) -> Page:
 
 def static_files() -> dict[str, Page]:
     """What `/static/` serves, by name."""
-    return {name: _read(name) for name in ("style.css", "index.js", "docs.js", "icon.svg")}
+    return {name: _read(name) for name in _STATIC}
 
 
 def docs() -> Page:
     """The interactive reference."""
     return _read("docs.html")
+
+
+def application() -> Page:
+    """The page of the board, of live operations and of the office; its script asks its own address which of them."""
+    return _read("app.html")
 
 
 def landing(settings: Settings) -> Page:

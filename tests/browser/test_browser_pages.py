@@ -1,0 +1,145 @@
+"""The board, live operations and the office in a real browser, under their strict policy."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+
+from tests.api.conftest import PASSWORD, data_dir, process_environment  # noqa: F401 - fixtures
+from tests.api.test_api_process import Service, running
+from tests.conftest import missing
+
+pytestmark = pytest.mark.browser
+ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+HOSTILE = '<img src=x onerror="document.title=1"><b>x</b>'
+
+
+@pytest.fixture
+async def service(process_environment: dict[str, str]) -> AsyncIterator[Service]:  # noqa: F811 - the fixture
+    async with running(process_environment) as made:
+        yield made
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    path = shutil.which("chromium")
+    if path is None:
+        missing("Chromium", "apt-get install chromium")
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield launched
+        await launched.close()
+
+
+class Watched:
+    """A page that remembers what went wrong and where it asked."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.problems: list[str] = []
+        self.asked: list[str] = []
+        page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("request", lambda request: self.asked.append(request.url))
+
+    def check(self, service: Service) -> None:
+        assert self.problems == []
+        own = (service.url, service.url.replace("http", "ws"), "data:")
+        assert [url for url in self.asked if not url.startswith(own)] == []
+
+
+async def signed_in(context: BrowserContext, service: Service, path: str) -> Watched:
+    watched = Watched(await context.new_page())
+    await watched.page.goto(f"{service.url}{path}")
+    await watched.page.fill("#secret", PASSWORD)
+    await watched.page.keyboard.press("Enter")
+    await expect(watched.page.locator("#connection")).to_have_text("live")
+    return watched
+
+
+@pytest.mark.req("S3-8", "S1-14")
+async def test_the_board_is_live_works_by_keyboard_and_shows_hostile_names_as_text(
+    browser: Browser, service: Service, tmp_path: Path
+) -> None:
+    context = await browser.new_context(viewport={"width": 1280, "height": 800})
+    watched = await signed_in(context, service, "/board")
+    page = watched.page
+    async with service.client() as client:
+        made = (
+            await client.post("/api/tasks", json={"title": HOSTILE, "tags": [HOSTILE], "priority": "urgent"})
+        ).json()
+        card = page.locator(f'[data-id="{made["id"]}"]')
+        await expect(card.locator("strong")).to_have_text(HOSTILE)
+        assert await page.locator("main img, main b").count() == 0
+        await card.focus()
+        await page.keyboard.press("ArrowRight")
+        await expect(page.locator('[data-status="assigned"]').locator(f'[data-id="{made["id"]}"]')).to_be_focused()
+        assert (await client.get(f"/api/tasks/{made['id']}")).json()["status"] == "assigned"
+        await client.patch(f"/api/tasks/{made['id']}", json={"status": "done"})
+        await expect(page.locator('[data-status="done"]').locator(f'[data-id="{made["id"]}"]')).to_have_count(1)
+    await page.get_by_label("Title of a new task").fill("By hand")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("list", name="To do")).to_contain_text("By hand")
+    await page.get_by_label("Theme").select_option("ocean")
+    await page.reload()
+    await expect(page.locator("html")).to_have_attribute("data-theme", "ocean")
+    await page.screenshot(path=tmp_path / "board.png")
+    watched.check(service)
+
+
+@pytest.mark.req("S0-12", "S0-13")
+async def test_an_operation_shows_while_it_runs(browser: Browser, service: Service, tmp_path: Path) -> None:
+    context = await browser.new_context(viewport={"width": 1280, "height": 800})
+    watched = await signed_in(context, service, "/live")
+    async with service.client() as client:
+        body: dict[str, Any] = {"type": "skill", "name": HOSTILE, "steps": [{"id": "s1", "name": "one"}]}
+        made = (await client.post("/api/operations", json=body)).json()
+        row = watched.page.locator(f'[data-id="{made["id"]}"]')
+        await expect(row.locator("strong")).to_have_text(HOSTILE)
+        await client.patch(f"/api/operations/{made['id']}", json={"status": "in_progress", "activity": "Reading"})
+        await expect(row).to_contain_text("Reading")
+        await expect(row.get_by_role("progressbar")).to_have_count(1)
+    await watched.page.screenshot(path=tmp_path / "live.png")
+    watched.check(service)
+
+
+@pytest.mark.req("S1-10", "S1-13")
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+async def test_agents_stand_where_their_state_says(
+    browser: Browser, service: Service, postgres_dsn: str, tmp_path: Path, motion: Any
+) -> None:
+    states = {"main": "tool", "rest": "idle", "gone": "offline", "old": "thinking", HOSTILE: "thinking"}
+    async with await psycopg.AsyncConnection.connect(postgres_dsn, autocommit=True) as database:
+        for agent, state in states.items():
+            age = "20 minutes" if agent == "old" else "0 minutes"
+            await database.execute(
+                "INSERT INTO lobs.agents (gateway, agent, name, state, activity, state_at, seen_at)"
+                " VALUES ('home', %s, %s, %s, 'Reading notes.md', now() - %s::interval, now())",
+                [agent, agent, state, age],
+            )
+    context = await browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion=motion)
+    watched = await signed_in(context, service, "/office")
+    page = watched.page
+    for name, state in (("main", "working"), ("rest", "idle"), ("gone", "offline"), ("old", "stalled")):
+        await expect(page.get_by_role("button", name=re.compile(f"^{name}: {state}"))).to_have_count(1)
+    await expect(page.locator("svg.office img, svg.office b")).to_have_count(0)
+    await page.get_by_role("button", name=re.compile("^main: ")).focus()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("region", name="Agent main")).to_contain_text("working")
+    before = await page.locator("svg.office").get_attribute("viewBox")
+    await page.get_by_role("button", name="Zoom in").click()
+    assert await page.locator("svg.office").get_attribute("viewBox") != before
+    await expect(page.get_by_role("button", name="Restart")).to_be_visible()
+    await expect(page.get_by_role("button", name="Run update")).to_be_visible()
+    if motion == "reduce":
+        running = "() => document.getAnimations().length"
+        assert await page.evaluate(running) == 0
+    await page.screenshot(path=tmp_path / "office.png")
+    watched.check(service)
