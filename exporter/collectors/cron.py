@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -112,6 +113,7 @@ class CronCollector:
         self._jobs: list[CronJob] = []
         self._statuses: dict[str, str] = {}
         self._enabled: bool | None = None
+        self._agents: dict[str, str] = {}  # of each job, as the gateway told: its records name only a chosen one
         self._succeeded: dict[str, float] = {}  # job → start of its last run that succeeded, epoch seconds
 
     async def refresh(self) -> None:
@@ -134,7 +136,9 @@ class CronCollector:
             self._jobs, self._statuses, self._enabled = [], {}, None
             raise
         now = self._now()
-        self._jobs = [row for row in (to_job(self._gateway, job, now) for job in raw) if row is not None]
+        rows = [row for row in (to_job(self._gateway, job, now) for job in raw) if row is not None]
+        self._jobs = [replace(row, agent=row.agent or self._agents.get(row.job_id)) for row in rows]
+        self._agents = {row.job_id: row.agent for row in self._jobs if row.agent is not None}
         self._statuses = {row.job_id: row.last_status or "never" for row in self._jobs}
         self._enabled = enabled
         self._note_successes(raw, runs)

@@ -73,6 +73,23 @@ async def test_without_the_gateway_the_jobs_come_from_its_records(state_dir, hel
     assert ("claw_cron_enabled", "home") not in samples
 
 
+async def test_a_job_keeps_its_agent_while_the_gateway_is_away(gateway, newer_state_dir, helpers):
+    def agents(samples):
+        return {key[2]: key[4] for key in samples if key[0] == "claw_cron_job_info"}
+
+    async with helpers.watched(gateway) as client:
+        collector = CronCollector("home", client, records=StateRecords(newer_state_dir))
+        job = StateRecords(newer_state_dir).cron_jobs()[0]
+        chosen = {"id": job["id"], "name": "a", "effectiveAgentId": "of-the-gateway"}
+        gateway.answers["cron.list"] = lambda _: {"jobs": [chosen]}
+        await collector.refresh()
+        assert agents(helpers.shown(collector)) == {job["id"]: "of-the-gateway"}
+        await gateway.stop()
+        await collector.refresh()
+    told = job.get("agentId") or "of-the-gateway"
+    assert agents(helpers.shown(collector))[job["id"]] == told
+
+
 async def test_without_either_it_fails_and_shows_nothing_old(gateway, helpers):
     async with helpers.watched(gateway) as client:
         collector = CronCollector("home", client)
