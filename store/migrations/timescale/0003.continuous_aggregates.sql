@@ -44,7 +44,7 @@ SELECT q.bucket, q.gateway, q.agent, q.provider, q.model, q.kind, q.channel, q.b
        q.unpriced_calls, q.unpriced_tokens
 FROM lobs.usage_quarters AS q
 WHERE q.bucket >= (SELECT rows_from FROM lobs.usage_state) AND q.bucket < (SELECT settled_to FROM lobs.usage_state)
-  AND q.bucket NOT IN (SELECT bucket FROM lobs.usage_marks)  -- one hash, however many there are
+  AND q.bucket NOT IN (SELECT DISTINCT bucket FROM lobs.usage_marks)  -- one small hash, however many there are
 UNION ALL
 SELECT late.bucket, c.gateway, c.agent, c.provider, c.model, c.kind, c.channel, c.billing, c.calls, c.errors,
        c.input_tokens, c.output_tokens, c.cache_read_tokens, c.cache_write_tokens, c.reasoning_tokens, c.cost_usd,
