@@ -37,6 +37,9 @@ export class Problem extends Error {
   }
 }
 
+let started = false;
+const paths = new Set(); // of the streams that this page needs, and of those that are open
+const opened = new Set();
 let token = sessionStorage.getItem(KEY) || "";
 export let scopes = [];
 
@@ -50,7 +53,10 @@ export async function ask(path, { method = "GET", body, headers = {} } = {}) {
   let read = {};
   try { read = text ? JSON.parse(text) : {}; } catch { read = {}; }
   if (answer.ok) return { data: read, etag: answer.headers.get("ETag"), next: answer.headers.get("X-Next-Cursor") };
-  if (answer.status === 401) signOut("Please sign in again.");
+  if (answer.status === 401 && started) { // it has ended: begin anew, with no stream left over
+    sessionStorage.removeItem(KEY);
+    location.reload();
+  }
   throw new Problem(answer.status, read);
 }
 
@@ -68,10 +74,21 @@ export async function attempt(work) {
 export function listen(path, { whole, message }) {
   let last = 0;
   let wait = 1000;
+  let held = null; // messages that come while everything is read: they are newer than what was read
+  async function readWhole() {
+    held = [];
+    try {
+      await whole();
+    } finally {
+      const waiting = held;
+      held = null;
+      waiting.forEach(message);
+    }
+  }
   async function open() {
     let ticket;
     try {
-      if (!last) await whole();
+      if (!last) await readWhole();
       ticket = (await ask("/api/auth/ticket", { method: "POST" })).data.ticket;
     } catch {
       if (token) later();
@@ -84,26 +101,30 @@ export function listen(path, { whole, message }) {
     const socket = new WebSocket(url);
     socket.onopen = async () => {
       wait = 1000;
-      connected(true);
-      if (!last) await attempt(whole); // what changed between the reading and the opening
+      opened.add(path);
+      connected();
+      if (!last) await attempt(readWhole); // what changed between the reading and the opening
     };
     socket.onmessage = async (event) => {
       const got = JSON.parse(event.data);
-      if (got.type === "reset") await attempt(whole);
-      else message(got);
       if (got.seq) last = got.seq;
+      if (got.type === "reset") await attempt(readWhole);
+      else if (held) held.push(got);
+      else message(got);
     };
-    socket.onclose = () => { connected(false); later(); };
+    socket.onclose = () => { opened.delete(path); connected(); later(); };
   }
   function later() {
     if (!token) return;
     setTimeout(open, wait * (0.75 + Math.random() / 2));
     wait = Math.min(wait * 1.5, 10000);
   }
+  paths.add(path);
   open();
 }
 
-function connected(yes) {
+function connected() {
+  const yes = opened.size === paths.size;
   const state = byId("connection");
   state.className = "state " + (yes ? "good" : "bad");
   state.textContent = yes ? "live" : "connecting …";
@@ -124,7 +145,7 @@ function themes() {
   });
 }
 
-export async function banner() {
+async function banner() {
   const { data } = await ask("/api/alerts/banner");
   const box = byId("banner");
   const rows = data.alerts.slice(0, 3).map((alert) => element("p", {},
@@ -159,6 +180,7 @@ async function signIn(secret) {
   const answer = await fetch("/api/auth/login", {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ password: secret }),
   });
+  if (answer.status === 429) throw new Problem(429, await answer.json());
   token = answer.ok ? (await answer.json()).token : secret;
   sessionStorage.setItem(KEY, token);
   await start();
@@ -172,14 +194,14 @@ async function start() {
     byId("signin-problem").textContent = "That is neither the password nor a valid token.";
     return;
   }
+  started = true;
   byId("signin").hidden = true;
   byId("signin-problem").textContent = "";
   byId("leave").hidden = false;
   const name = location.pathname.slice(1);
   const view = await import(`/static/${name}.js`);
   await view.show(byId("view"));
-  await attempt(banner);
-  setInterval(() => { if (token && !document.hidden) attempt(banner); }, 30000);
+  listen("/ws?channels=alerts", { whole: banner, message: (got) => { if (got.type === "alert") attempt(banner); } });
 }
 
 themes();

@@ -117,7 +117,7 @@ export async function show(view) {
     element("div", { className: "tools" }, form, boards, search), lanes);
   const known = await attempt(() => ask("/api/boards"));
   for (const one of known?.data || []) boards.append(element("option", { value: one.id, textContent: one.name }));
-  listen("/ws?channels=tasks,alerts", { whole, message(got) {
+  listen("/ws?channels=tasks", { whole, message(got) {
     if (got.type !== "task:update" || !["created", "updated", "deleted"].includes(got.action)) return;
     if (got.action === "deleted") tasks.delete(got.data.id);
     else tasks.set(got.data.id, { ...tasks.get(got.data.id), ...got.data });

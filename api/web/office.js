@@ -68,7 +68,7 @@ function place(person, state, total) {
     return { x: at.x, y: at.y + 42 };
   }
   if (state === "idle") return { x: 900 + (person.index % 3) * 92, y: 215 + (Math.floor(person.index / 3) % 4) * 108 };
-  return { x: 120 + (person.index % 12) * 82, y: 632 };
+  return { x: 120 + (person.index % 12) * 82, y: 612 };
 }
 
 const shorten = (text, most) => ([...text].length > most ? `${[...text].slice(0, most - 1).join("")}…` : text);
@@ -126,6 +126,8 @@ function take(agents) {
     const key = keyOf(agent.gateway, agent.id);
     gone.delete(key);
     const known = people.get(key);
+    // A row that is older than the last event says less than the event did.
+    if (known && Date.parse(known.agent.statusAt || 0) > Date.parse(agent.statusAt || 0)) continue;
     if (known) Object.assign(known.agent, agent);
     else people.set(key, { agent: { ...agent }, person: draw(agent, people.size) });
   }

@@ -12,6 +12,8 @@ import psycopg
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
+from store import outbox
+from store.rows import OutboxEvent
 from tests.api.conftest import PASSWORD, data_dir, process_environment  # noqa: F401 - fixtures
 from tests.api.test_api_process import Service, running
 from tests.conftest import missing
@@ -64,7 +66,7 @@ async def signed_in(context: BrowserContext, service: Service, path: str) -> Wat
     return watched
 
 
-@pytest.mark.req("S3-8", "S1-14")
+@pytest.mark.req("S3-8")
 async def test_the_board_is_live_works_by_keyboard_and_shows_hostile_names_as_text(
     browser: Browser, service: Service, tmp_path: Path
 ) -> None:
@@ -90,7 +92,11 @@ async def test_the_board_is_live_works_by_keyboard_and_shows_hostile_names_as_te
     await page.get_by_label("Theme").select_option("ocean")
     await page.reload()
     await expect(page.locator("html")).to_have_attribute("data-theme", "ocean")
-    await page.screenshot(path=tmp_path / "board.png")
+    await expect(page.get_by_role("list", name="To do")).to_contain_text("By hand")
+    for width in (390, 1280, 1920):
+        await page.set_viewport_size({"width": width, "height": 900})
+        assert await page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), width
+        await page.screenshot(path=tmp_path / f"board-{width}.png")
     watched.check(service)
 
 
@@ -110,7 +116,7 @@ async def test_an_operation_shows_while_it_runs(browser: Browser, service: Servi
     watched.check(service)
 
 
-@pytest.mark.req("S1-10", "S1-13")
+@pytest.mark.req("S1-10")
 @pytest.mark.parametrize("motion", ["reduce", "no-preference"])
 async def test_agents_stand_where_their_state_says(
     browser: Browser, service: Service, postgres_dsn: str, tmp_path: Path, motion: Any
@@ -141,5 +147,47 @@ async def test_agents_stand_where_their_state_says(
     if motion == "reduce":
         running = "() => document.getAnimations().length"
         assert await page.evaluate(running) == 0
-    await page.screenshot(path=tmp_path / "office.png")
+    await page.get_by_role("button", name="Show all").click()
+    await expect(page.locator("svg.office")).to_have_attribute("viewBox", "0 0 1200 680")
+    await page.locator("svg.office").focus()
+    await page.keyboard.press("ArrowRight")
+    await expect(page.locator("svg.office")).to_have_attribute("viewBox", "40 0 1200 680")
+    await page.keyboard.press("0")
+    by_day = await page.locator(".floor").evaluate("floor => getComputedStyle(floor).fill")
+    await page.get_by_role("button", name="Change between day and night").click()
+    assert await page.locator(".floor").evaluate("floor => getComputedStyle(floor).fill") != by_day
+    heat = page.get_by_role("button", name=re.compile("^rest: ")).locator(".heat")
+    assert await heat.get_attribute("opacity") == "0.000"
+    async with await psycopg.AsyncConnection.connect(postgres_dsn) as database:
+        event = OutboxEvent("agents", "tool_start", {"agent": "rest", "activity": "Walking over"}, "home")
+        await outbox.publish(database, [event])
+    await expect(page.get_by_role("button", name="rest: working, Walking over")).to_have_count(1)
+    await expect(page.get_by_role("list", name="What agents do")).to_contain_text("Walking over")
+    await expect(heat).not_to_have_attribute("opacity", "0.000")
+    for width in (390, 1280, 1920):
+        await page.set_viewport_size({"width": width, "height": 900})
+        assert await page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), width
+        await page.screenshot(path=tmp_path / f"office-{width}.png")
+    watched.check(service)
+
+
+@pytest.mark.req("S1-7")
+async def test_an_alert_shows_at_the_top_of_a_page_until_it_ends(browser: Browser, service: Service) -> None:
+    watched = await signed_in(await browser.new_context(), service, "/live")
+    banner = watched.page.locator("#banner")
+    await expect(banner).to_be_hidden()
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": "GatewayDown", "severity": "critical", "gateway": "home"},
+        "annotations": {"summary": HOSTILE},
+        "startsAt": "2026-01-29T10:00:00Z",
+        "fingerprint": "b2c1f5a0d9e8c7b6",
+    }
+    async with service.client() as client:
+        (await client.post("/api/webhooks/alertmanager", json={"alerts": [alert]})).raise_for_status()
+        await expect(banner).to_contain_text(f"GatewayDown home: {HOSTILE}")
+        await expect(banner.get_by_role("link", name="Silence")).to_have_attribute("href", re.compile("^http"))
+        ended = {**alert, "status": "resolved", "endsAt": "2026-01-29T10:05:00Z"}
+        (await client.post("/api/webhooks/alertmanager", json={"alerts": [ended]})).raise_for_status()
+    await expect(banner).to_be_hidden()
     watched.check(service)
