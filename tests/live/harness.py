@@ -418,10 +418,10 @@ class Driver:
             frame = await asyncio.wait_for(self._arrived.wait_for(found), seconds)
         return frame["payload"]
 
-    async def turn(self, message, key="agent:main:main"):
+    async def turn(self, message, key="agent:main:main", *, seconds=90):
         """One finished turn of an agent; its final response frame."""
         parameters = {"message": message, "sessionKey": key, "idempotencyKey": str(uuid.uuid4())}
-        return await self.call("agent", parameters, final=True)
+        return await self.call("agent", parameters, seconds=seconds, final=True)
 
     async def send(self, message, key="agent:main:main"):
         """Start a turn without waiting for it; unlike `turn`, it may ask for approvals."""
