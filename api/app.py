@@ -22,7 +22,7 @@ from api.routes import ROUTERS
 from api.security import scopes
 from api.security.limits import Limits, RateLimiter
 from api.security.password import PasswordFile
-from api.services import commands
+from api.services import chat, commands
 from api.services.agents import AgentService
 from api.services.alerts import AlertService
 from api.services.auth import AuthService
@@ -61,6 +61,22 @@ def check_start(settings: Settings) -> None:
         raise StartError(f"LOBS_DATABASE_URL: {error}") from None
 
 
+async def _chat(stack: contextlib.AsyncExitStack, pool: database.Pool, settings: Settings) -> chat.ChatService:
+    """The chat, with connections of its own to the gateway and, as the reader's role, to the database."""
+    if not settings.chat:
+        return chat.ChatService(pool, None, settings, None)
+    dsn = settings.reader_url.get_secret_value()
+    if not dsn:
+        raise StartError("LOBS_READER_URL is not set: with LOBS_CHAT, the database as the role lobs_reader is needed")
+    reader = await stack.enter_async_context(
+        database.open_pool(dsn, name="lobservatory chat", max_size=2, wait_seconds=_POOL_SECONDS)
+    )
+    client = await stack.enter_async_context(commands.gateway_client(settings, chat.SCOPES))
+    service = chat.ChatService(pool, reader, settings, chat.ModelConnection(client))
+    stack.push_async_callback(service.close)
+    return service
+
+
 def create_app(settings: Settings, password: PasswordFile | None, *, limits: Limits | None = None) -> FastAPI:
     """The service. `password` None: only for its OpenAPI document; it cannot be started."""
     limits = limits or Limits()
@@ -83,7 +99,8 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
             agents = AgentService(pool)
             gateway = None
             if settings.commands:
-                gateway = await stack.enter_async_context(commands.connection(settings))
+                gateway = await stack.enter_async_context(commands.gateway_client(settings))
+            chat_service = await _chat(stack, pool, settings)
             app.state.context = Context(
                 settings=settings,
                 limits=limits,
@@ -104,6 +121,7 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                 dispatch=DispatchService(
                     commands.CommandService(pool, settings.gateway_name, gateway), OperationService(pool)
                 ),
+                chat=chat_service,
                 limiters={
                     scopes.Scope.READ: RateLimiter(limits.read),
                     scopes.Scope.WRITE: RateLimiter(limits.write),

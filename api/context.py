@@ -18,6 +18,7 @@ from api.services.alerts import AlertService
 from api.services.auth import AuthService
 from api.services.boards import BoardService
 from api.services.budgets import BudgetService
+from api.services.chat import ChatService
 from api.services.commands import CommandService
 from api.services.control import ControlService
 from api.services.dispatch import DispatchService
@@ -50,6 +51,7 @@ class Context:
     commands: CommandService
     control: ControlService
     dispatch: DispatchService
+    chat: ChatService
     limiters: dict[Scope, RateLimiter]
     login_limiter: RateLimiter
 

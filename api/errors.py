@@ -152,6 +152,26 @@ class CommandsDisabledError(ApiError):
         super().__init__("Commands are off. LOBS_COMMANDS=1 turns them on.")
 
 
+class ChatDisabledError(ApiError):
+    """Chat is off."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "chat_disabled"
+
+    def __init__(self) -> None:
+        super().__init__("Chat is off. LOBS_CHAT=1 turns it on; it needs LOBS_READER_URL.")
+
+
+class ChatBusyError(ApiError):
+    """One question at a time."""
+
+    status = HTTPStatus.CONFLICT
+    code = "chat_busy"
+
+    def __init__(self) -> None:
+        super().__init__("Your last question is still being answered.")
+
+
 class NotFoundError(ApiError):
     """There is no such thing, or the token may not see it."""
 

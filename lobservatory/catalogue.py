@@ -711,7 +711,9 @@ METRICS: tuple[Metric, ...] = (
         ("gateway",),
         10,
     ),
-    Metric("claw_log_source_info", "info", "Where the log is read: file, journald or rpc.", "", ("gateway", "source"), 10),
+    Metric(
+        "claw_log_source_info", "info", "Where the log is read: file, journald or rpc.", "", ("gateway", "source"), 10
+    ),
     Metric(
         "claw_reconcile_drift_ratio",
         "gauge",

@@ -121,6 +121,10 @@ class Settings(BaseModel):
         SecretStr(""),
         description="The same database as its owner, for `lobservatory migrate` only. Empty: `LOBS_DATABASE_URL`.",
     )
+    reader_url: SecretStr = Field(
+        SecretStr(""),
+        description="The same database as the role `lobs_reader`, for `LOBS_CHAT`. `make up` and compose set it.",
+    )
     metrics_listen: Listen = Field(Listen(host="127.0.0.1", port=9464), description="Address of `/metrics`.")
     api_listen: Listen = Field(Listen(host="127.0.0.1", port=8787), description="Address of the API.")
     api_password_file: Path | None = Field(
@@ -138,6 +142,9 @@ class Settings(BaseModel):
     )
     commands: bool = Field(default=False, description="Allow commands to the gateway (spawn, kill, cron, config).")
     chat: bool = Field(default=False, description="Allow `/api/chat`, which asks the gateway's own model.")
+    chat_agent: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = Field(
+        "main", description="The gateway's agent whose model answers `/api/chat`; best one without tools."
+    )
     store_content: bool = Field(default=False, description="Store texts of prompts and replies. Off: sizes and names.")
     allow_query_token: bool = Field(
         default=False, description="Accept a full token in a WebSocket URL. Off: only single-use tickets."
@@ -219,7 +226,7 @@ class Settings(BaseModel):
             raise ValueError("the URL must not carry a user, a password or a query: use LOBS_GATEWAY_TOKEN")
         return value
 
-    @field_validator("database_url", "migrate_url")
+    @field_validator("database_url", "migrate_url", "reader_url")
     @classmethod
     def _postgres(cls, value: SecretStr) -> SecretStr:
         if value.get_secret_value() and urlsplit(value.get_secret_value()).scheme not in {

@@ -1,7 +1,7 @@
 """Orders of lists, and cursors that stay right in each of them while rows come and go (keyset pagination).
 
-An order is a name of the wire, with a leading `-` when it falls: `-createdAt`. A cursor holds its order and the place of
-the last row that was given: it fits the order it was made in and no other.
+An order is a name of the wire, with a leading `-` when it falls: `-createdAt`. A cursor holds its order and the place
+of the last row that was given: it fits the order it was made in and no other.
 """
 
 from __future__ import annotations

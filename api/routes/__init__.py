@@ -6,6 +6,7 @@ from api.routes import (
     auth,
     boards,
     budgets,
+    chat,
     commands,
     control,
     dispatch,
@@ -31,6 +32,7 @@ ROUTERS = (
     commands.router,
     control.router,
     dispatch.router,
+    chat.router,
     monitoring.router,
     live.router,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -49,8 +49,8 @@ _TRANSCRIPT_CHARACTERS = 4_000  # of one message
 Answer = dict[str, Any]
 
 
-def connection(settings: Settings) -> GatewayClient:
-    """The API's own connection; its token is looked up at each attempt."""
+def gateway_client(settings: Settings, scopes: Sequence[str] = SCOPES) -> GatewayClient:
+    """A connection of the API's own; its token is looked up at each attempt."""
 
     def token() -> str:
         try:
@@ -61,7 +61,7 @@ def connection(settings: Settings) -> GatewayClient:
         logging.REDACTOR.learn(found)
         return found
 
-    return GatewayClient(settings.gateway_url, token, scopes=SCOPES, capabilities=(), subscribe_sessions=False)
+    return GatewayClient(settings.gateway_url, token, scopes=scopes, capabilities=(), subscribe_sessions=False)
 
 
 class CommandService:
@@ -188,7 +188,7 @@ class CommandService:
         try:
             payload = await self._connection(actor).call(method, params, timeout=_RPC_SECONDS)
         except GatewayError as error:
-            raise _refusal(error) from error
+            raise refusal(error) from error
         return payload if isinstance(payload, dict) else {}
 
     # --- how every command goes -------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ class CommandService:
                 )
             if isinstance(error, errors.ApiError):  # what was found there did not allow it; nothing was changed
                 raise
-            raise _refusal(error) from error
+            raise refusal(error) from error
         async with self._pool.connection() as connection:
             if key is not None:
                 await rows.complete(connection, actor=actor.token_id, key=key, response=answer)
@@ -324,7 +324,8 @@ def _confirmation(nonce: str, action: str, target: str) -> bytes:
     return hashlib.sha256(msgspec.json.encode(["confirm", nonce, action, target])).digest()
 
 
-def _refusal(error: GatewayError) -> errors.ApiError:
+def refusal(error: GatewayError) -> errors.ApiError:
+    """What a client is told of an error of the gateway."""
     if isinstance(error, RpcError):
         return errors.GatewayRefusedError(f"The gateway refused: {error.code}: {error.message[:300]}")
     if isinstance(error, NotReadyError):

@@ -24,8 +24,9 @@ def prepare(settings: Settings, database_port: int) -> None:
     """Write everything; what is there is kept (secrets) or written anew (configurations). Raises UserError."""
     place = directories(settings)
     secrets.create(place.data, database=True)
-    url = _cluster(place.data, database_port).dsn(postgres.WRITER)
-    secrets.write_private(place.run / "database_url", url + "\n")
+    cluster = _cluster(place.data, database_port)
+    for name, role in (("database_url", postgres.WRITER), ("reader_url", postgres.READER)):
+        secrets.write_private(place.run / name, cluster.dsn(role) + "\n")
     addresses = {name: listen for name, (_, listen) in parts.listens(settings).items()}
     token = settings.gateway_token.get_secret_value()
     monitoring.prepare_prometheus(foreign.configuration(place.data, "prometheus"), settings, addresses, token)

@@ -40,6 +40,7 @@ _PIPE_WIDTH = 160
 _POSTGRES = "postgres"
 _STATE = "up.json"
 _DATABASE_URL = "database_url"
+_READER_URL = "reader_url"
 # Where each part says that it works.
 PROBES = {
     "gateway": "/readyz",
@@ -223,7 +224,7 @@ def prepare(settings: Settings) -> Place:
 
 def _remove_files(place: Place) -> None:
     """What belongs to one run only."""
-    for path in (place.run / _STATE, place.run / _DATABASE_URL):
+    for path in (place.run / _STATE, place.run / _DATABASE_URL, place.run / _READER_URL):
         path.unlink(missing_ok=True)
     for name in parts.FOREIGN:
         shutil.rmtree(foreign.configuration(place.data, name), ignore_errors=True)
@@ -411,6 +412,8 @@ class _Run:
         if self.cluster is not None:
             decided["LOBS_DATABASE_URL"] = ""
             decided["LOBS_DATABASE_URL_FILE"] = str(self.place.run / _DATABASE_URL)
+            decided["LOBS_READER_URL"] = ""
+            decided["LOBS_READER_URL_FILE"] = str(self.place.run / _READER_URL)
         return {**os.environ, **decided, **self.overrides}
 
     def _prepare(self, found: Mapping[str, Path | None]) -> None:
@@ -431,6 +434,7 @@ class _Run:
                 )
             )
             secrets.write_private(self.place.run / _DATABASE_URL, cluster.dsn(postgres.WRITER) + "\n")
+            secrets.write_private(self.place.run / _READER_URL, cluster.dsn(postgres.READER) + "\n")
         self.programs += self.before
         # -P: a folder `api` or `store` in the working directory must not shadow ours.
         self.programs += [Program(name, [sys.executable, "-P", "-m", name]) for name in ("exporter", "api")]

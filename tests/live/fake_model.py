@@ -7,6 +7,7 @@ Standard library only. What it answers depends on the text since the last finish
     [[exec COMMAND]]   call the tool exec with that command, then answer with text
     [[read PATH]]      call the tool read with that path, then answer with text
     [[spawn TASK]]     call the tool sessions_spawn with that task, then answer with text
+    [[say TEXT]]       answer with that text
     [[err N]]          HTTP status N
     [[slow N]]         spread the answer over N seconds
     (no marker)        a short text
@@ -93,7 +94,7 @@ def plan(body, number):
         if summary
         else f"Done, after {results} tool result(s)."
         if results
-        else f"Reply {number} of the fake model."
+        else marker("say", text) or f"Reply {number} of the fake model."
     )
     prompt = max(1, len(json.dumps(messages)) // 4)
     completion = len(reply) // 4 + REASONING_TOKENS + 2

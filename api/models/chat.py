@@ -1,0 +1,68 @@
+"""Questions about the data in words, and what comes back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from api.models.base import Camel, Identifier, Instant, Storable
+
+LONGEST_MESSAGE = 4_000
+
+
+class ChatIn(Camel):
+    """A question. Without a conversation, a new one begins."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"message": "Which model cost most this week?"}]},
+        alias_generator=to_camel,
+        extra="forbid",
+    )
+
+    message: Annotated[str, Field(min_length=1, max_length=LONGEST_MESSAGE), Storable]
+    conversation_id: Identifier | None = None
+
+
+class Figure(Camel):
+    """What an answer rests on: a question of the fixed list, its parameters and the rows that it gave."""
+
+    query: str
+    params: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+
+class ChatMessage(Camel):
+    """One message of a conversation."""
+
+    id: int
+    at: Instant
+    role: Literal["user", "assistant"]
+    content: str
+    figures: list[Figure] = []
+    error: str | None = Field(default=None, description="Why there is no answer.")
+
+
+class Conversation(Camel):
+    """A conversation of the user who asks."""
+
+    id: str
+    title: str
+    created_at: Instant
+    updated_at: Instant
+
+
+class ConversationMessages(Camel):
+    """The newest 500 messages, oldest first."""
+
+    id: str
+    messages: list[ChatMessage]
+
+
+class AvailableQuestion(Camel):
+    """A question that the model may ask of the data."""
+
+    name: str
+    about: str
+    parameters: dict[str, Any] = Field(description="JSON schema.")

@@ -1,0 +1,45 @@
+"""A question in words to a real gateway's model, which asks for data and answers."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from lobservatory.runner import secrets
+from tests.live.stack import gateway_settings, our_process, wait_ready
+
+QUESTION = 'What did it cost? [[say {"query": "spending", "params": {}}]]'
+
+
+@pytest.mark.live
+@pytest.mark.req("S1-9")
+def test_a_real_gateways_model_asks_for_data_and_answers(live_gateway, tmp_path, postgres_dsn, postgres_reader_dsn):
+    folder = secrets.create(tmp_path / "data")
+    settings = gateway_settings(
+        live_gateway, tmp_path, LOBS_DATABASE_URL=postgres_dsn, LOBS_READER_URL=postgres_reader_dsn, LOBS_CHAT="1"
+    )
+    before = len(live_gateway.model_requests())
+    with our_process("api", settings, tmp_path) as process:
+        url = f"http://{settings['LOBS_API_LISTEN']}"
+        wait_ready(process, f"{url}/healthz", "the API")
+        password = (folder / "api_password").read_text().strip()
+        token = httpx.post(f"{url}/api/auth/login", json={"password": password}).raise_for_status().json()["token"]
+        with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=120) as client:
+            with client.stream("POST", "/api/chat", json={"message": QUESTION}) as answer:
+                assert answer.status_code == 200
+                events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
+            assert [event["type"] for event in events if event["type"] != "delta"] == [
+                "conversation",
+                "query",
+                "answer",
+            ]
+            last = events[-1]["payload"]
+            assert last["text"].startswith("Reply ")
+            assert [figure["query"] for figure in last["figures"]] == ["spending"]
+            identifier = events[0]["payload"]["conversationId"]
+            kept = client.get(f"/api/chat/conversations/{identifier}").json()["messages"]
+            assert [one["content"] for one in kept] == [QUESTION, last["text"]]
+    asked = [request for request in live_gateway.model_requests()[before:] if request["kind"] == "turn"]
+    assert len(asked) >= 2, "one for the data and one for the answer; the gateway may ask for a title as well"
