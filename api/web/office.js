@@ -38,7 +38,7 @@ function hash(text) {
 
 function draw(agent, index) {
   const color = SHELLS[hash(agent.id) % SHELLS.length];
-  const heat = svg("circle", { class: "heat", r: 34, cy: 4 });
+  const heat = svg("circle", { class: "heat", r: 34, cy: 4, opacity: "0.000" });
   const body = svg("g", { class: "body" },
     svg("path", { d: "M-15 -6q-13 -12 -5 -20q5 3 7 12M15 -6q13 -12 5 -20q-5 3 -7 12", fill: color, class: "claw" }),
     svg("ellipse", { cx: 0, cy: 4, rx: 15, ry: 20, fill: color }),
