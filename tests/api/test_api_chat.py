@@ -270,7 +270,7 @@ async def test_it_is_off_by_default_and_needs_the_scope_for_commands(app):
 def test_the_page_lists_every_question():
     page = (Path(__file__).parents[2] / "docs" / "chat.md").read_text()
     for name, question in QUESTIONS.items():
-        parameters = ", ".join(f"`{one}`" for one in question.parameters.model_fields) or "–"
+        parameters = ", ".join(f"`{one}`" for one in question.parameters.model_fields) or "\u2013"
         assert f"| `{name}` | {parameters} | {question.about} |" in page
 
 

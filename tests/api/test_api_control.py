@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -237,3 +238,29 @@ async def test_what_interrupts_others_needs_a_confirmation(  # noqa: PLR0917 - f
     assert (await setup.client.post(path, headers=headers)).status_code == 428
     assert setup.sent(method) == [params]
     assert [row[:3] for row in await audit(database)] == [(action, "started", target), (action, "succeeded", target)]
+
+
+@pytest.mark.req("S4-1")
+async def test_no_answer_to_any_question_has_the_gateways_token(settings):
+    secret = "gateway-token-that-no-browser-sees"
+    async with ReplayGateway(token=secret) as gateway:
+        configured = recorded("config.get")
+        configured["config"]["gateway"]["auth"] = {"mode": "token", "token": secret}
+        gateway.answers["config.get"] = lambda _: configured
+        chosen = settings.model_copy(
+            update={
+                "commands": True,
+                "gateway_url": gateway.url,
+                "gateway_token": settings.gateway_token.__class__(secret),
+            }
+        )
+        async with started(chosen) as app, connected(app, await new_token(app, Scope.ADMIN)) as client:
+            await of_app(app).commands._client.wait_connected()
+            paths = [path for path, methods in app.openapi()["paths"].items() if "get" in methods]
+            answered = 0
+            for path in {*paths, "/"} - {"/api/events/stream"}:
+                answer = await client.get(re.sub(r"{[^}]+}", "main", path))
+                answered += answer.status_code == 200
+                assert secret not in answer.text, path
+                assert secret not in str(answer.headers), path
+            assert answered > 30

@@ -83,6 +83,27 @@ def test_whoever_lets_the_queue_fill_up_is_ended_and_counted_and_the_others_go_o
     assert one._counts.clients["operations"] == 0
 
 
+@pytest.mark.req("S3-10")
+def test_a_thousand_clients_get_everything_in_order_beside_one_that_reads_nothing():
+    calls = []
+
+    def encode(event):
+        calls.append(event.seq)
+        return str(event.seq)
+
+    one = hub(size=20, clients=1_001)
+    with contextlib.ExitStack() as stack:
+        stalled, *others = [
+            stack.enter_context(one.subscribe("operations", encode, ["operations"], EVERYONE)) for _ in range(1_001)
+        ]
+        for seq in range(1, 41):
+            one.dispatch(operation(seq))
+            assert {other._queue.get_nowait() for other in others} == {(seq, str(seq))}
+        assert calls == list(range(1, 41)), "each message is encoded once for all"
+        assert (stalled.gone.is_set(), stalled.close_code) == (True, 1013)
+        assert not any(other.gone.is_set() for other in others)
+
+
 def test_what_waits_is_bounded_by_size_too():
     one = hub(size=1000)
     with one.subscribe("operations", lambda _: "x" * 3_000_000, ["operations"], EVERYONE) as slow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -153,6 +154,27 @@ def test_a_class_without_a_price_makes_the_call_unpriced():
     price = price_book([ModelPrice("p", "m", Decimal(1), Decimal(2), None, None)]).price("p", "m")
     assert price.cost(read_usage({"input": 10, "output": 10})) == Decimal("0.00003")
     assert price.cost(read_usage({"input": 10, "cacheRead": 1})) is None
+
+
+@pytest.mark.req("S0-6")
+@given(
+    st.lists(st.integers(0, 10**9), min_size=4, max_size=4),
+    st.lists(st.decimals(0, 10_000, places=6), min_size=4, max_size=4),
+)
+def test_each_class_of_tokens_has_a_price_of_its_own_also_from_a_users_file(tokens, prices):
+    classes = ("input", "output", "cache_read", "cache_write")
+    lines = "\n".join(f"{name} = {price:f}" for name, price in zip(classes, prices, strict=True))
+    own = load_prices(
+        f'[[price]]\nproviders = ["p", "q"]\nmodels = ["m"]\nsource = "s"\ndate = 2026-01-01\n{lines}'.encode(), "own"
+    )
+    usage = read_usage(dict(zip(("input", "output", "cacheRead", "cacheWrite"), tokens, strict=True)))
+    for provider in ("p", "q"):
+        price = PriceBook(own).price(provider, "m")
+        assert price is not None
+        assert price.version == "s@2026-01-01"
+        counted = (usage.input, usage.output, usage.cache_read, usage.cache_write)
+        exact = sum(Fraction(number) * Fraction(one) for number, one in zip(counted, prices, strict=True)) / 10**6
+        assert Fraction(price.cost(usage)) == exact
 
 
 @pytest.mark.parametrize(
