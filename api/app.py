@@ -117,7 +117,7 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                 monitoring=MonitoringService(pool, agents),
                 alerts=(alerts := AlertService(pool, settings)),
                 commands=commands.CommandService(pool, settings.gateway_name, gateway),
-                control=ControlService(pool, settings.gateway_name, gateway),
+                control=ControlService(pool, settings.gateway_name, gateway, settings.gateway_service),
                 dispatch=DispatchService(
                     commands.CommandService(pool, settings.gateway_name, gateway), OperationService(pool)
                 ),

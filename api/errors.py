@@ -152,6 +152,23 @@ class CommandsDisabledError(ApiError):
         super().__init__("Commands are off. LOBS_COMMANDS=1 turns them on.")
 
 
+class ServiceNotConfiguredError(ApiError):
+    """Nobody has said which service the gateway is."""
+
+    status = HTTPStatus.CONFLICT
+    code = "service_not_configured"
+
+    def __init__(self) -> None:
+        super().__init__("LOBS_GATEWAY_SERVICE does not name the gateway's service, for example systemd-user:NAME.")
+
+
+class ServiceFailedError(ApiError):
+    """The service manager did not do it."""
+
+    status = HTTPStatus.BAD_GATEWAY
+    code = "service_failed"
+
+
 class ChatDisabledError(ApiError):
     """Chat is off."""
 

@@ -141,6 +141,12 @@ class Settings(BaseModel):
         "UTC", description="IANA zone whose days 'today' and 'month' mean, for example `Europe/Berlin`."
     )
     commands: bool = Field(default=False, description="Allow commands to the gateway (spawn, kill, cron, config).")
+    gateway_service: str = Field(
+        "",
+        pattern=r"^((systemd|systemd-user|launchd):[A-Za-z0-9_][A-Za-z0-9_.@-]*)?$",
+        description="The gateway's service, which commands may start and stop, for example "
+        "`systemd-user:openclaw-gateway.service` or `launchd:ai.openclaw.gateway`. Empty: they may not.",
+    )
     chat: bool = Field(default=False, description="Allow `/api/chat`, which asks the gateway's own model.")
     chat_agent: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = Field(
         "main", description="The gateway's agent whose model answers `/api/chat`; best one without tools."

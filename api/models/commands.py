@@ -21,6 +21,8 @@ Action = Literal[
     "config.patch",
     "channel.logout",
     "gateway.restart",
+    "gateway.start",
+    "gateway.stop",
     "gateway.update",
 ]
 

@@ -252,3 +252,13 @@ class ConfigPatch(ConfigCheck):
     model_config = _example(patch={"cron": {"enabled": True}}, baseHash="hmac-sha256:v1:abc")
 
     base_hash: Annotated[str, Field(min_length=1, max_length=200, description="`hash` of GET /api/config."), Storable]
+
+
+class UpdateStatus(Camel):
+    """Whether a newer version of the gateway is there. `available` null: the gateway has not looked yet."""
+
+    model_config = _example(available=True, version="2026.10.1", channel="stable")
+
+    available: bool | None
+    version: str | None = Field(default=None, description="The newer version, where the gateway tells it.")
+    channel: str | None = None

@@ -33,11 +33,13 @@ from api.models.control import (
     SkillInstall,
     SkillKey,
     SkillPatch,
+    UpdateStatus,
 )
 from api.openapi import problems
 from api.routes.commands import AgentPath, ConfirmationHeader
 from api.routes.operations import IdempotencyKey
 from api.routes.tasks import IfMatch
+from api.services.service_manager import Verb
 
 router = APIRouter(prefix="/api", tags=["commands"])
 
@@ -319,6 +321,12 @@ async def restart(
     return JSONResponse(await context.control.restart(actor, confirmation, idempotency_key), status_code=202)
 
 
+@router.get("/gateway/update", summary="Whether an update is there", responses=problems(502))
+async def update_status(context: ContextDep, actor: Commander) -> UpdateStatus:
+    """As the gateway knows at this moment."""
+    return await context.control.update_status(actor)
+
+
 @router.post(
     "/gateway/update",
     status_code=202,
@@ -334,3 +342,24 @@ async def update(
 ) -> JSONResponse:
     """Needs a confirmation `gateway.update` with the gateway's name as its target (428 without)."""
     return JSONResponse(await context.control.update(actor, confirmation, idempotency_key), status_code=202)
+
+
+@router.post(
+    "/gateway/{verb}",
+    status_code=202,
+    summary="Start or stop the gateway's service",
+    response_model=Accepted,
+    responses=problems(404, 409, 428, 502),
+)
+async def start_or_stop(
+    *,
+    context: ContextDep,
+    actor: Commander,
+    verb: Annotated[Verb, Path()],
+    confirmation: ConfirmationHeader = None,
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """By `systemctl` or `launchctl`, where LOBS_GATEWAY_SERVICE names the service (409 without). Needs a confirmation
+    `gateway.start` or `gateway.stop` with the gateway's name as its target (428 without)."""
+    answer = await context.control.start_or_stop(actor, verb, confirmation, idempotency_key)
+    return JSONResponse(answer, status_code=202)

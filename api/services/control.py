@@ -14,6 +14,7 @@ from datetime import UTC
 from typing import Any
 
 from api import errors
+from api.models.commands import Action
 from api.models.control import (
     REDACTED,
     AgentFile,
@@ -34,11 +35,15 @@ from api.models.control import (
     Schedule,
     Skill,
     SkillInstall,
+    UpdateStatus,
 )
 from api.security.scopes import Actor
+from api.services import service_manager
 from api.services.commands import Answer, CommandService
+from api.services.service_manager import Verb
 from openclaw.client import GatewayClient
 from openclaw.protocol import RpcError
+from store.pool import Pool
 
 _RPC_SECONDS = 20.0
 _INSTALL_SECONDS = 120.0
@@ -56,7 +61,11 @@ _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 class ControlService(CommandService):
-    """What may be changed of one gateway."""
+    """What may be changed of one gateway. `service`: its name for the service manager, "" where it has none."""
+
+    def __init__(self, pool: Pool, gateway: str, client: GatewayClient | None, service: str = "") -> None:
+        super().__init__(pool, gateway, client)
+        self._service = service
 
     # --- agents and their files -------------------------------------------------------------------------------
 
@@ -312,6 +321,36 @@ class ControlService(CommandService):
         await self._confirmed(actor, "gateway.restart", self._gateway, nonce)
         params = {"reason": "requested through Lobservatory"}
         return await self._change(actor, "gateway.restart", self._gateway, "gateway.restart.request", params, key, {})
+
+    async def start_or_stop(self, actor: Actor, verb: Verb, nonce: str | None, key: str | None) -> Answer:
+        """Start or stop the gateway's service. Needs a confirmation: what runs in it ends, or costs again.
+
+        Raises ServiceNotConfiguredError, ServiceFailedError.
+        """
+        action: Action = "gateway.start" if verb == "start" else "gateway.stop"
+        await self._confirmed(actor, action, self._gateway, nonce)
+
+        async def send(_: GatewayClient) -> Answer:
+            await service_manager.run(self._service, verb)
+            return {"ok": True}
+
+        answer = await self._run(
+            actor, action, self._gateway, detail={}, request={"service": self._service}, key=key, send=send
+        )
+        await self._note(actor, verb, "gateway", self._gateway, {})
+        return answer
+
+    async def update_status(self, actor: Actor) -> UpdateStatus:
+        """What the gateway knows of a newer version of itself."""
+        payload = await self._ask(actor, "update.status", {})
+        told = payload.get("updateAvailable")
+        newer = told if isinstance(told, Mapping) else {}
+        version = newer.get("latestVersion") or newer.get("version")
+        return UpdateStatus(
+            available=None if "updateAvailable" not in payload else bool(told),
+            version=None if version is None else str(version)[:64],
+            channel=str(payload["effectiveChannel"])[:64] if payload.get("effectiveChannel") else None,
+        )
 
     async def update(self, actor: Actor, nonce: str | None, key: str | None) -> Answer:
         """Update the gateway to the newest version of its channel. Needs a confirmation."""

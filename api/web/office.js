@@ -203,14 +203,23 @@ async function rack() {
 async function breakers() {
   const paths = Object.keys((await ask("/openapi.json")).data.paths);
   const target = [...people.values()][0]?.agent.gateway || "";
-  const made = [["start", "Start"], ["stop", "Stop"], ["restart", "Restart"], ["update", "Run update"]]
-    .filter(([name]) => paths.includes(`/api/gateway/${name}`)).map(([name, text]) => {
+  const made = [["start", "Start gateway"], ["stop", "Stop gateway"], ["restart", "Restart"], ["update", "Run update"]]
+    .filter(([name]) => paths.includes(`/api/gateway/${["start", "stop"].includes(name) ? "{verb}" : name}`)).map(([name, text]) => {
       const button = element("button", { textContent: text, className: name === "stop" ? "danger" : "", disabled: !scopes.includes("command") });
       button.addEventListener("click", () => confirmed(`gateway.${name}`, target, `/api/gateway/${name}`, `${text}: accepted.`));
       return [name, button];
     });
   side.breakers.replaceChildren(...made.filter(([name]) => name !== "update").map(([, button]) => button));
-  side.radio.replaceChildren(...made.filter(([name]) => name === "update").map(([, button]) => button));
+  // Asked for by a click only: where commands are off, the gateway is not asked at all.
+  const heard = element("p", { className: "dim", role: "status" });
+  const listen = element("button", { textContent: "Look for updates", disabled: !scopes.includes("command") });
+  listen.addEventListener("click", async () => {
+    const told = await attempt(() => ask("/api/gateway/update"));
+    if (!told) return;
+    const { available, version } = told.data;
+    heard.textContent = available ? `Update available: ${version || "a newer version"}` : available === null ? "The gateway has not looked for updates yet." : "Up to date.";
+  });
+  side.radio.replaceChildren(listen, ...made.filter(([name]) => name === "update").map(([, button]) => button), heard);
 }
 
 function panAndZoom(root) {

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from api.context import of_app
 from api.security.scopes import Scope
+from api.services import service_manager
 from lobservatory.demo.gateway import ReplayGateway
+from lobservatory.settings import Settings
 from tests.api.conftest import connected, new_token, started
 
 SAMPLES = Path(__file__).parents[1] / "fixtures" / "samples" / "rpc-2026.9.6"
@@ -264,3 +268,83 @@ async def test_no_answer_to_any_question_has_the_gateways_token(settings):
                 assert secret not in answer.text, path
                 assert secret not in str(answer.headers), path
             assert answered > 30
+
+
+@pytest.fixture
+async def service(settings, tmp_path, monkeypatch):
+    """A gateway that is a unit of a systemctl which writes down how it was called; `fail` makes it fail."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "systemctl"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >> {folder}/calls\ntest ! -e {folder}/fail || {{ echo "no unit" >&2; exit 5; }}\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    async with ReplayGateway(token="t" * 20) as gateway:
+        chosen = settings.model_copy(
+            update={
+                "commands": True,
+                "gateway_url": gateway.url,
+                "gateway_token": settings.gateway_token.__class__("t" * 20),
+                "gateway_service": "systemd-user:openclaw-gateway.service",
+            }
+        )
+        async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
+            yield Setup(client, gateway), folder
+
+
+@pytest.mark.req("S1-13")
+async def test_the_service_is_started_and_stopped_by_a_fixed_command_line(service, database):
+    setup, folder = service
+    for verb in ("stop", "start"):
+        assert (await setup.client.post(f"/api/gateway/{verb}")).status_code == 428
+        headers = await setup.confirmed(f"gateway.{verb}", "home")
+        answer = await setup.client.post(f"/api/gateway/{verb}", headers=headers)
+        assert (answer.status_code, answer.json()["ok"]) == (202, True), answer.text
+    assert (folder / "calls").read_text().splitlines() == [
+        "--user --no-ask-password stop -- openclaw-gateway.service",
+        "--user --no-ask-password start -- openclaw-gateway.service",
+    ]
+    assert [row[:2] for row in await audit(database)] == [
+        ("gateway.stop", "started"), ("gateway.stop", "succeeded"),
+        ("gateway.start", "started"), ("gateway.start", "succeeded"),
+    ]  # fmt: skip
+    (folder / "fail").touch()
+    refused = await setup.client.post("/api/gateway/stop", headers=await setup.confirmed("gateway.stop", "home"))
+    assert (refused.status_code, refused.json()["code"]) == (502, "service_failed")
+    assert refused.json()["detail"] == "systemctl stop failed: no unit"
+    assert (await setup.client.post("/api/gateway/reload")).status_code == 422
+
+
+@pytest.mark.req("S1-13")
+async def test_without_a_named_service_nothing_is_run_and_updates_are_told(setup):
+    refused = await setup.client.post("/api/gateway/stop", headers=await setup.confirmed("gateway.stop", "home"))
+    assert (refused.status_code, refused.json()["code"]) == (409, "service_not_configured")
+    for told, expected in (
+        (recorded("update.status"), {"available": False, "version": None, "channel": "stable"}),
+        (
+            {"updateAvailable": {"latestVersion": "2026.10.1"}},
+            {"available": True, "version": "2026.10.1", "channel": None},
+        ),
+        ({}, {"available": None, "version": None, "channel": None}),
+    ):
+        setup.gateway.answers["update.status"] = lambda _, told=told: told
+        assert (await setup.client.get("/api/gateway/update")).json() == expected
+
+
+@pytest.mark.parametrize(
+    ("service", "argv"),
+    [
+        ("systemd:openclaw.service", ["systemctl", "--no-ask-password", "stop", "--", "openclaw.service"]),
+        ("launchd:ai.openclaw.gateway", ["launchctl", "bootout", f"gui/{os.getuid()}/ai.openclaw.gateway"]),
+    ],
+)
+def test_command_lines_of_service_managers(service, argv):
+    assert service_manager.command(service, "stop") == argv
+
+
+@pytest.mark.parametrize("name", ["openclaw", "systemd:", "systemd:a b", "systemd:-x", "systemd:a;b", "docker:x"])
+def test_a_name_that_is_no_service_is_refused(name):
+    with pytest.raises(ValidationError):
+        Settings.model_validate({"gateway_service": name})

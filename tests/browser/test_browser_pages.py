@@ -144,7 +144,8 @@ async def test_agents_stand_where_their_state_says(
     await page.get_by_role("button", name="Zoom in").click()
     assert await page.locator("svg.office").get_attribute("viewBox") != before
     await expect(page.get_by_role("button", name="Restart")).to_be_visible()
-    await expect(page.get_by_role("button", name="Run update")).to_be_visible()
+    for switch in ("Start gateway", "Stop gateway", "Look for updates", "Run update"):
+        await expect(page.get_by_role("button", name=switch, exact=True)).to_be_visible()
     if motion == "reduce":
         running = "() => document.getAnimations().length"
         assert await page.evaluate(running) == 0
