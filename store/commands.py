@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -62,7 +61,7 @@ async def follow_run(
 ) -> str:
     """Make the operation of a run that was asked for here, unless it is there already; gives its id."""
     identifier = run_operation_id(gateway, run_id)
-    with contextlib.suppress(ConflictError):  # the exporter has seen the run before we were told of it
+    try:
         await operations.create(
             connection,
             type="agent_task",
@@ -75,4 +74,6 @@ async def follow_run(
             run_id=run_id,
             session_key=session_key,
         )
+    except ConflictError:  # the exporter has seen the run before we were told of it
+        await operations.claim(connection, identifier, name=name, user_id=user)
     return identifier

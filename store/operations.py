@@ -269,6 +269,15 @@ async def patch(connection: AsyncConnection[Any], operation_id: str, changes: Ma
     return document
 
 
+async def claim(connection: AsyncConnection[Any], operation_id: str, *, name: str, user_id: str) -> None:
+    """Give an operation that was derived from a run the name and the user of the command that started the run; one
+    that has a user already keeps both. Raises NotFoundError."""
+    row = await _locked(connection, operation_id)
+    if row["user_id"] is None:
+        await _update(connection, operation_id, {"name": name, "user_id": user_id})
+        await _publish(connection, UPDATED, await get(connection, operation_id))
+
+
 async def patch_step(
     connection: AsyncConnection[Any], operation_id: str, step_id: str, changes: Mapping[str, Any]
 ) -> Document:
@@ -387,7 +396,7 @@ async def _merge(connection: AsyncConnection[Any], one: DerivedOperation, before
             %s, %s)
         ON CONFLICT (id) DO UPDATE SET
             type = excluded.type,
-            name = excluded.name,
+            name = CASE WHEN o.user_id IS NULL THEN excluded.name ELSE o.name END,  -- as whoever asked for it named it
             description = coalesce(excluded.description, o.description),
             status = excluded.status,
             agent_id = coalesce(excluded.agent_id, o.agent_id),

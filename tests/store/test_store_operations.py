@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
-from store import operations, outbox
+from store import commands, operations, outbox
 from store.errors import ConflictError, InvalidValueError, NotFoundError
 from store.operations import DerivedOperation, DerivedStep
 from store.pool import open_pool
@@ -228,3 +229,25 @@ async def test_seeing_a_run_again_changes_and_tells_nothing(pool):
     assert await derive(pool, run("completed", completed_at=T0)) == []
     assert await derive(pool, run("in_progress")) == []
     assert len(await events(pool)) == 1
+
+
+@pytest.mark.req("S2-4")
+@pytest.mark.parametrize("seen_first", [True, False])
+async def test_a_run_keeps_the_name_that_its_command_gave_whoever_saw_it_first(pool, seen_first):
+    identifier = commands.run_operation_id("gw", "r1")
+    derived = replace(run("in_progress"), id=identifier)
+
+    async def follow(name):
+        async with pool.connection() as connection:
+            await commands.follow_run(
+                connection, gateway="gw", run_id="r1", session_key="k", name=name, agent="main", user="ann"
+            )
+
+    if seen_first:
+        await derive(pool, derived)
+    await follow("Count")
+    await derive(pool, replace(derived, status="completed", completed_at=T0))
+    await follow("Another name")
+    async with pool.connection() as connection:
+        found = await operations.get(connection, identifier)
+    assert (found["name"], found["userId"], found["status"]) == ("Count", "ann", "completed")
