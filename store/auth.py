@@ -187,3 +187,22 @@ async def audit(
         " VALUES (%s, %s, %s, %s, %s, %s, %s)",
         [phase, actor, action, target, gateway, request_id, Jsonb(dict(detail or {}))],
     )
+
+
+async def theme(connection: Connection, owner: str) -> str | None:
+    """The theme of our pages that a user has chosen; None: the system's."""
+    cursor = await connection.execute("SELECT theme FROM lobs.user_preferences WHERE owner = %s", [owner])
+    row = await cursor.fetchone()
+    return None if row is None else str(row["theme"])
+
+
+async def choose_theme(connection: Connection, owner: str, chosen: str | None) -> None:
+    """Keep a user's theme; None forgets it."""
+    if chosen is None:
+        await connection.execute("DELETE FROM lobs.user_preferences WHERE owner = %s", [owner])
+        return
+    await connection.execute(
+        "INSERT INTO lobs.user_preferences (owner, theme) VALUES (%s, %s)"
+        " ON CONFLICT (owner) DO UPDATE SET theme = excluded.theme, updated_at = now()",
+        [owner, chosen],
+    )

@@ -77,3 +77,16 @@ class NewToken(TokenOut):
     """A token that was just made. Its value is shown this once."""
 
     token: str
+
+
+Theme = Literal["daylight", "midnight", "lobster", "ocean", "terminal", "contrast"]
+
+
+class Preferences(Camel):
+    """What a user has chosen for our pages, on every device. `theme` null: the system's light or dark."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"theme": "ocean"}]}, alias_generator=to_camel, extra="forbid"
+    )
+
+    theme: Theme | None

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request
 from api import errors
 from api.context import Administrator, ContextDep, Reader
 from api.middleware import client_address
-from api.models.auth import LoginIn, LoginOut, NewToken, Ticket, TokenIn, TokenOut, Verified
+from api.models.auth import LoginIn, LoginOut, NewToken, Preferences, Ticket, TokenIn, TokenOut, Verified
 from api.models.base import Identifier
 from api.openapi import problems
 from api.security.scopes import Scope
@@ -40,6 +40,18 @@ async def verify(actor: Reader) -> Verified:
 async def ticket(context: ContextDep, actor: Reader) -> Ticket:
     """For browsers, which cannot set a header on a WebSocket: `?ticket=…`, once, within 30 seconds."""
     return await context.auth.ticket(actor)
+
+
+@router.get("/preferences", summary="What you chose for our pages", responses=problems())
+async def preferences(context: ContextDep, actor: Reader) -> Preferences:
+    """Of the user whose token this is, on every device."""
+    return await context.auth.preferences(actor)
+
+
+@router.put("/preferences", summary="Choose for our pages", responses=problems(body=True))
+async def choose(context: ContextDep, actor: Reader, body: Preferences) -> Preferences:
+    """Changes nothing for anybody else."""
+    return await context.auth.choose(actor, body)
 
 
 @router.get("/tokens", summary="All tokens", responses=problems())

@@ -8,12 +8,13 @@ import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import get_args
 
 import structlog
 
 from api import errors
 from api.counts import Counts
-from api.models.auth import LoginOut, NewToken, Ticket, TokenIn, TokenOut
+from api.models.auth import LoginOut, NewToken, Preferences, Theme, Ticket, TokenIn, TokenOut
 from api.security.password import PasswordFile
 from api.security.scopes import Actor, Scope
 from store import auth as rows
@@ -129,6 +130,18 @@ class AuthService:
                 lifetime=timedelta(seconds=TICKET_SECONDS),
             )
         return Ticket(ticket=value, expires_in=TICKET_SECONDS)
+
+    async def preferences(self, actor: Actor) -> Preferences:
+        """What a user has chosen; a theme that this version does not know is none."""
+        async with self._pool.connection() as connection:
+            chosen = await rows.theme(connection, actor.name)
+        return Preferences.model_validate({"theme": chosen if chosen in get_args(Theme) else None})
+
+    async def choose(self, actor: Actor, wanted: Preferences) -> Preferences:
+        """Keep it."""
+        async with self._pool.connection() as connection:
+            await rows.choose_theme(connection, actor.name, wanted.theme)
+        return wanted
 
     async def redeem(self, ticket: str) -> Actor | None:
         """Who was given this ticket; it is used up."""

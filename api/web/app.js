@@ -135,14 +135,21 @@ function themes() {
   for (const name of THEMES) select.append(element("option", { value: name, textContent: name }));
   select.value = document.documentElement.dataset.theme || "system";
   select.addEventListener("change", () => {
-    if (select.value === "system") {
-      delete document.documentElement.dataset.theme;
-      localStorage.removeItem("lobservatory.theme");
-    } else {
-      document.documentElement.dataset.theme = select.value;
-      localStorage.setItem("lobservatory.theme", select.value);
-    }
+    paint(select.value);
+    if (started) attempt(() => ask("/api/auth/preferences", { method: "PUT", body: { theme: select.value === "system" ? null : select.value } }));
   });
+}
+
+// The browser keeps it too, so that the next page is right before anything is painted.
+function paint(name) {
+  if (name === "system") {
+    delete document.documentElement.dataset.theme;
+    localStorage.removeItem("lobservatory.theme");
+  } else {
+    document.documentElement.dataset.theme = name;
+    localStorage.setItem("lobservatory.theme", name);
+  }
+  byId("theme").value = name;
 }
 
 async function banner() {
@@ -195,6 +202,8 @@ async function start() {
     return;
   }
   started = true;
+  const { theme } = (await ask("/api/auth/preferences")).data;
+  if (theme) paint(theme);
   byId("signin").hidden = true;
   byId("signin-problem").textContent = "";
   byId("leave").hidden = false;

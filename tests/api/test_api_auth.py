@@ -6,9 +6,10 @@ import psycopg
 import pytest
 
 from api.context import of_app
+from api.models.auth import Preferences
 from api.security.password import PasswordError, PasswordFile, check
-from api.security.scopes import Scope
-from tests.api.conftest import FAST, PASSWORD, new_token
+from api.security.scopes import Actor, Scope
+from tests.api.conftest import FAST, PASSWORD, connected, new_token
 
 
 @pytest.mark.req("S2-1")
@@ -138,3 +139,19 @@ async def test_the_audit_log_cannot_be_changed(client, anonymous, database):
     assert ("refused", "anonymous", "login") in await cursor.fetchall()
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         await database.execute("DELETE FROM lobs.audit_log")
+
+
+@pytest.mark.req("S1-14")
+async def test_a_theme_is_kept_for_its_user_on_every_device(app):
+    anna, again, ben = (
+        Actor(name, Scope.READ, f"token {number}") for number, name in enumerate(("anna", "anna", "ben"))
+    )
+    auth = of_app(app).auth
+    await auth.choose(anna, Preferences(theme="ocean"))
+    assert [(await auth.preferences(one)).theme for one in (anna, again, ben)] == ["ocean", "ocean", None]
+    await auth.choose(again, Preferences(theme=None))
+    assert (await auth.preferences(anna)).theme is None
+    async with connected(app, await new_token(app, Scope.READ)) as client:
+        assert (await client.put("/api/auth/preferences", json={"theme": "lobster"})).json() == {"theme": "lobster"}
+        assert (await client.get("/api/auth/preferences")).json() == {"theme": "lobster"}
+        assert (await client.put("/api/auth/preferences", json={"theme": "plaid"})).status_code == 422

@@ -90,7 +90,9 @@ async def test_the_board_is_live_works_by_keyboard_and_shows_hostile_names_as_te
     await page.get_by_label("Title of a new task").fill("By hand")
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("list", name="To do")).to_contain_text("By hand")
-    await page.get_by_label("Theme").select_option("ocean")
+    async with page.expect_response(lambda answer: answer.url.endswith("/api/auth/preferences") and answer.ok):
+        await page.get_by_label("Theme").select_option("ocean")
+    await page.evaluate("() => localStorage.clear()")
     await page.reload()
     await expect(page.locator("html")).to_have_attribute("data-theme", "ocean")
     await expect(page.get_by_role("list", name="To do")).to_contain_text("By hand")
