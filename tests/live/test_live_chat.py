@@ -15,12 +15,13 @@ QUESTION = 'What did it cost? [[say {"query": "spending", "params": {}}]]'
 
 @pytest.mark.live
 @pytest.mark.req("S1-9")
-def test_a_real_gateways_model_asks_for_data_and_answers(live_gateway, tmp_path, postgres_dsn, postgres_reader_dsn):
+def test_a_real_gateways_model_asks_for_data_and_answers(start_gateway, tmp_path, postgres_dsn, postgres_reader_dsn):
+    claw = start_gateway()  # of its own: a gateway calls its model later, too, to name a conversation
     folder = secrets.create(tmp_path / "data")
     settings = gateway_settings(
-        live_gateway, tmp_path, LOBS_DATABASE_URL=postgres_dsn, LOBS_READER_URL=postgres_reader_dsn, LOBS_CHAT="1"
+        claw, tmp_path, LOBS_DATABASE_URL=postgres_dsn, LOBS_READER_URL=postgres_reader_dsn, LOBS_CHAT="1"
     )
-    before = len(live_gateway.model_requests())
+    before = len(claw.model_requests())
     with our_process("api", settings, tmp_path) as process:
         url = f"http://{settings['LOBS_API_LISTEN']}"
         wait_ready(process, f"{url}/healthz", "the API")
@@ -41,5 +42,5 @@ def test_a_real_gateways_model_asks_for_data_and_answers(live_gateway, tmp_path,
             identifier = events[0]["payload"]["conversationId"]
             kept = client.get(f"/api/chat/conversations/{identifier}").json()["messages"]
             assert [one["content"] for one in kept] == [QUESTION, last["text"]]
-    asked = [request for request in live_gateway.model_requests()[before:] if request["kind"] == "turn"]
+    asked = [request for request in claw.model_requests()[before:] if request["kind"] == "turn"]
     assert len(asked) >= 2, "one for the data and one for the answer; the gateway may ask for a title as well"
