@@ -1,0 +1,177 @@
+"""Commands to a real gateway, with the exporter and the API beside it as an installation runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from lobservatory.runner import secrets
+from tests.live.stack import gateway_settings, our_process, wait_ready
+from tests.servers import wait_for
+
+SECONDS = 120
+SESSION = "agent:main:dashboard:commanded"
+
+
+class PatientClient(httpx.Client):
+    """Waits as long as it is told when it has asked too much."""
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        while (answer := super().send(request, **options)).status_code == httpx.codes.TOO_MANY_REQUESTS:
+            time.sleep(float(answer.headers["Retry-After"]))
+        return answer
+
+
+def accepted(answer: httpx.Response, status: int = 202) -> dict:
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def confirmation(client, action, target):
+    answer = client.post("/api/commands/confirm", json={"action": action, "target": target})
+    return {"X-Confirmation": accepted(answer, 200)["nonce"]}
+
+
+def operation(client, identifier):
+    answer = client.get(f"/api/operations/{identifier}")
+    return answer.json() if answer.status_code == 200 else {}
+
+
+def ended(client, identifier):
+    """The operation once it has ended."""
+
+    def probe():
+        found = operation(client, identifier)
+        return found if found.get("status") in {"completed", "failed", "cancelled"} else None
+
+    return wait_for(probe, f"the end of {identifier}", SECONDS)
+
+
+def listed(client):
+    return accepted(client.get("/api/sessions", params={"limit": 500}), 200)["sessions"]
+
+
+async def sessions_of(gateway):
+    """The keys of the sessions that the gateway itself has."""
+    async with gateway.driver() as driver:
+        answer = await driver.call("sessions.list")
+    assert answer["ok"], answer
+    return {one["key"] for one in answer["payload"]["sessions"]}
+
+
+def spawned_run(client):
+    """A run is followed to its end: operation, step, tokens, cost, reply; and its key sends it once."""
+    body = {"label": "Count", "task": "Please [[exec echo counted]]", "agentId": "main"}
+    headers = {"Idempotency-Key": "count-once"}
+    run = accepted(client.post("/api/agents/spawn", json=body, headers=headers))
+    assert accepted(client.post("/api/agents/spawn", json=body, headers=headers)) == run
+    done = ended(client, run["operationId"])
+    assert (done["status"], done["name"], done["agentId"]) == ("completed", "Count", "main")
+    assert [(step["name"], step["status"]) for step in done["steps"]] == [("exec", "completed")]
+
+    def counted():
+        tokens = operation(client, run["operationId"])["metrics"]["tokens"]
+        return tokens if tokens["total"] > 0 and tokens["cost"] else None
+
+    tokens = wait_for(counted, "tokens and cost of the run", SECONDS)
+    assert tokens["model"] == "fake-1"
+    result = accepted(client.get("/api/dispatch/results", params={"operationId": run["operationId"]}), 200)[0]
+    assert result["reply"] == "Done, after 1 tool result(s)."
+    assert (result["tokens"], result["cost"]) == (tokens["total"], tokens["cost"])
+
+
+def stopped_run(client, gateway):
+    """A run that is told to stop ends as cancelled."""
+    before = len(gateway.model_requests())
+    run = accepted(client.post("/api/agents/spawn", json={"label": "Slow", "task": "Wait [[slow 600]]"}))
+    wait_for(lambda: len(gateway.model_requests()) > before, "the question to the model", SECONDS)
+    killed = accepted(client.post("/api/agents/main/kill", json={"sessionKey": run["sessionKey"]}), 200)
+    assert killed == {"aborted": True, "runIds": [run["runId"]]}
+    assert ended(client, run["operationId"])["status"] == "cancelled"
+
+
+def changed_session(client, gateway):
+    """A session is spoken to, gets another model, is compacted, emptied and deleted."""
+    said = {"message": "Hello [[say heard]]", "sessionKey": SESSION}
+    run = accepted(client.post("/api/agents/main/send", json=said))
+    assert run["sessionKey"] == SESSION
+    assert ended(client, run["operationId"])["status"] == "completed"
+    items = accepted(client.get("/api/agents/main/transcript", params={"sessionKey": SESSION}), 200)["items"]
+    assert [one["text"] for one in items if one["role"] == "assistant"] == ["heard"]
+    path = f"/api/sessions/{SESSION}"
+    accepted(client.patch(path, json={"model": "fake/fake-mini"}), 200)
+    run = accepted(client.post("/api/agents/main/send", json=said))
+    assert ended(client, run["operationId"])["status"] == "completed"
+    wait_for(
+        lambda: operation(client, run["operationId"])["metrics"]["tokens"]["model"] == "fake-mini",
+        "the run's model",
+        SECONDS,
+    )
+    refused = client.patch(path, json={"model": "nobody/none"})
+    assert (refused.status_code, refused.json()["code"]) == (502, "gateway_refused")
+    compacted = client.post(f"{path}/compact")
+    assert compacted.status_code in {200, 502}, compacted.text  # a short session may have nothing to compact
+    assert client.post(f"{path}/reset").status_code == 428
+    accepted(client.post(f"{path}/reset", headers=confirmation(client, "session.reset", SESSION)), 200)
+    items = accepted(client.get("/api/agents/main/transcript", params={"sessionKey": SESSION}), 200)["items"]
+    assert items == []
+    assert SESSION in asyncio.run(sessions_of(gateway))
+    accepted(client.delete(path, headers=confirmation(client, "session.delete", SESSION)), 200)
+    assert SESSION not in asyncio.run(sessions_of(gateway))
+    spent = [one for one in listed(client) if one["sessionKey"] == SESSION]
+    assert sum(one["calls"] for one in spent) >= 2, "what it cost stays counted"
+
+
+def job_run(client):
+    """A job is added, run at once, seen as an operation, and removed."""
+    body = {
+        "name": "Commanded report",
+        "schedule": {"kind": "cron", "expr": "0 3 1 1 *"},
+        "message": "Report [[say reported]]",
+        "agentId": "main",
+    }
+    job = accepted(client.post("/api/crons", json=body), 201)["jobId"]
+    accepted(client.post(f"/api/crons/{job}/run"))
+
+    def scheduled():
+        found = client.get("/api/operations", params={"type": "scheduled", "status": "completed"}).json()
+        return [one for one in found if one["name"] == body["name"]]
+
+    assert len(wait_for(scheduled, "the job's operation", SECONDS)) == 1
+    accepted(client.delete(f"/api/crons/{job}"), 200)
+
+
+@pytest.mark.live
+@pytest.mark.req("S1-3", "S2-4", "S1-12", "S4-7", "S4-17", "S4-19", "S4-21", "S0-18")
+def test_a_real_gateway_does_what_it_is_told(live_gateway, tmp_path, postgres_dsn, postgres_reader_dsn):
+    folder = secrets.create(tmp_path / "data")
+    settings = gateway_settings(
+        live_gateway, tmp_path, LOBS_DATABASE_URL=postgres_dsn, LOBS_READER_URL=postgres_reader_dsn, LOBS_COMMANDS="1"
+    )
+    url = f"http://{settings['LOBS_API_LISTEN']}"
+    with our_process("exporter", settings, tmp_path) as exporter, our_process("api", settings, tmp_path) as api:
+        wait_ready(exporter, f"http://{settings['LOBS_METRICS_LISTEN']}/healthz", "the exporter")
+        wait_ready(api, f"{url}/healthz", "the API")
+        password = (folder / "api_password").read_text().strip()
+        token = httpx.post(f"{url}/api/auth/login", json={"password": password}).raise_for_status().json()["token"]
+        with PatientClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=SECONDS) as client:
+            wait_for(lambda: any(one["id"] == "main" for one in client.get("/api/agents").json()), "the agent", SECONDS)
+            wait_for(
+                lambda: client.get("/api/agents/main/transcript").status_code == 200, "the API's connection", SECONDS
+            )
+            spawned_run(client)
+            stopped_run(client, live_gateway)
+            changed_session(client, live_gateway)
+            job_run(client)
+            told = accepted(client.get("/api/audit", params={"limit": 500}), 200)
+        phases = {(row["action"], row["phase"]) for row in told}
+        for action in ("agent.spawn", "agent.send", "agent.kill", "session.patch", "session.delete", "cron.run"):
+            assert {(action, "started"), (action, "succeeded")} <= phases
+        assert ("session.patch", "failed") in phases
+        for process in (exporter, api):
+            assert "Traceback" not in process.output()
+            assert live_gateway.token not in process.output()
