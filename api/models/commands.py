@@ -104,7 +104,7 @@ class SessionPatch(Camel):
         json_schema_extra={"examples": [{"model": "anthropic/claude"}]}, alias_generator=to_camel, extra="forbid"
     )
 
-    model: Annotated[str | None, Field(max_length=200), Storable]
+    model: Annotated[str, Field(max_length=200), Storable] | None
 
 
 class ConfirmIn(Camel):

@@ -247,3 +247,11 @@ async def test_a_transcript_is_read_from_the_gateway_and_leaves_a_row(setup):
     assert (await setup.client.get("/api/agents/nobody/transcript")).status_code == 404
     async with connected(setup.app, await new_token(setup.app, Scope.WRITE)) as lesser:
         assert (await lesser.get("/api/agents/main/transcript")).status_code == 403
+
+
+@pytest.mark.req("S4-7")
+async def test_a_session_goes_back_to_its_agents_own_model_with_null(setup):
+    answer = await setup.client.patch("/api/sessions/agent:main:main", json={"model": None})
+    assert answer.status_code == 200
+    assert setup.sent("sessions.patch") == [{"key": "agent:main:main", "model": None}]
+    assert (await setup.client.patch("/api/sessions/agent:main:main", json={"model": "a\x00b"})).status_code == 422

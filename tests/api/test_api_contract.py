@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import httpx
 import pytest
@@ -25,8 +27,10 @@ from schemathesis.specs.openapi.checks import (
 from api.app import create_app
 from api.openapi import document
 from api.security.password import PasswordFile
+from lobservatory.demo.gateway import ReplayGateway
 from lobservatory.settings import Settings
-from tests.api.conftest import FAST, LOOSE
+from tests.api.conftest import FAST, LOOSE, PASSWORD
+from tests.servers import wait_for
 
 SERVICE = {"Authorization": "Bearer " + "s" * 43}
 ENDLESS = {"/api/events/stream"}
@@ -84,6 +88,48 @@ def test_the_document_needs_no_database_and_is_complete():
     assert len(identifiers) == len(set(identifiers))
 
 
+def keeps_to_the_document(
+    url: str,
+    headers: Mapping[str, str],
+    real: Mapping[str, str],
+    chosen: Callable[[Any], bool],
+    more_checks: Sequence[Any] = (),
+) -> int:
+    """Send generated requests to each chosen endpoint, with ids of `real` now and then; gives how many were tried."""
+    schema = schemathesis.openapi.from_dict(document())
+    schema.config.base_url = url
+    tried = 0
+    for found in schema.get_all_operations():
+        assert isinstance(found, Ok), found
+        endpoint = found.ok()
+        if not chosen(endpoint):
+            continue
+        tried += 1
+
+        @given(case=endpoint.as_strategy())
+        @hypothesis_settings(
+            max_examples=12,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        def fuzz(case):
+            if case.path_parameters and len(str(case.path_parameters)) % 2:
+                for name in case.path_parameters:
+                    case.path_parameters[name] = real.get(name, case.path_parameters[name])
+            answer = case.call(headers=headers)
+            assert answer.status_code != httpx.codes.INTERNAL_SERVER_ERROR
+            case.validate_response(
+                answer,
+                checks=[*more_checks, status_code_conformance, content_type_conformance, response_schema_conformance],
+            )
+
+        fuzz()
+    return tried
+
+
 @pytest.mark.req("S2-2")
 def test_nothing_that_is_sent_makes_a_server_error_or_an_answer_that_is_not_documented(settings: Settings):
     password = PasswordFile(settings.data_dir / "secrets" / "api_password", FAST)
@@ -94,46 +140,51 @@ def test_nothing_that_is_sent_makes_a_server_error_or_an_answer_that_is_not_docu
             "/api/operations", json={"type": "skill", "name": "n", "steps": [{"id": "s1", "name": "s"}]}
         ).json()["id"]
         real = {"task_id": task, "operation_id": operation, "step_id": "s1"}
-        schema = schemathesis.openapi.from_dict(document())
-        schema.config.base_url = url
-        tried = 0
-        for found in schema.get_all_operations():
-            assert isinstance(found, Ok), found
-            endpoint = found.ok()
-            if endpoint.path in ENDLESS:
-                continue
-            tried += 1
-
-            @given(case=endpoint.as_strategy())
-            @hypothesis_settings(
-                max_examples=12,
-                deadline=None,
-                derandomize=True,
-                database=None,
-                phases=[Phase.explicit, Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            )
-            def fuzz(case):
-                if case.path_parameters and len(str(case.path_parameters)) % 2:
-                    for name in case.path_parameters:
-                        case.path_parameters[name] = real.get(name, case.path_parameters[name])
-                answer = case.call(headers=SERVICE)
-                case.validate_response(
-                    answer,
-                    checks=[
-                        not_a_server_error,
-                        status_code_conformance,
-                        content_type_conformance,
-                        response_schema_conformance,
-                    ],
-                )
-
-            fuzz()
+        tried = keeps_to_the_document(
+            url, SERVICE, real, lambda endpoint: endpoint.path not in ENDLESS, [not_a_server_error]
+        )
         assert tried > 40
         text = client.get("/metrics").text
     seen = {int(line.split('status="')[1][:3]) for line in text.splitlines() if 'status="' in line}
     assert seen >= {200, 201, 204, 404, 422}  # it did get through to the handlers
     assert max(seen) < 500
+
+
+@pytest.mark.req("S2-4", "S4-7")
+async def test_commands_keep_to_the_document_when_they_are_on(settings: Settings, database):
+    await database.execute("INSERT INTO lobs.agents (gateway, agent, configured) VALUES ('home', 'main', true)")
+    password = PasswordFile(settings.data_dir / "secrets" / "api_password", FAST)
+    password.load()
+    async with ReplayGateway(token="t" * 20) as gateway:
+        for method in ("sessions.create", "sessions.patch", "cron.run", "exec.approval.resolve", "skills.update"):
+            gateway.answers[method] = lambda _: {"ok": True, "runId": "r"}
+        gateway.answers["agent"] = lambda params: {"runId": "r", "sessionKey": params["sessionKey"]}
+        gateway.answers["sessions.preview"] = lambda _: {"previews": []}
+        gateway.answers["chat.abort"] = lambda _: {"ok": True, "aborted": False, "runIds": []}
+        gateway.answers["sessions.compact"] = lambda _: {"ok": False, "reason": "nothing to compact"}
+        secret = settings.gateway_token.__class__("t" * 20)
+        told = {"commands": True, "gateway_url": gateway.url, "gateway_token": secret}
+        app = create_app(settings.model_copy(update=told), password, limits=LOOSE)
+
+        def ask() -> tuple[int, set[int]]:
+            with serving(app) as url, httpx.Client(base_url=url) as client:
+                token = client.post("/api/auth/login", json={"password": PASSWORD}).json()["token"]
+                headers = {"Authorization": f"Bearer {token}"}
+                wait_for(
+                    lambda: client.get("/api/agents/main/transcript", headers=headers).status_code == 200, "the gateway"
+                )
+                real = {"agent_id": "main", "session_key": "agent:main:main", "job_id": "j", "name": "SOUL.md"}
+                tried = keeps_to_the_document(
+                    url, headers, real, lambda endpoint: "commands" in endpoint.definition.raw["tags"]
+                )
+                text = client.get("/metrics", headers=headers).text
+            return tried, {int(line.split('status="')[1][:3]) for line in text.splitlines() if 'status="' in line}
+
+        tried, seen = await asyncio.to_thread(ask)
+    assert tried > 20
+    assert seen >= {200, 202, 404, 422, 428, 502}  # 502: what the gateway refused
+    assert 500 not in seen
+    assert any(method == "agent" for method, _ in gateway.calls)
 
 
 async def test_the_service_gives_the_same_document(anonymous):
