@@ -34,18 +34,6 @@ def gateway_starts() -> dashboard.AnnotationQuery:
     return _at_value("Gateway starts", config.WARN, f"({started}) * 1000", "Gateway started {{version}}", "{{gateway}}")
 
 
-def alerts() -> dashboard.AnnotationQuery:
-    """Where an alert that still fires became active."""
-    active = f'ALERTS_FOR_STATE{{alertname!="Watchdog", {config.ALERT_GATEWAY}}} * 1000'
-    return _at_value(
-        "Alerts",
-        config.BAD,
-        f'{active} and ignoring (alertstate) ALERTS{{alertstate="firing"}}',
-        "{{alertname}}",
-        "{{gateway}} {{severity}}",
-    )
-
-
 def _sql_events(name: str, colour: str, raw_sql: str, *, shown: bool) -> dashboard.AnnotationQuery:
     query = sql_rows(raw_sql)
     query.ref_id = "Anno"
@@ -55,6 +43,23 @@ def _sql_events(name: str, colour: str, raw_sql: str, *, shown: bool) -> dashboa
         enable=shown,
         icon_color=colour,
         target=query,
+    )
+
+
+def alerts() -> dashboard.AnnotationQuery:
+    """From when to when alerts fired, those that are over as well."""
+    return _sql_events(
+        "Alerts",
+        config.BAD,
+        """
+SELECT starts_at AS time, ends_at AS timeend, alert AS title, concat_ws(' ', gateway, severity) AS text
+FROM alert_events
+WHERE starts_at <= $__timeTo() AND coalesce(ends_at, now()) >= $__timeFrom() AND :gateways_or_none
+  AND alert <> 'Watchdog'
+ORDER BY starts_at DESC
+LIMIT 200
+""",
+        shown=True,
     )
 
 

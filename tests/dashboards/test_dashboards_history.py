@@ -17,7 +17,7 @@ from lobservatory.runner import postgres
 from tests.conftest import fresh_database
 from tests.dashboards import history
 from tests.dashboards.grafana_asks import Sources
-from tests.dashboards.grafana_macros import TimeRange, boards, expand_promql, panel_queries
+from tests.dashboards.grafana_macros import TimeRange, boards, expand_promql, expand_sql, panel_queries
 from tests.servers import prometheus
 
 pytestmark = [pytest.mark.timeout(600)]
@@ -105,6 +105,19 @@ def test_savings_are_what_the_cache_spared_at_list_prices(past):
     assert float(saved["value"][1]) == pytest.approx((read - write) / 1e6 * share, rel=0.05)
 
 
+@pytest.mark.req("S1-7")
+def test_alerts_are_drawn_from_when_to_when_they_fired(past):
+    """From our own table, so those that are over are drawn as well, and of the chosen gateway only."""
+    marks = boards()["lobs-overview"]["annotations"]["list"]
+    text = next(item for item in marks if item["name"] == "Alerts")["target"]["rawSql"]
+    kept = past.sources.rows("SELECT starts_at, ends_at, alert, gateway || ' ' || severity FROM public.alert_events")
+    drawn = past.sources.rows(expand_sql(text, past.span, past.chosen))
+    assert sorted(drawn, key=repr) == sorted(kept, key=repr)
+    assert {row[1] is None for row in drawn} == {True, False}, "some still fire, some are over"
+    office = past.sources.rows(expand_sql(text, past.span, {**past.chosen, "gateway": ["office"]}))
+    assert sorted(office, key=repr) == sorted((row for row in kept if row[3].startswith("office ")), key=repr)
+
+
 def test_events_are_drawn_where_they_happened(past):
     """Starts of gateways within the range, at their own time; those before it nowhere."""
     marks = boards()["lobs-overview"]["annotations"]["list"]
@@ -114,3 +127,15 @@ def test_events_are_drawn_where_they_happened(past):
     assert {row["metric"]["gateway"] for row in found} == set(history.GATEWAYS)
     drawn = sorted(float(row["value"][1]) / 1000 for row in found)
     assert drawn == pytest.approx([past.made.restarts[-1], past.made.restarts[-1] + 700], abs=1)
+
+
+@pytest.mark.req("S1-7")
+def test_alerts_are_drawn_from_their_beginning_to_their_end_also_when_they_are_over(past):
+    marks = boards()["lobs-overview"]["annotations"]["list"]
+    text = next(item for item in marks if item["name"] == "Alerts")["target"]["rawSql"]
+    drawn = past.sources.rows(expand_sql(text, past.span, past.chosen))
+    kept = past.sources.rows("SELECT starts_at, ends_at, alert FROM alert_events WHERE alert <> 'Watchdog'")
+    assert {row[:3] for row in drawn} == set(kept)
+    assert any(end is not None for _, end, *_ in drawn)
+    before = TimeRange.last(timedelta(days=1), past.span.start - timedelta(days=30))
+    assert past.sources.rows(expand_sql(text, before, past.chosen)) == []
