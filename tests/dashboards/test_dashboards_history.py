@@ -127,15 +127,3 @@ def test_events_are_drawn_where_they_happened(past):
     assert {row["metric"]["gateway"] for row in found} == set(history.GATEWAYS)
     drawn = sorted(float(row["value"][1]) / 1000 for row in found)
     assert drawn == pytest.approx([past.made.restarts[-1], past.made.restarts[-1] + 700], abs=1)
-
-
-@pytest.mark.req("S1-7")
-def test_alerts_are_drawn_from_their_beginning_to_their_end_also_when_they_are_over(past):
-    marks = boards()["lobs-overview"]["annotations"]["list"]
-    text = next(item for item in marks if item["name"] == "Alerts")["target"]["rawSql"]
-    drawn = past.sources.rows(expand_sql(text, past.span, past.chosen))
-    kept = past.sources.rows("SELECT starts_at, ends_at, alert FROM alert_events WHERE alert <> 'Watchdog'")
-    assert {row[:3] for row in drawn} == set(kept)
-    assert any(end is not None for _, end, *_ in drawn)
-    before = TimeRange.last(timedelta(days=1), past.span.start - timedelta(days=30))
-    assert past.sources.rows(expand_sql(text, before, past.chosen)) == []

@@ -26,7 +26,7 @@ class PatientClient(httpx.Client):
         return answer
 
 
-def accepted(answer: httpx.Response, status: int = 202) -> dict:
+def accepted(answer: httpx.Response, status: int = 202) -> Any:
     assert answer.status_code == status, answer.text
     return answer.json()
 
@@ -147,10 +147,11 @@ def job_run(client):
 
 @pytest.mark.live
 @pytest.mark.req("S1-3", "S2-4", "S1-12", "S4-7", "S4-17", "S4-19", "S4-21", "S0-18")
-def test_a_real_gateway_does_what_it_is_told(live_gateway, tmp_path, postgres_dsn, postgres_reader_dsn):
+def test_a_real_gateway_does_what_it_is_told(start_gateway, tmp_path, postgres_dsn, postgres_reader_dsn):
+    claw = start_gateway()  # of its own: what is commanded here changes it
     folder = secrets.create(tmp_path / "data")
     settings = gateway_settings(
-        live_gateway, tmp_path, LOBS_DATABASE_URL=postgres_dsn, LOBS_READER_URL=postgres_reader_dsn, LOBS_COMMANDS="1"
+        claw, tmp_path, LOBS_DATABASE_URL=postgres_dsn, LOBS_READER_URL=postgres_reader_dsn, LOBS_COMMANDS="1"
     )
     url = f"http://{settings['LOBS_API_LISTEN']}"
     with our_process("exporter", settings, tmp_path) as exporter, our_process("api", settings, tmp_path) as api:
@@ -164,8 +165,8 @@ def test_a_real_gateway_does_what_it_is_told(live_gateway, tmp_path, postgres_ds
                 lambda: client.get("/api/agents/main/transcript").status_code == 200, "the API's connection", SECONDS
             )
             spawned_run(client)
-            stopped_run(client, live_gateway)
-            changed_session(client, live_gateway)
+            stopped_run(client, claw)
+            changed_session(client, claw)
             job_run(client)
             told = accepted(client.get("/api/audit", params={"limit": 500}), 200)
         phases = {(row["action"], row["phase"]) for row in told}
@@ -174,4 +175,4 @@ def test_a_real_gateway_does_what_it_is_told(live_gateway, tmp_path, postgres_ds
         assert ("session.patch", "failed") in phases
         for process in (exporter, api):
             assert "Traceback" not in process.output()
-            assert live_gateway.token not in process.output()
+            assert claw.token not in process.output()
