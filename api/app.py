@@ -10,6 +10,7 @@ import structlog
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from api import errors, openapi
 from api.context import Context, of_app
@@ -176,6 +177,8 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
             max_age=600,
         )
     app.add_middleware(Envelope, counts=counts)
+    if settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
     return app
 
 

@@ -9,6 +9,7 @@ directory, else in `~/.config/lobservatory/`), then the defaults below. A secret
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import sys
@@ -156,6 +157,11 @@ class Settings(BaseModel):
         default=False, description="Accept a full token in a WebSocket URL. Off: only single-use tickets."
     )
     cors_origins: tuple[str, ...] = Field((), description="Exact origins that browsers may call the API from.")
+    trusted_proxies: tuple[str, ...] = Field(
+        (),
+        description="Addresses or networks of proxies whose `X-Forwarded-For` names the client, for log-in limits and "
+        "logs, for example `127.0.0.1,10.0.0.0/8`. Empty: nobody's.",
+    )
     poll_interval: Annotated[float, Field(ge=1, le=3600)] = Field(
         15.0, description="Seconds between two polls of the gateway by each collector."
     )
@@ -267,6 +273,17 @@ class Settings(BaseModel):
         except (KeyError, ValueError, OSError) as error:
             raise ValueError(f"{value!r} is not an IANA time zone, for example Europe/Berlin") from error
         return value
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _proxies(cls, value: object) -> object:
+        parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        for part in parts if isinstance(parts, list | tuple) else ():
+            try:
+                ipaddress.ip_network(str(part))
+            except ValueError:
+                raise ValueError(f"{str(part)!r} is no address and no network such as 10.0.0.0/8") from None
+        return parts
 
     @field_validator("cors_origins", mode="before")
     @classmethod

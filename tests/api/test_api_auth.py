@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from pydantic import ValidationError
 
 from api.context import of_app
 from api.models.auth import Preferences
 from api.security.password import PasswordError, PasswordFile, check
 from api.security.scopes import Actor, Scope
-from tests.api.conftest import FAST, PASSWORD, connected, new_token
+from lobservatory.settings import Settings
+from tests.api.conftest import FAST, PASSWORD, connected, new_token, started
 
 
 @pytest.mark.req("S2-1")
@@ -155,3 +157,29 @@ async def test_a_theme_is_kept_for_its_user_on_every_device(app):
         assert (await client.put("/api/auth/preferences", json={"theme": "lobster"})).json() == {"theme": "lobster"}
         assert (await client.get("/api/auth/preferences")).json() == {"theme": "lobster"}
         assert (await client.put("/api/auth/preferences", json={"theme": "plaid"})).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "counted"),
+    [
+        ((), "203.0.113.9", "127.0.0.1"),
+        (("10.0.0.0/8",), "203.0.113.9", "127.0.0.1"),  # the peer is no proxy of ours: what it says is its own affair
+        (("127.0.0.1",), "203.0.113.9", "203.0.113.9"),
+        (("127.0.0.1",), "198.51.100.1, 203.0.113.9", "203.0.113.9"),  # the first was written by the client
+        (("127.0.0.0/8", "10.0.0.0/8"), "203.0.113.9, 10.1.2.3", "203.0.113.9"),
+        (("127.0.0.1",), "2001:db8::7", "2001:db8::7"),
+        (("127.0.0.1",), "", "127.0.0.1"),
+    ],
+)
+async def test_only_a_trusted_proxy_says_who_the_client_is(settings, database, trusted, forwarded, counted):
+    async with started(settings.model_copy(update={"trusted_proxies": trusted})) as app, connected(app) as client:
+        headers = {"X-Forwarded-For": forwarded} if forwarded else {}
+        assert (await client.post("/api/auth/login", json={"password": "wrong"}, headers=headers)).status_code == 401
+    cursor = await database.execute("SELECT source FROM lobs.login_failures")
+    assert [row[0] for row in await cursor.fetchall()] == [counted]
+
+
+@pytest.mark.parametrize("wrong", ["*", "proxy.example", "10.0.0.1/8", "10.0.0.0/40"])
+def test_a_proxy_is_an_address_or_a_network(wrong):
+    with pytest.raises(ValidationError, match="no address and no network"):
+        Settings.model_validate({"trusted_proxies": wrong})
