@@ -7,6 +7,7 @@ nothing of a request's body is read before its sender is known.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -87,9 +88,16 @@ async def refuse(error: errors.ApiError, scope: Scope, receive: Receive, send: S
 
 
 def client_address(scope: Scope) -> str:
-    """The peer's address; the same for all without one (a socket file)."""
+    """The client's address in its usual form; one for all without one (a socket file, a proxy that says nonsense)."""
     client = scope.get("client")
-    return str(client[0]) if client else "local"
+    if not client:
+        return "local"
+    try:
+        address = ipaddress.ip_address(client[0])
+    except ValueError:
+        return "unknown"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 class Envelope:
