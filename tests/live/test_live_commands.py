@@ -146,7 +146,7 @@ def job_run(client):
 
 
 @pytest.mark.live
-@pytest.mark.req("S1-3", "S2-4", "S1-12", "S4-7", "S4-17", "S4-19", "S4-21", "S0-18")
+@pytest.mark.req("S1-3", "S2-4", "S1-12", "S4-7", "S4-17", "S4-19", "S0-18")
 def test_a_real_gateway_does_what_it_is_told(start_gateway, tmp_path, postgres_dsn, postgres_reader_dsn):
     claw = start_gateway()  # of its own: what is commanded here changes it
     folder = secrets.create(tmp_path / "data")
