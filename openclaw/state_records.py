@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,9 @@ class StateRecords:
     def __init__(self, state_dir: Path) -> None:
         self._dir = state_dir
         self._database = state_dir / "state" / "openclaw.sqlite"
+        # What it has learnt of files saves reading thousands of them at each poll; one thread at a time may use it.
+        self._stores = Stores(state_dir)
+        self._using_stores = threading.Lock()
 
     @property
     def has_database(self) -> bool:
@@ -141,8 +145,7 @@ class StateRecords:
         A status `running` is what a gateway left behind that was killed as well as what one writes that lives: it is
         given as `unknown`.
         """
-        stores = Stores(self._dir)
-        try:
+        with self._using_stores, contextlib.closing(self._stores) as stores:
             stores.discover()
             return [
                 {
@@ -158,8 +161,6 @@ class StateRecords:
                 }
                 for info in stores.sessions().values()
             ]
-        finally:
-            stores.close()
 
     def agents(self) -> list[dict[str, Any]]:
         """The configured agents in the shape of an item of `agents.list`; where none is named there is `main`."""

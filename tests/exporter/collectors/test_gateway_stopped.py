@@ -42,6 +42,17 @@ async def test_of_a_stopped_gateway_all_that_it_stored_is_seen(state_dir, helper
     assert total(samples, "claw_tasks") > 0
 
 
+def test_a_second_look_at_the_records_sees_what_is_new(state_dir):
+    records = StateRecords(state_dir)
+    before = records.sessions()
+    assert records.sessions() == before
+    folder = state_dir / "agents" / "newcomer" / "sessions"
+    folder.mkdir(parents=True)
+    (folder / "sessions.json").write_text('{"agent:newcomer:main": {"sessionId": "n1", "updatedAt": 1}}')
+    (folder / "n1.jsonl").write_text('{"type":"session","version":3,"id":"n1"}\n')
+    assert [one["key"] for one in records.sessions() if one not in before] == ["agent:newcomer:main"]
+
+
 async def test_a_missing_scope_costs_only_what_the_records_have_not(state_dir, helpers):
     async with ReplayGateway(token=helpers.token, replies=helpers.recordings("2026.9.6")) as gateway:
         gateway.faults.missing_methods |= {"sessions.list", "cron.list"}
