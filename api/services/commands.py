@@ -257,8 +257,8 @@ class CommandService:
             answer: Answer = await send(client)
         except (GatewayError, errors.ApiError) as error:
             async with self._pool.connection() as connection:
-                # After a deadline nobody knows whether it was carried out: then the key stays taken.
-                if key is not None and not isinstance(error, CallTimeoutError):
+                # After a deadline or a lost connection nobody knows whether it was carried out: the key stays taken.
+                if key is not None and isinstance(error, NotReadyError | RpcError | errors.ApiError):
                     await rows.release(connection, actor=actor.token_id, key=key)
                 reason = error.code if isinstance(error, RpcError | errors.ApiError) else type(error).__name__
                 await auth_rows.audit(

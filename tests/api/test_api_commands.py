@@ -183,6 +183,18 @@ async def test_a_gateway_that_went_away_is_503_and_the_key_stays_free(setup, gat
         assert (answer.status_code, answer.json()["code"]) == (503, "gateway_unavailable")
 
 
+async def test_a_connection_lost_after_sending_keeps_the_key_so_that_nothing_is_sent_twice(setup, gateway):
+    gateway.faults.drop_on |= {"agent"}
+    headers, body = {"Idempotency-Key": "k"}, {"label": "l", "task": "t"}
+    lost = await setup.client.post("/api/agents/spawn", json=body, headers=headers)
+    assert lost.status_code == 503
+    gateway.faults.drop_on.clear()
+    await gateway_client(setup.app).wait_connected(30)
+    again = await setup.client.post("/api/agents/spawn", json=body, headers=headers)
+    assert again.status_code == 409, "whether it was carried out is not known"
+    assert len(setup.sent("agent")) == 1
+
+
 @pytest.mark.req("S4-7")
 async def test_dangerous_commands_need_a_confirmation_for_just_that(setup):
     path = "/api/sessions/agent:main:dashboard:old"
