@@ -69,12 +69,16 @@ def test_a_gateway_that_dies_is_one_message_and_its_return_another(tmp_path, exp
         exporter.down = True
         (_, blind) = slack.wait(lambda messages: len(messages) == 2)
         assert blind.title == "🔴 The exporter does not answer · default"
-        assert ("GatewayDown", "suppressed") in known(alerts)
+        wait_for(lambda: ("GatewayDown", "suppressed") in known(alerts), "muted by the exporter's own")
         exporter.down = False
         (*_, sees) = slack.wait(lambda messages: len(messages) == 3)
         assert sees.title == "✅ Resolved: The exporter does not answer · default"
 
-        # What was muted ends first: two rules are evaluated one after the other, and a scrape may come between them.
+        # What was muted is back, then ends first: two rules are evaluated one after the other, and a scrape may come
+        # between them.
+        wait_for(
+            lambda: known(alerts) == {("GatewayDown", "active"), ("ChannelDown", "suppressed")}, "both, as they were"
+        )
         exporter.samples[CHANNEL] = 1
         wait_for(lambda: {name for name, _ in known(alerts)} == {"GatewayDown"}, "the muted alert has ended")
         exporter.set(claw_gateway_up=1, claw_gateway_ready=1)
