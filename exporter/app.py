@@ -48,7 +48,7 @@ from lobservatory.settings import Listen, Settings, SettingsError
 from openclaw.state_dir import OpenClawConfig, StateDirError, gateway_token, gateway_url, load_config, resolve
 from openclaw.stores import Stores
 from store import alerts, cost, maintenance
-from store.checkpoint import CheckpointLedger, read_spending
+from store.checkpoint import CheckpointLedger, SpendingReader
 from store.gateway import insert_host_samples
 from store.ledger import Ledger, LedgerHeldError
 from store.migrate import MigrateError, check_schema, set_timezone
@@ -150,6 +150,7 @@ class Exporter:
         """Make the parts; nothing runs yet."""
         settings = self._settings
         self._pool = pool
+        self._spending = SpendingReader(CheckpointLedger(settings.data_dir, self._gateway).path)
         self._watch = GatewayWatch(
             self._gateway,
             self._url,
@@ -421,8 +422,7 @@ class Exporter:
     async def _windows_of_checkpoint(self, at: datetime) -> Windows | None:
         if not self._complete:
             return None
-        path = CheckpointLedger(self._settings.data_dir, self._gateway).path
-        return compute(await asyncio.to_thread(read_spending, path), self._settings.zone, at)
+        return compute(await asyncio.to_thread(self._spending.read), self._settings.zone, at)
 
     # --- what is shown --------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import contextlib
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from openclaw.fields import items, mapping, text, whole
 from openclaw.protocol import GatewayUnavailableError, MissingScopeError, UnknownMethodError
 from openclaw.state_dir import OpenClawConfig, load_config
 from openclaw.stores import Stores
+from openclaw.stores.database import NAME as DATABASE_NAME
 
 # What a call to the gateway fails with when the records are asked instead: it is away, lacks the method or refuses it.
 ASK_RECORDS = (GatewayUnavailableError, MissingScopeError, UnknownMethodError)
@@ -28,6 +30,10 @@ KNOWN_SCHEMA = 18
 BUSY_TIMEOUT = 5.0  # seconds
 MAX_FILE = 64 << 20
 MAX_ROWS = 5_000
+_DATABASE_FILES = (f"agent/{DATABASE_NAME}", f"agent/{DATABASE_NAME}-wal")
+_SETTLED_NS = 2_000_000_000  # longer than any file system's clock ticks
+
+_State = tuple[tuple[str, int, int, int], ...]  # of files: name, inode, bytes, time of change in nanoseconds
 
 
 class StateRecordsError(Exception):
@@ -62,6 +68,7 @@ class StateRecords:
         # What it has learnt of files saves reading thousands of them at each poll; one thread at a time may use it.
         self._stores = Stores(state_dir)
         self._using_stores = threading.Lock()
+        self._sessions: tuple[_State, list[dict[str, Any]]] | None = None
 
     @property
     def has_database(self) -> bool:
@@ -146,8 +153,12 @@ class StateRecords:
         given as `unknown`.
         """
         with self._using_stores, contextlib.closing(self._stores) as stores:
+            state = self._state_of_indexes()
+            if self._sessions is not None and self._sessions[0] == state:
+                return self._sessions[1]
+            now = time.time_ns()
             stores.discover()
-            return [
+            sessions = [
                 {
                     "agentId": info.agent,
                     "sessionId": info.session_id,
@@ -161,6 +172,20 @@ class StateRecords:
                 }
                 for info in stores.sessions().values()
             ]
+            # A change right after a look may leave the same time behind: what changed just now is read once more.
+            settled = all(now - changed > _SETTLED_NS for _, _, _, changed in state)
+            self._sessions = (state, sessions) if settled else None
+            return sessions
+
+    def _state_of_indexes(self) -> _State:
+        """What the answer depends on: the indexes, the databases, and the names of files, not what is in them."""
+        found = []
+        for agent in sorted((self._dir / "agents").glob("*")):
+            for name in ("sessions", "sessions/sessions.json", "sessions/cold", *_DATABASE_FILES):
+                with contextlib.suppress(OSError):
+                    status = (agent / name).stat()
+                    found.append((f"{agent.name}/{name}", status.st_ino, status.st_size, status.st_mtime_ns))
+        return tuple(found)
 
     def agents(self) -> list[dict[str, Any]]:
         """The configured agents in the shape of an item of `agents.list`; where none is named there is `main`."""

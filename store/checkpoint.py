@@ -305,6 +305,10 @@ class CheckpointTransaction:
             self._connection.execute("REPLACE INTO totals VALUES (?, ?, ?)", (metric, labels, str(value)))
 
 
+_State = tuple[tuple[int, int, int], ...]  # of files: inode, bytes, time of change in nanoseconds
+_SETTLED_NS = 2_000_000_000  # longer than any file system's clock ticks
+
+
 @dataclass(frozen=True, slots=True)
 class Spending:
     """Billed US dollars: by quarter hour (its start), and of single calls of the last two hours."""
@@ -314,8 +318,34 @@ class Spending:
     recent: list[tuple[datetime, str, Decimal]]
 
 
-def read_spending(path: Path) -> Spending:
-    """What a checkpoint knows of money by time; blocks. Raises LedgerUnavailableError."""
+class SpendingReader:
+    """What a checkpoint knows of money by time, read again only when the file has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: tuple[_State, Spending] | None = None
+
+    def read(self) -> Spending:
+        """Blocks. Raises LedgerUnavailableError."""
+        now, state = time.time_ns(), self._state()
+        if self._known is not None and self._known[0] == state:
+            return self._known[1]
+        spending = _read_spending(self._path)
+        # A commit right after a look may leave the same time behind: what changed just now is read once more.
+        settled = all(now - changed > _SETTLED_NS for _, _, changed in state)
+        self._known = (state, spending) if settled else None
+        return spending
+
+    def _state(self) -> _State:
+        states = []
+        for path in (self._path, self._path.with_name(f"{self._path.name}-wal")):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                states.append((status.st_ino, status.st_size, status.st_mtime_ns))
+        return tuple(states)
+
+
+def _read_spending(path: Path) -> Spending:
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             agents = connection.execute("SELECT agent, first_ms FROM agents").fetchall()

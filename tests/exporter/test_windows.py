@@ -1,5 +1,6 @@
 """Windows of money: what is computed without a database is what the database says."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
@@ -10,7 +11,7 @@ from psycopg.rows import dict_row
 
 from exporter.windows import Windows, WindowsCollector, compute
 from store import cost
-from store.checkpoint import CheckpointLedger, Spending, read_spending
+from store.checkpoint import CheckpointLedger, Spending, SpendingReader
 from store.postgres_ledger import PostgresLedger
 from store.rows import ModelCall
 
@@ -94,7 +95,7 @@ async def test_checkpoint_and_database_agree_in_every_zone(postgres_dsn, tmp_pat
                 assert all(await transaction.insert_model_calls(rows[start : start + 150]))
                 assert not any(await transaction.insert_model_calls(rows[start : start + 5]))
         await ledger.close()
-    spending = read_spending(checkpoint.path)
+    spending = SpendingReader(checkpoint.path).read()
     async with await psycopg.AsyncConnection.connect(postgres_dsn, row_factory=dict_row) as connection:
         for zone in ZONES:
             for ahead in (timedelta(0), timedelta(minutes=7)):
@@ -106,6 +107,25 @@ async def test_checkpoint_and_database_agree_in_every_zone(postgres_dsn, tmp_pat
                 }, zone
                 assert ours.costs["main", "1h"] >= Decimal("0.7")
                 assert ours.baseline == await cost.hour_baseline(connection, "g", zone, at), zone
+
+
+async def test_a_checkpoint_at_rest_is_read_once_and_each_commit_is_seen(tmp_path):
+    checkpoint = CheckpointLedger(tmp_path, "g")
+    await checkpoint.open()
+    reader = SpendingReader(checkpoint.path)
+    rows = calls()
+    seen = []
+    for start in range(0, 40, 8):
+        async with checkpoint.transaction() as transaction:
+            await transaction.insert_model_calls(rows[start : start + 8])
+        seen.append(sum(cost for _, _, cost in reader.read().buckets))
+    priced = [row.cost_usd if row.billing == "billed" and row.cost_usd else Decimal(0) for row in rows]
+    assert seen == [sum(priced[: start + 8]) for start in range(0, 40, 8)]
+    for path in tmp_path.rglob("*"):
+        written = path.stat().st_mtime - 60
+        os.utime(path, (written, written))
+    assert reader.read() is reader.read()
+    await checkpoint.close()
 
 
 def test_a_projection_adds_the_mean_of_full_days_for_the_days_that_are_left():

@@ -1,5 +1,7 @@
 """What is still seen of a gateway that cannot be asked: stopped, without a token, or without the right to ask."""
 
+import json
+import os
 import sqlite3
 
 import pytest
@@ -51,6 +53,34 @@ def test_a_second_look_at_the_records_sees_what_is_new(state_dir):
     (folder / "sessions.json").write_text('{"agent:newcomer:main": {"sessionId": "n1", "updatedAt": 1}}')
     (folder / "n1.jsonl").write_text('{"type":"session","version":3,"id":"n1"}\n')
     assert [one["key"] for one in records.sessions() if one not in before] == ["agent:newcomer:main"]
+
+
+def settle(directory):
+    """Everything in it as if it had been written a minute ago."""
+    for path in (directory, *directory.rglob("*")):
+        if not path.is_symlink():
+            written = path.stat().st_mtime - 60
+            os.utime(path, (written, written))
+
+
+def test_records_at_rest_are_read_once(state_dir):
+    settle(state_dir)
+    records = StateRecords(state_dir)
+    assert records.sessions() is records.sessions()
+
+
+def test_an_index_that_changes_in_place_is_read_again(tmp_path):
+    folder = tmp_path / "agents" / "main" / "sessions"
+    folder.mkdir(parents=True)
+    index = folder / "sessions.json"
+    records = StateRecords(tmp_path)
+    for name in ("s1", "s2", "s3"):  # of the same length, faster than a file's time may tell
+        index.write_text(json.dumps({"agent:main:main": {"sessionId": name, "updatedAt": 1}}))
+        assert [one["sessionId"] for one in records.sessions()] == [name]
+    settle(tmp_path)
+    assert records.sessions() is records.sessions()
+    index.write_text('{"agent:main:main": {"sessionId": "s4", "updatedAt": 1}}')
+    assert [one["sessionId"] for one in records.sessions()] == ["s4"]
 
 
 async def test_a_missing_scope_costs_only_what_the_records_have_not(state_dir, helpers):
