@@ -21,6 +21,8 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import parse_uri
 from yoyo.migrations import Migration, MigrationList
 
+from store import alert_rules
+
 _FOLDER = Path(__file__).parent / "migrations"
 _SCHEMA = "lobs_migrations"
 _LOCK = 7305804402566886001  # any number that nobody else uses
@@ -73,7 +75,10 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo has no t
 
 
 def migrate(dsn: str) -> SchemaState:
-    """Apply what is missing and give every role its rights. `dsn`: as the owner of the schema. Raises MigrateError."""
+    """Apply what is missing, give roles their rights, note which alerts there are. `dsn`: as the owner of the schema.
+
+    Raises MigrateError.
+    """
     with _connected(dsn) as connection:
         _lock(connection)
         _refuse_unknown(_state(connection))
@@ -91,6 +96,7 @@ def migrate(dsn: str) -> SchemaState:
                     ) from error
         connection.execute("SET search_path TO DEFAULT")
         _grant(connection)
+        alert_rules.keep(connection, alert_rules.shipped())
         return _state(connection)
 
 

@@ -236,6 +236,44 @@ LIMIT 50
     )
 
 
+def rules() -> dashboard.Panel:
+    """Also those that never fired."""
+    return panels.table(
+        33,
+        "Rules",
+        [
+            sql_rows(
+                """
+SELECT r.alert AS "Alert", r.severity AS "Severity", r.summary AS "What it says",
+       coalesce(e.fired, 0) AS "Times", e.last AS "Last"
+FROM alert_rules AS r
+LEFT JOIN (
+  SELECT alert, count(*) AS fired, max(starts_at) AS last
+  FROM alert_events
+  WHERE :gateways_or_none
+  GROUP BY alert
+) AS e ON e.alert = r.alert
+WHERE r.enabled
+ORDER BY e.last DESC NULLS LAST, r.alert
+LIMIT 200
+"""
+            )
+        ],
+        description="Every alert that this version ships, and how often and when each fired, as far back as the "
+        "history goes (views alert_rules and alert_events). One that never fired watches in silence; "
+        "lobservatory alert-test shows whether it would be heard.",
+        no_value="No rules are known: run lobservatory migrate",
+        overrides=[
+            panels.override("Alert", custom__width=190),
+            panels.badge("Severity", SEVERITY_WORDS, width=90),
+            panels.override("Times", custom__width=75),
+            panels.override("Last", unit="dateTimeFromNow", noValue="never", custom__width=130),
+        ],
+        width=24,
+        height=9,
+    )
+
+
 def board() -> Board:
     """What needs a human."""
     return Board(
@@ -254,5 +292,6 @@ def board() -> Board:
             Row(102, "", [over_time()]),
             Row(103, "", [time_to_resolve(), noise()]),
             Row(104, "", [history()]),
+            Row(105, "", [rules()]),
         ],
     )
