@@ -62,7 +62,9 @@ def check_start(settings: Settings) -> None:
         raise StartError(f"LOBS_DATABASE_URL: {error}") from None
 
 
-async def _chat(stack: contextlib.AsyncExitStack, pool: database.Pool, settings: Settings) -> chat.ChatService:
+async def _chat(
+    stack: contextlib.AsyncExitStack, pool: database.Pool, settings: Settings, counts: Counts
+) -> chat.ChatService:
     """The chat, with connections of its own to the gateway and, as the reader's role, to the database."""
     if not settings.chat:
         return chat.ChatService(pool, None, settings, None)
@@ -73,6 +75,7 @@ async def _chat(stack: contextlib.AsyncExitStack, pool: database.Pool, settings:
         database.open_pool(dsn, name="lobservatory chat", max_size=2, wait_seconds=_POOL_SECONDS)
     )
     client = await stack.enter_async_context(commands.gateway_client(settings, chat.SCOPES))
+    counts.connection("chat", client)
     service = chat.ChatService(pool, reader, settings, chat.ModelConnection(client))
     stack.push_async_callback(service.close)
     return service
@@ -101,7 +104,8 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
             gateway = None
             if settings.commands:
                 gateway = await stack.enter_async_context(commands.gateway_client(settings))
-            chat_service = await _chat(stack, pool, settings)
+                counts.connection("commands", gateway)
+            chat_service = await _chat(stack, pool, settings, counts)
             app.state.context = Context(
                 settings=settings,
                 limits=limits,

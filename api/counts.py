@@ -1,76 +1,134 @@
-"""What the service counts about itself, and its Prometheus text."""
+"""What the service counts about itself, and its Prometheus text. The families are the catalogue's `API_METRICS`."""
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-_MOST_SERIES = 2_000
+from lobservatory.catalogue import API_METRICS, Metric
+from openclaw.client import Called, GatewayClient
+
+_FAMILIES = {metric.name: metric for metric in API_METRICS}
+_REQUESTS = _FAMILIES["lobservatory_http_requests_total"]
+_REQUEST_SECONDS = _FAMILIES["lobservatory_http_request_duration_seconds"]
+_RPC_SECONDS = _FAMILIES["lobservatory_gateway_rpc_duration_seconds"]
+_RPC_ERRORS = _FAMILIES["lobservatory_gateway_rpc_errors_total"]
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WS"})
+_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+Labels = tuple[str, ...]
+
+
+class Histogram:
+    """Times in seconds of one family, by label values."""
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+        self._counts: dict[Labels, list[int]] = {}
+        self._sums: dict[Labels, float] = {}
+
+    def observe(self, labels: Labels, seconds: float) -> None:
+        """One more. Beyond the family's bound it is one of `other`."""
+        if labels not in self._counts and len(self._counts) >= self.metric.bound:
+            labels = ("other",) * len(labels)
+        counts = self._counts.setdefault(labels, [0] * (len(self.metric.buckets) + 1))
+        counts[bisect_left(self.metric.buckets, seconds)] += 1
+        self._sums[labels] = self._sums.get(labels, 0.0) + seconds
+
+    def lines(self) -> Iterator[str]:
+        """Its Prometheus text."""
+        yield from _head(self.metric)
+        name = self.metric.name
+        for labels, counts in sorted(self._counts.items()):
+            text = _text(self.metric.labels, labels)
+            total = 0
+            for bound, number in zip((*map(repr, self.metric.buckets), "+Inf"), counts, strict=True):
+                total += number
+                yield f'{name}_bucket{{{text},le="{bound}"}} {total}'
+            yield f"{name}_count{{{text}}} {total}"
+            yield f"{name}_sum{{{text}}} {self._sums[labels]!r}"
 
 
 class Counts:
     """Counters and gauges of one process. Routes are templates of our own, so their number is bounded."""
 
     def __init__(self) -> None:
-        self.requests: Counter[tuple[str, str, int]] = Counter()
-        self.buckets: Counter[tuple[str, float]] = Counter()
-        self.seconds: Counter[str] = Counter()
+        self.requests: Counter[Labels] = Counter()
+        self.request_seconds = Histogram(_REQUEST_SECONDS)
         self.clients: Counter[str] = Counter()
         self.messages: Counter[str] = Counter()
         self.evicted: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
         self.logins: Counter[str] = Counter()
         self.last_event_id = 0
+        self.rpc_seconds = Histogram(_RPC_SECONDS)
+        self.rpc_errors: Counter[Labels] = Counter()
+        self._connections: dict[str, GatewayClient] = {}
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request has ended."""
-        key = (method if method in _METHODS else "other", route, status)
-        if key not in self.requests and len(self.requests) >= _MOST_SERIES:
-            key = ("other", "other", status)
-        self.requests[key] += 1
+        _add(_REQUESTS, self.requests, (method if method in _METHODS else "other", route, str(status)))
         if method == "WS" or route == "/api/events/stream":
             return  # they last as long as a client stays: no latency
-        self.seconds[route] += seconds  # type: ignore[assignment]  # a Counter adds floats just as well
-        for bound in _BUCKETS:
-            if seconds <= bound:
-                self.buckets[(route, bound)] += 1
-        self.buckets[(route, float("inf"))] += 1
+        self.request_seconds.observe((route,), seconds)
+
+    def connection(self, name: str, client: GatewayClient) -> Callable[[], None]:
+        """Count the calls of a connection to the gateway from now on; the answer ends that."""
+
+        def count(called: Called) -> None:
+            self.rpc_seconds.observe((name, called.method), called.seconds)
+            if called.code:
+                code = called.code if _CODE.fullmatch(called.code) else "other"
+                _add(_RPC_ERRORS, self.rpc_errors, (name, called.method, code))
+
+        self._connections[name] = client
+        return client.on_call(count)
 
     def exposition(self) -> str:
         """The Prometheus text format."""
         return "\n".join(self._lines()) + "\n"
 
     def _lines(self) -> Iterator[str]:
-        yield from _head("lobservatory_http_requests_total", "counter", "Requests that have ended.")
-        for (method, route, status), number in sorted(self.requests.items()):
-            yield (f'lobservatory_http_requests_total{{method="{method}",route="{route}",status="{status}"}} {number}')
-        yield from _head("lobservatory_http_request_duration_seconds", "histogram", "Time of requests.")
-        name = "lobservatory_http_request_duration_seconds"
-        for route in sorted(self.seconds):
-            for bound in (*_BUCKETS, float("inf")):
-                le = "+Inf" if bound == float("inf") else repr(bound)
-                yield f'{name}_bucket{{route="{route}",le="{le}"}} {self.buckets[(route, bound)]}'
-            yield f'{name}_count{{route="{route}"}} {self.buckets[(route, float("inf"))]}'
-            yield f'{name}_sum{{route="{route}"}} {self.seconds[route]!r}'
-        yield from _family("lobservatory_live_clients", "gauge", "Clients that listen now.", "stream", self.clients)
-        yield from _family(
-            "lobservatory_live_messages_total", "counter", "Messages put to live clients.", "stream", self.messages
-        )
-        yield from _family(
-            "lobservatory_live_evictions_total", "counter", "Clients closed as too slow.", "stream", self.evicted
-        )
-        yield from _family("lobservatory_logins_total", "counter", "Log-ins by outcome.", "outcome", self.logins)
-        yield from _head("lobservatory_live_last_event_id", "gauge", "Id of the newest event given to live clients.")
-        yield f"lobservatory_live_last_event_id {self.last_event_id}"
+        yield from _family("lobservatory_http_requests_total", self.requests)
+        yield from self.request_seconds.lines()
+        for name, by_stream in (
+            ("lobservatory_live_clients", self.clients),
+            ("lobservatory_live_messages_total", self.messages),
+            ("lobservatory_live_evictions_total", self.evicted),
+            ("lobservatory_live_dropped_messages_total", self.dropped),
+        ):
+            yield from _family(name, {(stream,): number for stream, number in by_stream.items()})
+        yield from _family("lobservatory_live_last_event_id", {(): self.last_event_id})
+        yield from _family("lobservatory_logins_total", {(outcome,): n for outcome, n in self.logins.items()})
+        connected: dict[Labels, int] = {
+            (name,): int(client.state == "connected") for name, client in self._connections.items()
+        }
+        yield from _family("lobservatory_gateway_connected", connected)
+        yield from self.rpc_seconds.lines()
+        yield from _family("lobservatory_gateway_rpc_errors_total", self.rpc_errors)
 
 
-def _head(name: str, kind: str, text: str) -> Iterator[str]:
-    yield f"# HELP {name} {text}"
-    yield f"# TYPE {name} {kind}"
+def _add(metric: Metric, values: Counter[Labels], labels: Labels) -> None:
+    """One more of a series; beyond the family's bound, of one that has `other` for all but its last label."""
+    if labels not in values and len(values) >= metric.bound:
+        labels = (*["other"] * (len(labels) - 1), labels[-1])
+    values[labels] += 1
 
 
-def _family(name: str, kind: str, text: str, label: str, values: Counter[str]) -> Iterator[str]:
-    yield from _head(name, kind, text)
-    for value, number in sorted(values.items()):
-        yield f'{name}{{{label}="{value}"}} {number}'
+def _head(metric: Metric) -> Iterator[str]:
+    yield f"# HELP {metric.name} {metric.help}"
+    yield f"# TYPE {metric.name} {metric.type}"
+
+
+def _text(names: Labels, values: Labels) -> str:
+    return ",".join(f'{name}="{value}"' for name, value in zip(names, values, strict=True))
+
+
+def _family(name: str, values: Mapping[Labels, int]) -> Iterator[str]:
+    metric = _FAMILIES[name]
+    yield from _head(metric)
+    for labels, number in sorted(values.items()):
+        text = _text(metric.labels, labels)
+        yield f"{name}{{{text}}} {number}" if text else f"{name} {number}"

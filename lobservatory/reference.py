@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lobservatory.catalogue import CATALOGUE, COLLECTORS, METRICS, TOTAL_SERIES, Metric
+from lobservatory.catalogue import API_METRICS, CATALOGUE, COLLECTORS, METRICS, TOTAL_SERIES, Metric
 
 _ACCOUNTING = """\
 What agents used and cost. Absent until the first scan of the session stores has ended, then at the all-time totals;
 kept in the ledger, so that a restart changes nothing. They never fall."""
+
+_API = """\
+The API serves these at its own `/metrics`, to a token with the scope `read` (docs/operation.md shows the scrape)."""
+
+_HEAD = "| metric | type | unit | labels | bound | meaning |"
+_RULE = "| --- | --- | --- | --- | ---: | --- |"
 
 _INTRODUCTION = f"""\
 # Metrics
@@ -45,13 +51,13 @@ def _row(metric: Metric) -> str:
 
 
 def metrics_markdown() -> str:
-    """The text of `docs/metrics.md`: every family of the catalogue, in sections, in the catalogue's order."""
+    """The text of `docs/metrics.md`: every family of both processes, in sections, in the catalogue's order."""
     lines = [_INTRODUCTION]
     shown: set[str] = set()
     for title, text, belongs in _SECTIONS:
         members = [metric for metric in METRICS if metric.name not in shown and belongs(metric)]
         shown.update(metric.name for metric in members)
-        lines += ["", f"## {title}", "", text, "", "| metric | type | unit | labels | bound | meaning |"]
-        lines += ["| --- | --- | --- | --- | ---: | --- |", *map(_row, members)]
+        lines += ["", f"## {title}", "", text, "", _HEAD, _RULE, *map(_row, members)]
     assert len(shown) == len(CATALOGUE)  # noqa: S101 - a family that no section takes would vanish from the page
+    lines += ["", "## The API", "", _API, "", _HEAD, _RULE, *map(_row, API_METRICS)]
     return "\n".join(lines) + "\n"

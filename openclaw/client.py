@@ -72,6 +72,15 @@ class Stats:
     last_event_at: float | None = None  # epoch seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A call that has ended: how long it took in seconds, and `error_code` when it failed ("" when it did not)."""
+
+    method: str
+    seconds: float
+    code: str = ""
+
+
 def backoff(
     rng: Callable[[], float], first: float = 1.0, factor: float = 1.5, ceiling: float = 10.0
 ) -> Iterator[float]:
@@ -164,6 +173,7 @@ class GatewayClient:
         self._futures: dict[str, asyncio.Future[Any]] = {}
         self._on_event: list[Callable[[Pushed], None]] = []
         self._on_refetch: list[Callable[[str], None]] = []
+        self._on_call: list[Callable[[Called], None]] = []
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._reported: tuple[str, str] = ("", "")
@@ -216,6 +226,11 @@ class GatewayClient:
         self._on_refetch.append(callback)
         return lambda: self._on_refetch.remove(callback)
 
+    def on_call(self, callback: Callable[[Called], None]) -> Callable[[], None]:
+        """Call back, in the task that called, when a call has ended; the answer ends the subscription."""
+        self._on_call.append(callback)
+        return lambda: self._on_call.remove(callback)
+
     async def call(
         self,
         method: str,
@@ -228,6 +243,30 @@ class GatewayClient:
 
         Raises RpcError (MissingScopeError, UnknownMethodError), CallTimeoutError, GatewayUnavailableError.
         """
+        if not self._on_call:
+            return await self._call(method, params, timeout=timeout, final=final)
+        started, code = self._clock(), ""
+        try:
+            return await self._call(method, params, timeout=timeout, final=final)
+        except GatewayError as error:
+            code = error_code(error)
+            raise
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        finally:
+            called = Called(method, self._clock() - started, code)
+            for callback in tuple(self._on_call):
+                self._guarded(callback, called)
+
+    async def _call(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None,
+        *,
+        timeout: float,  # noqa: ASYNC109 - as above
+        final: bool,
+    ) -> Any:
         core, socket = self._core, self._socket
         if core is None or socket is None:
             raise NotReadyError(f"{method}: the gateway is not connected")

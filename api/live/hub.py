@@ -69,6 +69,11 @@ class Subscription:
         self._waiting += len(text)
         return True
 
+    @property
+    def waiting(self) -> int:
+        """How many messages wait in the queue."""
+        return self._queue.qsize()
+
     async def get(self) -> tuple[int, str]:
         """The next message, as soon as there is one."""
         seq, text = await self._queue.get()
@@ -143,6 +148,7 @@ class Hub:
             self._counts.messages[subscription.stream] += 1
         else:
             self._counts.evicted[subscription.stream] += 1
+            self._counts.dropped[subscription.stream] += subscription.waiting + 1
             log.info("client too slow, closed", stream=subscription.stream, actor=subscription.actor.name)
             subscription.end(SLOW)
 

@@ -104,5 +104,5 @@ async def openapi(request: Request) -> dict[str, object]:
     responses=problems(),
 )
 async def metrics(context: ContextDep, _: Reader) -> PlainTextResponse:
-    """Requests, latency, live clients, evictions: Prometheus text, for a scrape with a bearer token."""
+    """Requests, live clients, calls to the gateway and their times: Prometheus text, for a scrape with a token."""
     return PlainTextResponse(context.counts.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
