@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 from fastapi import FastAPI
@@ -35,11 +36,16 @@ from api.services.monitoring import MonitoringService
 from api.services.operations import OperationService
 from api.services.tasks import TaskService
 from api.services.webhooks import WebhookService
+from api.tracing import Traced, Tracing
+from lobservatory import __version__, otlp
 from lobservatory.settings import Settings
+from openclaw.client import GatewayClient
 from store import pool as database
 from store.migrate import MigrateError, check_schema
 
 log = structlog.get_logger(__name__)
+
+Watch = Callable[[str, GatewayClient], None]
 
 _HOUSEKEEPING_SECONDS = 5.0
 _POOL_SECONDS = 4.0  # for a free connection; then 503
@@ -63,7 +69,11 @@ def check_start(settings: Settings) -> None:
 
 
 async def _chat(
-    stack: contextlib.AsyncExitStack, pool: database.Pool, settings: Settings, counts: Counts
+    stack: contextlib.AsyncExitStack,
+    pool: database.Pool,
+    settings: Settings,
+    watch: Watch,
+    around: database.Around | None,
 ) -> chat.ChatService:
     """The chat, with connections of its own to the gateway and, as the reader's role, to the database."""
     if not settings.chat:
@@ -72,10 +82,10 @@ async def _chat(
     if not dsn:
         raise StartError("LOBS_READER_URL is not set: with LOBS_CHAT, the database as the role lobs_reader is needed")
     reader = await stack.enter_async_context(
-        database.open_pool(dsn, name="lobservatory chat", max_size=2, wait_seconds=_POOL_SECONDS)
+        database.open_pool(dsn, name="lobservatory chat", max_size=2, wait_seconds=_POOL_SECONDS, around=around)
     )
     client = await stack.enter_async_context(commands.gateway_client(settings, chat.SCOPES))
-    counts.connection("chat", client)
+    watch("chat", client)
     service = chat.ChatService(pool, reader, settings, chat.ModelConnection(client))
     stack.push_async_callback(service.close)
     return service
@@ -85,6 +95,14 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
     """The service. `password` None: only for its OpenAPI document; it cannot be started."""
     limits = limits or Limits()
     counts = Counts()
+    tracing = Tracing(os.environ, __version__) if otlp.wanted(os.environ) else None
+    around = None if tracing is None else tracing.transaction
+    counts.tracing = tracing
+
+    def watch(name: str, client: GatewayClient) -> None:
+        counts.connection(name, client)
+        if tracing is not None:
+            tracing.follow(name, client)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -92,9 +110,16 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
             raise StartError("a password is needed to start")
         await asyncio.to_thread(check_start, settings)
         async with contextlib.AsyncExitStack() as stack:
+            if tracing is not None:
+                await stack.enter_async_context(tracing.running())
             dsn = settings.database_url.get_secret_value()
             pool = await stack.enter_async_context(
-                database.open_pool(dsn, name="lobservatory api", wait_seconds=_POOL_SECONDS)
+                database.open_pool(
+                    dsn,
+                    name="lobservatory api",
+                    wait_seconds=_POOL_SECONDS,
+                    around=around,
+                )
             )
             source = await OutboxSource.from_now(pool, dsn)
             hub = Hub(source, counts, queue_size=limits.client_queue, most_clients=limits.websockets)
@@ -104,8 +129,8 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
             gateway = None
             if settings.commands:
                 gateway = await stack.enter_async_context(commands.gateway_client(settings))
-                counts.connection("commands", gateway)
-            chat_service = await _chat(stack, pool, settings, counts)
+                watch("commands", gateway)
+            chat_service = await _chat(stack, pool, settings, watch, around)
             app.state.context = Context(
                 settings=settings,
                 limits=limits,
@@ -156,12 +181,21 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
         openapi_url=None,
         generate_unique_id_function=_operation_id,
         separate_input_output_schemas=False,
+        # Its own spans and logs would hold paths and texts of errors; api/tracing.py makes ours.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     openapi.install(app)
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
 
+    _surround(app, settings, limits, counts)
+    if tracing is not None:
+        app.add_middleware(Traced, tracing=tracing)
+    return app
+
+
+def _surround(app: FastAPI, settings: Settings, limits: Limits, counts: Counts) -> None:
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limits=limits)
     app.add_middleware(
@@ -183,7 +217,6 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
     app.add_middleware(Envelope, counts=counts)
     if settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
-    return app
 
 
 async def _housekeeping(hub: Hub, auth: AuthService) -> None:

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
+from api.tracing import Tracing
 from lobservatory.catalogue import API_METRICS, Metric
 from openclaw.client import Called, GatewayClient
 
@@ -65,6 +66,7 @@ class Counts:
         self.last_event_id = 0
         self.rpc_seconds = Histogram(_RPC_SECONDS)
         self.rpc_errors: Counter[Labels] = Counter()
+        self.tracing: Tracing | None = None
         self._connections: dict[str, GatewayClient] = {}
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -108,6 +110,10 @@ class Counts:
         yield from _family("lobservatory_gateway_connected", connected)
         yield from self.rpc_seconds.lines()
         yield from _family("lobservatory_gateway_rpc_errors_total", self.rpc_errors)
+        tracing = self.tracing
+        yield from _family("lobservatory_spans_sent_total", {} if tracing is None else {(): tracing.sent})
+        dropped: dict[Labels, int] = {} if tracing is None else {("not_sent",): tracing.not_sent}
+        yield from _family("lobservatory_spans_dropped_total", dropped)
 
 
 def _add(metric: Metric, values: Counter[Labels], labels: Labels) -> None:

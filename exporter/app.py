@@ -42,7 +42,7 @@ from exporter.server import Application, MetricsServer, PortTakenError, bind
 from exporter.traces import Span
 from exporter.watch import Watch
 from exporter.windows import Windows, WindowsCollector, compute
-from lobservatory import logging
+from lobservatory import logging, otlp
 from lobservatory.catalogue import CALL_OUTCOMES, REJECT_REASONS, SOURCES, TOKEN_TYPES
 from lobservatory.settings import Listen, Settings, SettingsError
 from openclaw.state_dir import OpenClawConfig, StateDirError, gateway_token, gateway_url, load_config, resolve
@@ -175,12 +175,9 @@ class Exporter:
         self.registry.register("exporter", self._samples)
 
     def _send_spans(self) -> Callable[[Sequence[Span]], None] | None:
-        if not traces.wanted(os.environ):
+        if not otlp.wanted(os.environ):
             return None
-        headers = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_HEADERS") or os.environ.get(
-            "OTEL_EXPORTER_OTLP_HEADERS", ""
-        )
-        logging.REDACTOR.learn(*(part.partition("=")[2].strip() for part in headers.split(",")))
+        logging.REDACTOR.learn(*otlp.secrets(os.environ))
         return traces.otlp_sender(self._gateway, self._version)
 
     def _collectors(self) -> list[Collector]:

@@ -24,7 +24,6 @@ from store.operations import TERMINAL, DerivedOperation, DerivedStep
 
 log = logging.get(__name__)
 
-VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 MOST_RUNS: Final = 2_000  # followed, or kept because a sub-agent may still name them
 MOST_WAITING: Final = 2_000  # ended and not sent yet; beyond it the oldest are dropped and counted
 MOST_STEPS: Final = 500
@@ -35,12 +34,6 @@ _RETRIES: Final = 3
 _PAUSE: Final = 1.0
 
 Calls = Callable[[str, datetime, datetime], Awaitable[Sequence[RunCall]]]
-
-
-def wanted(environment: Mapping[str, str]) -> bool:
-    """Whether traces are to be sent."""
-    off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    return not off and any(environment.get(name, "").strip() for name in VARIABLES)
 
 
 def _hash(kind: str, *parts: str, size: int) -> int:

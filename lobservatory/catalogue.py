@@ -1004,4 +1004,7 @@ API_METRICS: tuple[Metric, ...] = (
         ("connection", "method", "code"),
         500,
     ),
+    # As the exporter's, of its own requests.
+    CATALOGUE["lobservatory_spans_sent_total"],
+    CATALOGUE["lobservatory_spans_dropped_total"],
 )

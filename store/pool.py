@@ -10,7 +10,7 @@ The functions of this room take a connection of it:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
 from psycopg import AsyncConnection
@@ -20,6 +20,8 @@ from psycopg_pool import AsyncConnectionPool
 
 Connection: TypeAlias = AsyncConnection[DictRow]
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[DictRow]]
+
+Around: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
 
 STATEMENT_MILLISECONDS = 15_000
 # A peer that vanished (cable, suspended machine) is noticed within about half a minute.
@@ -34,14 +36,22 @@ KEEPALIVE: dict[str, Any] = {
 
 @contextlib.asynccontextmanager
 async def open_pool(
-    dsn: str, *, name: str = "lobservatory", min_size: int = 1, max_size: int = 8, wait_seconds: float = 10.0
+    dsn: str,
+    *,
+    name: str = "lobservatory",
+    min_size: int = 1,
+    max_size: int = 8,
+    wait_seconds: float = 10.0,
+    around: Around | None = None,
 ) -> AsyncIterator[Pool]:
-    """A pool for the length of the block; opening it does not wait for the database.
+    """A pool for the length of the block; opening it does not wait for the database. `around` is entered before a
+    connection is asked for and left when it was given back.
 
     `wait_seconds`: how long to wait for a free connection, then `psycopg_pool.PoolTimeout`, which is a
     `psycopg.OperationalError`. It keeps trying to connect while the database is away. Rows are dicts.
     """
-    pool: Pool = AsyncConnectionPool(
+    made: type[Pool] = AsyncConnectionPool if around is None else _around(around)
+    pool = made(
         dsn,
         kwargs={
             **KEEPALIVE,
@@ -62,6 +72,17 @@ async def open_pool(
         yield pool
     finally:
         await pool.close(timeout=5)
+
+
+def _around(entered: Around) -> type[Pool]:
+    class Surrounded(AsyncConnectionPool[Connection]):
+        @contextlib.asynccontextmanager
+        async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:  # noqa: ASYNC109 - psycopg's
+            with entered():
+                async with super().connection(timeout) as connection:
+                    yield connection
+
+    return Surrounded
 
 
 def session_options(dsn: str, statement_milliseconds: int = STATEMENT_MILLISECONDS) -> str:

@@ -25,7 +25,7 @@ from store.migrate import migrate
 hypothesis_settings.register_profile("untimed", deadline=None)
 hypothesis_settings.load_profile("untimed")
 
-pytest_plugins = ["tests.servers", "tests.live.fixtures"]
+pytest_plugins = ["tests.servers", "tests.live.fixtures", "tests.otlp"]
 
 TEMPLATE = "lobs_test_template"
 

@@ -3,19 +3,18 @@
 import asyncio
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from exporter.gateway import GatewayWatch
-from exporter.traces import SendError, Span, Traces, otlp_sender, span_id, trace_id, tree, wanted
+from exporter.traces import SendError, Span, Traces, otlp_sender, span_id, trace_id, tree
+from lobservatory.otlp import wanted
 from openclaw.protocol import Pushed
 from store.calls import RunCall
 from store.operations import DerivedOperation, DerivedStep
+from tests.otlp import values
 
 T0 = datetime(2026, 11, 21, 1, tzinfo=UTC)
 
@@ -55,61 +54,6 @@ STEPS = (
     DerivedStep("t1", "read", "completed", at(2), at(4)),
     DerivedStep("t2", "exec", "failed", at(5), at(8), error="No such file: /home/me/diary.txt"),
 )
-
-
-class Receiver:
-    """Takes what is sent to `/v1/traces`; the status that it answers may be changed."""
-
-    def __init__(self):
-        self.requests = []
-        self.headers = []
-        self.status = 200
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.headers.append((self.path, dict(self.headers)))
-                receiver.requests.append(body)
-                self.send_response(receiver.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    def close(self):
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-    def spans(self):
-        """(span, resource attributes) of everything that was taken."""
-        for body in self.requests:
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                for scope in resource.scope_spans:
-                    assert scope.scope.name == "lobservatory"
-                    for span in scope.spans:
-                        yield span, values(resource.resource.attributes)
-
-
-def values(attributes):
-    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in attributes}
-
-
-@pytest.fixture
-def receiver(monkeypatch):
-    made = Receiver()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", made.url)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=a-secret")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield made
-    made.close()
 
 
 @pytest.mark.req("P-16")
@@ -271,6 +215,7 @@ async def test_events_of_the_gateway_become_a_trace():
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, True),
         ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"}, True),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_TRACES_EXPORTER": "none"}, False),
     ],
 )
 def test_on_when_an_endpoint_is_set(environment, expected):

@@ -16,6 +16,7 @@ DATA = {
     "lobservatory.logging",
     "lobservatory.errors",
     "lobservatory.given",
+    "lobservatory.otlp",
     "lobservatory.__version__",
 }
 # What each room may import of ours besides.

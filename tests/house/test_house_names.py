@@ -8,7 +8,7 @@ import pytest
 from lobservatory.catalogue import API_METRICS
 from lobservatory.catalogue import METRICS as EXPORTER_METRICS
 
-METRICS = (*EXPORTER_METRICS, *API_METRICS)
+METRICS = {*EXPORTER_METRICS, *API_METRICS}
 SAMPLES = Path(__file__).resolve().parents[1] / "fixtures" / "samples"
 FORBIDDEN_LABELS = {
     "session",
