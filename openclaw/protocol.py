@@ -53,6 +53,14 @@ class CallTimeoutError(GatewayUnavailableError):
         self.method = method
 
 
+class MalformedReplyError(GatewayError):
+    """The gateway answered something else than this method gives. What was asked for may have been carried out."""
+
+    def __init__(self, method: str, what: str) -> None:
+        super().__init__(f"{method}: {what}")
+        self.method = method
+
+
 class TooManyRequestsError(GatewayUnavailableError):
     """The table of unanswered requests is full."""
 

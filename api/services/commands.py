@@ -9,8 +9,9 @@ import hashlib
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -31,22 +32,35 @@ from api.security.scopes import Actor
 from lobservatory import logging
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
-from openclaw.protocol import CallTimeoutError, GatewayError, NotReadyError, RpcError
+from openclaw.fields import flag, items
+from openclaw.fields import text as text_of
+from openclaw.protocol import CallTimeoutError, GatewayError, MalformedReplyError, NotReadyError, RpcError
 from openclaw.state_dir import OpenClawConfig, StateDirError, gateway_token, load_config, resolve
 from store import agents as agent_rows
 from store import auth as auth_rows
 from store import commands as rows
 from store import feed
-from store.pool import Pool
+from store.pool import Connection, Pool
 
 log = structlog.get_logger(__name__)
 
 SCOPES = ("operator.read", "operator.write", "operator.approvals", "operator.admin")
 CONFIRM_SECONDS = 60
-_RPC_SECONDS = 20.0
+RPC_SECONDS = 20.0
 _TRANSCRIPT_CHARACTERS = 4_000  # of one message
 
 Answer = dict[str, Any]
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """The row of the feed that a command leaves when it was carried out. `detail` has no texts."""
+
+    action: str
+    kind: str
+    target: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 def gateway_client(settings: Settings, scopes: Sequence[str] = SCOPES) -> GatewayClient:
@@ -93,14 +107,17 @@ class CommandService:
         async def send(client: GatewayClient) -> Answer:
             if wanted.model is not None:
                 model = {"key": session_key, "model": wanted.model.replace(":", "/", 1)}
-                await client.call("sessions.create", model, timeout=_RPC_SECONDS)
-            return await _agent(client, session_key, wanted.task)
+                await client.call("sessions.create", model, timeout=RPC_SECONDS)
+            answer = await _agent(client, session_key, wanted.task)
+            return await self._followed(actor, answer, wanted.label, wanted.agent_id)
+
+        def note(answer: Answer) -> Note:
+            return Note("spawned", "agent", wanted.agent_id, {"run": answer["runId"]})
 
         detail = {"label": wanted.label, "characters": len(wanted.task), "session": session_key}
-        answer = await self._run(
-            actor, "agent.spawn", wanted.agent_id, detail=detail, request=wanted, key=key, send=send
+        return await self._run(
+            actor, "agent.spawn", wanted.agent_id, detail=detail, request=wanted, key=key, send=send, note=note
         )
-        return await self._followed(actor, answer, wanted.label, wanted.agent_id, "spawned")
 
     async def send(self, actor: Actor, agent: str, wanted: SendIn, key: str | None) -> Answer:
         """Say something to an agent."""
@@ -108,11 +125,14 @@ class CommandService:
         session_key = _session_of(agent, wanted.session_key)
 
         async def send(client: GatewayClient) -> Answer:
-            return await _agent(client, session_key, wanted.message)
+            answer = await _agent(client, session_key, wanted.message)
+            return await self._followed(actor, answer, f"Message to {agent}", agent)
+
+        def note(answer: Answer) -> Note:
+            return Note("message_sent", "agent", agent, {"run": answer["runId"]})
 
         detail = {"characters": len(wanted.message), "session": session_key}
-        answer = await self._run(actor, "agent.send", agent, detail=detail, request=wanted, key=key, send=send)
-        return await self._followed(actor, answer, f"Message to {agent}", agent, "message_sent")
+        return await self._run(actor, "agent.send", agent, detail=detail, request=wanted, key=key, send=send, note=note)
 
     async def kill(self, actor: Actor, agent: str, wanted: KillIn, key: str | None) -> Answer:
         """Stop what runs in a session of an agent."""
@@ -120,14 +140,21 @@ class CommandService:
         session_key = _session_of(agent, wanted.session_key)
 
         async def send(client: GatewayClient) -> Answer:
-            payload = await client.call("chat.abort", {"sessionKey": session_key}, timeout=_RPC_SECONDS)
-            return {"aborted": bool(payload.get("aborted")), "runIds": [str(run) for run in payload.get("runIds", [])]}
+            payload = await call(client, "chat.abort", {"sessionKey": session_key})
+            runs = payload.get("runIds")
+            aborted = required(flag(payload.get("aborted")), "chat.abort", "aborted")
+            return {"aborted": aborted, "runIds": [str(run) for run in runs] if isinstance(runs, list) else []}
 
-        answer = await self._run(
-            actor, "agent.kill", agent, detail={"session": session_key}, request=wanted, key=key, send=send
+        return await self._run(
+            actor,
+            "agent.kill",
+            agent,
+            detail={"session": session_key},
+            request=wanted,
+            key=key,
+            send=send,
+            note=lambda answer: Note("killed", "agent", agent, answer),
         )
-        await self._note(actor, "killed", "agent", agent, answer)
-        return answer
 
     async def run_cron(self, actor: Actor, job_id: str, key: str | None) -> Answer:
         """Run a scheduled job now."""
@@ -176,20 +203,19 @@ class CommandService:
         key = _session_of(agent, session_key)
         params = {"keys": [key], "limit": limit, "maxChars": _TRANSCRIPT_CHARACTERS}
         payload = await self._ask(actor, "sessions.preview", params)
-        previews = [one for one in payload.get("previews", []) if one.get("key") == key]
-        items = previews[0].get("items", []) if previews else []
-        await self._note(actor, "transcript_read", "agent", agent, {"session": key})
+        previews = [one for one in items(payload, "previews") if one.get("key") == key]
+        said = items(previews[0], "items") if previews else ()
+        await self._note(actor, Note("transcript_read", "agent", agent, {"session": key}))
         return Transcript(
             session_key=key,
-            items=[TranscriptItem(role=str(one.get("role", "")), text=str(one.get("text", ""))) for one in items],
+            items=[TranscriptItem(role=str(one.get("role", "")), text=str(one.get("text", ""))) for one in said],
         )
 
-    async def _ask(self, actor: Actor, method: str, params: Mapping[str, Any]) -> Answer:
+    async def _ask(self, actor: Actor, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
-            payload = await self._connection(actor).call(method, params, timeout=_RPC_SECONDS)
+            return await call(self._connection(actor), method, params)
         except GatewayError as error:
             raise refusal(error) from error
-        return payload if isinstance(payload, dict) else {}
 
     # --- how every command goes -------------------------------------------------------------------------------
 
@@ -220,16 +246,21 @@ class CommandService:
         self, actor: Actor, action: str, target: str, *, method: str, params: Mapping[str, Any], key: str | None
     ) -> Answer:
         async def send(client: GatewayClient) -> Answer:
-            payload = await client.call(method, params, timeout=_RPC_SECONDS)
-            if isinstance(payload, dict) and payload.get("ok") is False:
-                raise RpcError(method, "REFUSED", str(payload.get("reason") or payload.get("error") or "refused"))
-            run = payload.get("runId") if isinstance(payload, dict) else None
-            return {"ok": True, "runId": run}
+            payload = await done(client, method, params)
+            return {"ok": True, "runId": text_of(payload.get("runId"))}
 
         detail = {name: value for name, value in params.items() if name not in {"id", "key"}}
-        answer = await self._run(actor, action, target, detail=detail, request=params, key=key, send=send)
-        await self._note(actor, action.partition(".")[2], action.partition(".")[0], target, {})
-        return answer
+        kind, _, verb = action.partition(".")
+        return await self._run(
+            actor,
+            action,
+            target,
+            detail=detail,
+            request=params,
+            key=key,
+            send=send,
+            note=lambda _: Note(verb, kind, target),
+        )
 
     async def _run(
         self,
@@ -241,7 +272,9 @@ class CommandService:
         request: Any,
         key: str | None,
         send: Callable[[GatewayClient], Awaitable[Answer]],
+        note: Callable[[Answer], Note],
     ) -> Answer:
+        """Send once. Whoever repeats an Idempotency-Key gets the first answer, and nothing else happens."""
         client = self._connection(actor)
         content = [action, target, request.model_dump() if hasattr(request, "model_dump") else dict(request)]
         digest = hashlib.sha256(msgspec.json.encode(content, order="sorted")).digest()
@@ -257,7 +290,8 @@ class CommandService:
             answer: Answer = await send(client)
         except (GatewayError, errors.ApiError) as error:
             async with self._pool.connection() as connection:
-                # After a deadline or a lost connection nobody knows whether it was carried out: the key stays taken.
+                # After a deadline, a lost connection or an answer that makes no sense nobody knows whether it was
+                # carried out: the key stays taken.
                 if key is not None and isinstance(error, NotReadyError | RpcError | errors.ApiError):
                     await rows.release(connection, actor=actor.token_id, key=key)
                 reason = error.code if isinstance(error, RpcError | errors.ApiError) else type(error).__name__
@@ -271,9 +305,10 @@ class CommandService:
             if key is not None:
                 await rows.complete(connection, actor=actor.token_id, key=key, response=answer)
             await auth_rows.audit(connection, phase="succeeded", request_id=request_id, detail={}, **common)
+            await _feed(connection, actor, note(answer))
         return answer
 
-    async def _followed(self, actor: Actor, answer: Answer, name: str, agent: str, action: str) -> Answer:
+    async def _followed(self, actor: Actor, answer: Answer, name: str, agent: str) -> Answer:
         """Give the run an operation: the one that the exporter goes on with."""
         async with self._pool.connection() as connection:
             identifier = await rows.follow_run(
@@ -285,26 +320,57 @@ class CommandService:
                 agent=agent,
                 user=actor.name,
             )
-        await self._note(actor, action, "agent", agent, {"run": answer["runId"]})
         return {**answer, "operationId": identifier}
 
-    async def _note(self, actor: Actor, action: str, kind: str, target: str, detail: Mapping[str, Any]) -> None:
+    async def _note(self, actor: Actor, note: Note) -> None:
         async with self._pool.connection() as connection:
-            await feed.add(
-                connection,
-                type=kind,
-                actor=actor.name,
-                action=action,
-                target_type=kind,
-                target_id=target,
-                metadata=detail,
-            )
+            await _feed(connection, actor, note)
+
+
+async def _feed(connection: Connection, actor: Actor, note: Note) -> None:
+    await feed.add(
+        connection,
+        type=note.kind,
+        actor=actor.name,
+        action=note.action,
+        target_type=note.kind,
+        target_id=note.target,
+        metadata=note.detail,
+    )
+
+
+async def call(
+    client: GatewayClient, method: str, params: Mapping[str, Any], seconds: float = RPC_SECONDS
+) -> Mapping[str, Any]:
+    """The object that a method answers. Raises MalformedReplyError for anything else, GatewayError."""
+    payload = await client.call(method, params, timeout=seconds)
+    if not isinstance(payload, dict):
+        raise MalformedReplyError(method, "the answer is no object")
+    return payload
+
+
+async def done(
+    client: GatewayClient, method: str, params: Mapping[str, Any], seconds: float = RPC_SECONDS
+) -> Mapping[str, Any]:
+    """The same for methods that say in their answer whether they did it. Raises RpcError when they did not."""
+    payload = await call(client, method, params, seconds)
+    if payload.get("ok") is False:
+        raise RpcError(method, "REFUSED", str(payload.get("reason") or payload.get("error") or "refused"))
+    return payload
+
+
+def required(value: _Value | None, method: str, name: str) -> _Value:
+    """A field that an answer must have. Raises MalformedReplyError."""
+    if value is None:
+        raise MalformedReplyError(method, f"the answer has no {name}")
+    return value
 
 
 async def _agent(client: GatewayClient, session_key: str, message: str) -> Answer:
     params = {"message": message, "sessionKey": session_key, "idempotencyKey": secrets.token_hex(16)}
-    payload = await client.call("agent", params, timeout=_RPC_SECONDS)
-    return {"runId": str(payload["runId"]), "sessionKey": str(payload.get("sessionKey") or session_key)}
+    payload = await call(client, "agent", params)
+    run = required(text_of(payload.get("runId")), "agent", "runId")
+    return {"runId": run, "sessionKey": text_of(payload.get("sessionKey")) or session_key}
 
 
 def _session_of(agent: str, session_key: str | None) -> str:
@@ -328,6 +394,10 @@ def refusal(error: GatewayError) -> errors.ApiError:
     """What a client is told of an error of the gateway."""
     if isinstance(error, RpcError):
         return errors.GatewayRefusedError(f"The gateway refused: {error.code}: {error.message[:300]}")
+    if isinstance(error, MalformedReplyError):
+        return errors.GatewayRefusedError(
+            f"The gateway's answer is not what {error.method} gives; whether it was carried out is not known."
+        )
     if isinstance(error, NotReadyError):
         return errors.GatewayUnavailableError("The gateway is not connected; nothing was sent.")
     return errors.GatewayUnavailableError(

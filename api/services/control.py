@@ -39,13 +39,13 @@ from api.models.control import (
 )
 from api.security.scopes import Actor
 from api.services import service_manager
-from api.services.commands import Answer, CommandService
+from api.services.commands import RPC_SECONDS, Answer, CommandService, Note, call, done, refusal, required
 from api.services.service_manager import Verb
 from openclaw.client import GatewayClient
-from openclaw.protocol import RpcError
+from openclaw.fields import items, mapping, text, whole
+from openclaw.protocol import GatewayError, RpcError
 from store.pool import Pool
 
-_RPC_SECONDS = 20.0
 _INSTALL_SECONDS = 120.0
 _MOST_PATHS = 50  # of one patch that is looked up
 _SECRET = re.compile(r"(token|secret|password|passphrase|api_?key|credential)s?$", re.IGNORECASE)
@@ -74,13 +74,19 @@ class ControlService(CommandService):
         params = wanted.model_dump(exclude_none=True)
 
         async def send(client: GatewayClient) -> Answer:
-            payload = await client.call("agents.create", params, timeout=_RPC_SECONDS)
-            return {"agentId": str(payload["agentId"])}
+            payload = await call(client, "agents.create", params)
+            return {"agentId": required(text(payload.get("agentId")), "agents.create", "agentId")}
 
-        detail = {"fields": sorted(params)}
-        answer = await self._run(actor, "agent.create", wanted.name, detail=detail, request=wanted, key=key, send=send)
-        await self._note(actor, "created", "agent", answer["agentId"], {})
-        return answer
+        return await self._run(
+            actor,
+            "agent.create",
+            wanted.name,
+            detail={"fields": sorted(params)},
+            request=wanted,
+            key=key,
+            send=send,
+            note=lambda answer: Note("created", "agent", answer["agentId"]),
+        )
 
     async def update_agent(self, actor: Actor, agent: str, wanted: AgentPatch, key: str | None) -> Answer:
         """Change an agent's name, model or emoji."""
@@ -106,16 +112,16 @@ class ControlService(CommandService):
         """The files that shape an agent."""
         await self._known_agent(actor, agent)
         payload = await self._ask(actor, "agents.files.list", {"agentId": agent})
-        return [_file(one) for one in payload.get("files", ()) if isinstance(one, Mapping)]
+        return [_file(one) for one in items(payload, "files")]
 
     async def file(self, actor: Actor, agent: str, name: str) -> AgentFileContent:
         """One with its text; reading it leaves a row in the feed."""
         await self._known_agent(actor, agent)
         payload = await self._ask(actor, "agents.files.get", {"agentId": agent, "name": name})
-        found = payload.get("file") or {}
+        found = mapping(payload, "file")
         if not found or found.get("missing"):
             raise errors.NotFoundError(f"The agent {agent} has no file {name}.", field="name")
-        await self._note(actor, "file_read", "agent", agent, {"file": name})
+        await self._note(actor, Note("file_read", "agent", agent, {"file": name}))
         content = str(found.get("content") or "")
         return AgentFileContent(**_file(found).model_dump(), content=content, version=content_version(content))
 
@@ -128,17 +134,24 @@ class ControlService(CommandService):
         async def send(client: GatewayClient) -> Answer:
             where = {"agentId": agent, "name": name}
             if version is not None:
-                now = await client.call("agents.files.get", where, timeout=_RPC_SECONDS)
-                if content_version(str((now.get("file") or {}).get("content") or "")) != version:
+                now = await call(client, "agents.files.get", where)
+                if content_version(str(mapping(now, "file").get("content") or "")) != version:
                     raise errors.StaleVersionError
-            await client.call("agents.files.set", {**where, "content": wanted.content}, timeout=_RPC_SECONDS)
+            await done(client, "agents.files.set", {**where, "content": wanted.content})
             return {"ok": True}
 
         detail = {"file": name, "characters": len(wanted.content)}
         request = {"file": name, "content": wanted.content, "version": version}
-        answer = await self._run(actor, "agent.file", agent, detail=detail, request=request, key=key, send=send)
-        await self._note(actor, "file_changed", "agent", agent, detail)
-        return answer
+        return await self._run(
+            actor,
+            "agent.file",
+            agent,
+            detail=detail,
+            request=request,
+            key=key,
+            send=send,
+            note=lambda _: Note("file_changed", "agent", agent, detail),
+        )
 
     # --- scheduled jobs ---------------------------------------------------------------------------------------
 
@@ -159,13 +172,19 @@ class ControlService(CommandService):
             params["agentId"] = wanted.agent_id
 
         async def send(client: GatewayClient) -> Answer:
-            payload = await client.call("cron.add", params, timeout=_RPC_SECONDS)
-            return {"jobId": str(payload["id"])}
+            payload = await call(client, "cron.add", params)
+            return {"jobId": required(text(payload.get("id")), "cron.add", "id")}
 
-        detail = {"schedule": params["schedule"], "characters": len(wanted.message)}
-        answer = await self._run(actor, "cron.add", wanted.name, detail=detail, request=params, key=key, send=send)
-        await self._note(actor, "added", "cron", answer["jobId"], {"name": wanted.name})
-        return answer
+        return await self._run(
+            actor,
+            "cron.add",
+            wanted.name,
+            detail={"schedule": params["schedule"], "characters": len(wanted.message)},
+            request=params,
+            key=key,
+            send=send,
+            note=lambda answer: Note("added", "cron", answer["jobId"], {"name": wanted.name}),
+        )
 
     async def update_job(self, actor: Actor, job_id: str, wanted: JobPatch, key: str | None) -> Answer:
         """Change a job."""
@@ -200,33 +219,44 @@ class ControlService(CommandService):
         adding = action.endswith("add")
 
         async def send(client: GatewayClient) -> Answer:
-            found = await client.call("exec.approvals.get", {}, timeout=_RPC_SECONDS)
-            file = dict(found["file"])
-            agents = dict(file.get("agents") or {})
-            agent = dict(agents.get(wanted.agent_id) or {})
-            before = list(agent.get("allowlist") or [])
-            after = [one for one in before if one.get("pattern") != wanted.pattern]
+            found = await call(client, "exec.approvals.get", {})
+            file = required(
+                found["file"] if isinstance(found.get("file"), dict) else None, "exec.approvals.get", "file"
+            )
+            base = required(text(found.get("hash")), "exec.approvals.get", "hash")
+            agents = mapping(file, "agents")
+            agent = mapping(agents, wanted.agent_id)
+            known = agent.get("allowlist")
+            before = known if isinstance(known, list) else []
+            after = [one for one in before if not isinstance(one, dict) or one.get("pattern") != wanted.pattern]
             if not adding and len(after) == len(before):
                 raise errors.NotFoundError("There is no such rule.", field="pattern")
             if adding:
                 after.append({"pattern": wanted.pattern})
             changed = {**file, "agents": {**agents, wanted.agent_id: {**agent, "allowlist": after}}}
             # The hash guards against a change by somebody else in between.
-            params = {"file": changed, "baseHash": found["hash"]}
-            await client.call("exec.approvals.set", params, timeout=_RPC_SECONDS)
+            await done(client, "exec.approvals.set", {"file": changed, "baseHash": base})
             return {"ok": True}
 
         detail = {"pattern": wanted.pattern}
-        answer = await self._run(actor, action, wanted.agent_id, detail=detail, request=wanted, key=key, send=send)
-        await self._note(actor, "rule_added" if adding else "rule_removed", "agent", wanted.agent_id, detail)
-        return answer
+        verb = "rule_added" if adding else "rule_removed"
+        return await self._run(
+            actor,
+            action,
+            wanted.agent_id,
+            detail=detail,
+            request=wanted,
+            key=key,
+            send=send,
+            note=lambda _: Note(verb, "agent", wanted.agent_id, detail),
+        )
 
     # --- skills -----------------------------------------------------------------------------------------------
 
     async def skills(self, actor: Actor, agent: str | None) -> list[Skill]:
         """Every skill and its state."""
         payload = await self._ask(actor, "skills.status", {} if agent is None else {"agentId": agent})
-        return [_skill(one) for one in payload.get("skills", ()) if isinstance(one, Mapping)]
+        return [_skill(one) for one in items(payload, "skills")]
 
     async def install_skill(self, actor: Actor, wanted: SkillInstall, nonce: str | None, key: str | None) -> Answer:
         """Install a skill of the public registry: code that agents will run. Needs a confirmation."""
@@ -248,13 +278,13 @@ class ControlService(CommandService):
     async def config(self, actor: Actor) -> GatewayConfig:
         """The configuration, secrets hidden; reading it leaves a row in the feed."""
         payload = await self._ask(actor, "config.get", {})
-        await self._note(actor, "config_read", "gateway", self._gateway, {})
+        await self._note(actor, Note("config_read", "gateway", self._gateway))
         config = payload.get("config")
         return GatewayConfig(
             hash=str(payload.get("hash", "")),
             valid=bool(payload.get("valid", True)),
             config=without_secrets(config) if isinstance(config, dict) else {},
-            issues=[str(one.get("message", one)) for one in payload.get("issues", ()) if isinstance(one, Mapping)],
+            issues=[str(one.get("message", one)) for one in items(payload, "issues")],
         )
 
     async def check_config(self, actor: Actor, patch: Mapping[str, Any]) -> ConfigChecked:
@@ -271,13 +301,14 @@ class ControlService(CommandService):
         return ConfigChecked(valid=not problems, hash=str(present.get("hash", "")), problems=problems)
 
     async def _problem(self, actor: Actor, path: str, value: Any) -> str | None:
-        client = self._connection(actor)
         try:
-            payload = await client.call("config.schema.lookup", {"path": path}, timeout=_RPC_SECONDS)
+            payload = await call(self._connection(actor), "config.schema.lookup", {"path": path})
         except RpcError as error:
             if error.code != "INVALID_REQUEST":
-                raise errors.GatewayRefusedError(f"The gateway refused: {error.code}") from error
+                raise refusal(error) from error
             return "The gateway's schema has no such path."
+        except GatewayError as error:
+            raise refusal(error) from error
         schema = payload.get("schema")
         kinds = schema.get("type") if isinstance(schema, Mapping) else None
         wanted = [kinds] if isinstance(kinds, str) else list(kinds) if isinstance(kinds, list) else []
@@ -292,19 +323,23 @@ class ControlService(CommandService):
         await self._confirmed(actor, "config.patch", self._gateway, nonce)
 
         async def send(client: GatewayClient) -> Answer:
-            present = await client.call("config.get", {}, timeout=_RPC_SECONDS)
+            present = await call(client, "config.get", {})
             if present.get("hash") != wanted.base_hash:
                 raise errors.StaleVersionError
-            params = {"raw": json.dumps(wanted.patch), "baseHash": wanted.base_hash}
-            await client.call("config.patch", params, timeout=_RPC_SECONDS)
+            await done(client, "config.patch", {"raw": json.dumps(wanted.patch), "baseHash": wanted.base_hash})
             return {"ok": True}
 
         detail = {"paths": [path for path, _ in _leaves(wanted.patch)][:_MOST_PATHS]}
-        answer = await self._run(
-            actor, "config.patch", self._gateway, detail=detail, request=wanted, key=key, send=send
+        return await self._run(
+            actor,
+            "config.patch",
+            self._gateway,
+            detail=detail,
+            request=wanted,
+            key=key,
+            send=send,
+            note=lambda _: Note("config_changed", "gateway", self._gateway, detail),
         )
-        await self._note(actor, "config_changed", "gateway", self._gateway, detail)
-        return answer
 
     # --- channels and the gateway itself ----------------------------------------------------------------------
 
@@ -334,11 +369,16 @@ class ControlService(CommandService):
             await service_manager.run(self._service, verb)
             return {"ok": True}
 
-        answer = await self._run(
-            actor, action, self._gateway, detail={}, request={"service": self._service}, key=key, send=send
+        return await self._run(
+            actor,
+            action,
+            self._gateway,
+            detail={},
+            request={"service": self._service},
+            key=key,
+            send=send,
+            note=lambda _: Note(verb, "gateway", self._gateway),
         )
-        await self._note(actor, verb, "gateway", self._gateway, {})
-        return answer
 
     async def update_status(self, actor: Actor) -> UpdateStatus:
         """What the gateway knows of a newer version of itself."""
@@ -369,20 +409,25 @@ class ControlService(CommandService):
         key: str | None,
         detail: Mapping[str, Any],
         *,
-        seconds: float = _RPC_SECONDS,
+        seconds: float = RPC_SECONDS,
     ) -> Answer:
         """One call whose answer says no more than that it was done."""
 
         async def send(client: GatewayClient) -> Answer:
-            payload = await client.call(method, params, timeout=seconds)
-            if isinstance(payload, dict) and payload.get("ok") is False:
-                raise RpcError(method, "REFUSED", str(payload.get("reason") or payload.get("error") or "refused"))
+            await done(client, method, params, seconds)
             return {"ok": True}
 
-        answer = await self._run(actor, action, target, detail=detail, request=params, key=key, send=send)
         kind, _, verb = action.partition(".")
-        await self._note(actor, verb, kind, target, detail)
-        return answer
+        return await self._run(
+            actor,
+            action,
+            target,
+            detail=detail,
+            request=params,
+            key=key,
+            send=send,
+            note=lambda _: Note(verb, kind, target, detail),
+        )
 
 
 def content_version(content: str) -> str:
@@ -421,28 +466,28 @@ def _file(found: Mapping[str, Any]) -> AgentFile:
     return AgentFile(
         name=str(found.get("name", "")),
         missing=bool(found.get("missing")),
-        size=found.get("size"),
-        updated_at_ms=found.get("updatedAtMs"),
+        size=whole(found.get("size")),
+        updated_at_ms=whole(found.get("updatedAtMs")),
     )
 
 
 def _rules(payload: Mapping[str, Any]) -> Iterator[Rule]:
-    agents = (payload.get("file") or {}).get("agents") or {}
+    agents = mapping(payload, "file", "agents")
     for agent, entry in sorted(agents.items()):
-        for one in entry.get("allowlist") or ():
-            yield Rule(agent_id=agent, pattern=str(one.get("pattern", "")), last_used_at=one.get("lastUsedAt"))
+        for one in items(entry, "allowlist"):
+            yield Rule(agent_id=agent, pattern=str(one.get("pattern", "")), last_used_at=whole(one.get("lastUsedAt")))
 
 
 def _skill(found: Mapping[str, Any]) -> Skill:
-    missing = found.get("missing") or {}
+    missing = [mapping(found, "missing").get(kind) for kind in ("bins", "anyBins", "env", "config", "os")]
     return Skill(
         key=str(found.get("skillKey") or found.get("name", "")),
         name=str(found.get("name", "")),
-        description=found.get("description"),
-        source=found.get("source"),
+        description=text(found.get("description"), 5_000),
+        source=text(found.get("source")),
         disabled=bool(found.get("disabled")),
         eligible=bool(found.get("eligible")),
-        missing=[str(one) for kind in ("bins", "anyBins", "env", "config", "os") for one in missing.get(kind) or ()],
+        missing=[str(one) for kind in missing if isinstance(kind, list) for one in kind],
     )
 
 

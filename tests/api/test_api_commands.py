@@ -162,6 +162,7 @@ async def test_a_replayed_key_sends_nothing_again(setup, database):
     other = await setup.client.post("/api/agents/spawn", json={**body, "task": "u"}, headers=headers)
     assert other.status_code == 409
     assert len(await audit(database)) == 2
+    assert [row["action"] for row in (await setup.client.get("/api/feed")).json()["items"]] == ["spawned"]
 
 
 async def test_what_the_gateway_refuses_is_told_and_audited(setup, database):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -348,3 +349,63 @@ def test_command_lines_of_service_managers(service, argv):
 def test_a_name_that_is_no_service_is_refused(name):
     with pytest.raises(ValidationError):
         Settings.model_validate({"gateway_service": name})
+
+
+MALFORMED = (
+    "agent", "agents.create", "agents.update", "agents.delete", "agents.files.list", "agents.files.get",
+    "agents.files.set", "channels.logout", "chat.abort", "config.get", "config.patch", "config.schema.lookup",
+    "cron.add", "cron.remove", "cron.run", "cron.update", "exec.approval.resolve", "exec.approvals.get",
+    "exec.approvals.set", "gateway.restart.request", "sessions.compact", "sessions.delete", "sessions.patch",
+    "sessions.preview", "sessions.reset", "skills.install", "skills.status", "skills.update", "update.run",
+    "update.status",
+)  # fmt: skip
+NONSENSE = (None, [], "text", 7, {"unexpected": [1]}, {"file": "no object", "hash": 1, "agents": [], "previews": {}})
+ASKED = (
+    ("POST", "/api/agents/spawn", {"label": "l", "task": "t"}, None),
+    ("POST", "/api/agents/main/send", {"message": "m"}, None),
+    ("POST", "/api/agents/main/kill", {}, None),
+    ("GET", "/api/agents/main/transcript", None, None),
+    ("POST", "/api/agents", {"name": "helper"}, None),
+    ("PATCH", "/api/agents/main", {"model": "p/m"}, None),
+    ("DELETE", "/api/agents/main", None, ("agent.delete", "main")),
+    ("GET", "/api/agents/main/files", None, None),
+    ("GET", "/api/agents/main/files/A.md", None, None),
+    ("PUT", "/api/agents/main/files/A.md", {"content": "c"}, None),
+    ("POST", "/api/crons", {"name": "n", "schedule": {"kind": "every", "everyMs": 60000}, "message": "m"}, None),
+    ("PATCH", "/api/crons/j", {"enabled": False}, None),
+    ("DELETE", "/api/crons/j", None, None),
+    ("POST", "/api/crons/j/run", None, None),
+    ("POST", "/api/approvals/a/resolve", {"decision": "deny"}, None),
+    ("GET", "/api/approval-rules", None, None),
+    ("POST", "/api/approval-rules", {"agentId": "main", "pattern": "ls"}, ("exec.rule.add", "main")),
+    ("PATCH", "/api/sessions/agent:main:main", {"model": None}, None),
+    ("POST", "/api/sessions/agent:main:main/compact", None, None),
+    ("POST", "/api/sessions/agent:main:main/reset", None, ("session.reset", "agent:main:main")),
+    ("DELETE", "/api/sessions/agent:main:main", None, ("session.delete", "agent:main:main")),
+    ("GET", "/api/skills", None, None),
+    ("POST", "/api/skills", {"slug": "one"}, ("skill.install", "one")),
+    ("PATCH", "/api/skills/one", {"enabled": False}, None),
+    ("GET", "/api/config", None, None),
+    ("POST", "/api/config/validate", {"patch": {"a": 1}}, None),
+    ("PATCH", "/api/config", {"patch": {"a": 1}, "baseHash": "h"}, ("config.patch", "home")),
+    ("POST", "/api/channels/irc/logout", {}, ("channel.logout", "irc")),
+    ("GET", "/api/gateway/update", None, None),
+    ("POST", "/api/gateway/update", None, ("gateway.update", "home")),
+    ("POST", "/api/gateway/restart", None, ("gateway.restart", "home")),
+)
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=[f"{one[0]} {one[1]}" for one in ASKED])
+async def test_an_answer_that_makes_no_sense_is_said_and_audited(setup, database, asked):
+    method, path, body, confirm = asked
+    for number, nonsense in enumerate(NONSENSE):
+        for known in MALFORMED:
+            setup.gateway.answers[known] = lambda _, nonsense=nonsense: nonsense
+        headers = {} if method == "GET" else {"Idempotency-Key": f"{number}"}
+        headers |= await setup.confirmed(*confirm) if confirm else {}
+        answer = await setup.client.request(method, path, json=body, headers=headers)
+        assert answer.status_code in {200, 201, 202, 404, 412, 502}, (nonsense, answer.text)
+        if answer.status_code == 502:
+            assert answer.json()["code"] == "gateway_refused"
+    phases = Counter(phase for _, phase, *_ in await audit(database))
+    assert phases["started"] == phases["succeeded"] + phases["failed"]
