@@ -152,6 +152,18 @@ class Settings(BaseModel):
     chat_agent: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = Field(
         "main", description="The gateway's agent whose model answers `/api/chat`; best one without tools."
     )
+    prometheus_url: str = Field(
+        "", description="Address of Prometheus for questions of `LOBS_CHAT`. Empty: `http://` and its listen address."
+    )
+    runs_per_user: Annotated[int, Field(ge=0, le=1000)] = Field(
+        8, description="Runs that one user may have at once through commands; the rest wait. 0: as many as they like."
+    )
+    result_webhook_url: SecretStr = Field(
+        SecretStr(""), description="Where commands may deliver the result of a run, signed (docs/commands.md)."
+    )
+    result_webhook_secret: SecretStr = Field(
+        SecretStr(""), description="Key of that signature, at least 32 characters."
+    )
     store_content: bool = Field(default=False, description="Store texts of prompts and replies. Off: sizes and names.")
     allow_query_token: bool = Field(
         default=False, description="Accept a full token in a WebSocket URL. Off: only single-use tickets."
@@ -248,12 +260,26 @@ class Settings(BaseModel):
             raise ValueError("not a PostgreSQL URL, for example postgresql://lobs_writer@127.0.0.1/lobservatory")
         return value
 
-    @field_validator("grafana_url", "alertmanager_url", "runbook_url")
+    @field_validator("grafana_url", "alertmanager_url", "runbook_url", "prometheus_url")
     @classmethod
     def _address(cls, value: str) -> str:
         if value and not re.fullmatch(r"https?://[^\s<>|{}`\"\\]+", value):
             raise ValueError(f"{value!r} is not an http(s) URL, for example https://grafana.example.org")
         return value.rstrip("/")
+
+    @field_validator("result_webhook_url")
+    @classmethod
+    def _receiver(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and not re.fullmatch(r"https?://[^\s<>\"\\]+", value.get_secret_value()):
+            raise ValueError("not an http(s) URL")
+        return value
+
+    @field_validator("result_webhook_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value()) < 32:  # noqa: PLR2004 - as the description says
+            raise ValueError("shorter than 32 characters")
+        return value
 
     @field_validator("thresholds")
     @classmethod

@@ -174,6 +174,7 @@ class GatewayClient:
         self._on_event: list[Callable[[Pushed], None]] = []
         self._on_refetch: list[Callable[[str], None]] = []
         self._on_call: list[Callable[[Called], None]] = []
+        self._on_lost: list[Callable[[str], None]] = []
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._reported: tuple[str, str] = ("", "")
@@ -225,6 +226,11 @@ class GatewayClient:
         """Call back with `connected` or `gap` when events may have been missed, so that polls must run now."""
         self._on_refetch.append(callback)
         return lambda: self._on_refetch.remove(callback)
+
+    def on_lost(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call back, with the kind of failure, when a connection that was there is lost or the client is stopped."""
+        self._on_lost.append(callback)
+        return lambda: self._on_lost.remove(callback)
 
     def on_call(self, callback: Callable[[Called], None]) -> Callable[[], None]:
         """Call back, in the task that called, when a call has ended; the answer ends the subscription."""
@@ -401,6 +407,8 @@ class GatewayClient:
         core, self._core, self._socket, self.hello = self._core, None, None, None
         self._ready.clear()
         if core is not None:
+            for callback in tuple(self._on_lost):
+                self._guarded(callback, type(failure).__name__)
             for item in core.close(self._clock()):
                 if isinstance(item, Failed):
                     self._settle(item)

@@ -17,17 +17,17 @@ from store.pool import Pool
 MOST_ROWS = 40
 
 
-class _Asked(BaseModel):
+class Asked(BaseModel):
     """Base of parameters. An unknown name is an error that the model is told."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Nothing(_Asked):
+class Nothing(Asked):
     """No parameters."""
 
 
-class Since(_Asked):
+class Since(Asked):
     """The last so many hours."""
 
     hours: Annotated[int, Field(ge=1, le=24 * 400)] = 24
@@ -39,7 +39,7 @@ class Grouped(Since):
     by: Literal["model", "provider", "agent", "kind", "channel", "day", "hour"] = "model"
 
 
-class OneSession(_Asked):
+class OneSession(Asked):
     """One session, by its id or its key."""
 
     session: Annotated[str, Field(min_length=1, max_length=300)]
@@ -65,7 +65,7 @@ class Question:
     """
 
     about: str
-    parameters: type[_Asked]
+    parameters: type[Asked]
     sql: str
 
 

@@ -31,6 +31,7 @@ class Figure(Camel):
     query: str
     params: dict[str, Any]
     rows: list[dict[str, Any]]
+    error: str | None = Field(default=None, description="Why there are no rows: Prometheus did not answer.")
 
 
 class ChatMessage(Camel):
@@ -65,4 +66,5 @@ class AvailableQuestion(Camel):
 
     name: str
     about: str
+    source: Literal["sql", "promql"] = Field(description="What it is asked of: the database or Prometheus.")
     parameters: dict[str, Any] = Field(description="JSON schema.")

@@ -29,9 +29,22 @@ ConversationId = Annotated[Identifier, Path(description="Of `GET /api/chat/conve
             "description": "Server-sent events: `conversation`, then `query` and `delta` as they come, at the end"
             " `answer` with its figures, or `error`.",
             "content": {
+                # Of each event: before 3.2, OpenAPI has no other place for that.
                 "text/event-stream": {
-                    "schema": {"type": "string"},
-                    "example": 'id: 1\nevent: answer\ndata: {"type":"answer","payload":{"text":"4.20 US$"}}\n\n',
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "id": {"type": "string"},
+                            "event": {"enum": ["conversation", "query", "delta", "answer", "error"]},
+                            "data": {"type": "string", "description": "JSON: `{type, payload}`."},
+                        },
+                        "required": ["id", "event", "data"],
+                    },
+                    "example": {
+                        "id": "1",
+                        "event": "answer",
+                        "data": '{"type":"answer","payload":{"text":"4.20 US$","figures":[]}}',
+                    },
                 }
             },
         },

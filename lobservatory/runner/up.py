@@ -409,6 +409,8 @@ class _Run:
             "LOBS_API_LISTEN": str(self.addresses["api"]),
             "PYTHONUNBUFFERED": "1",
         }
+        if "prometheus" in self.addresses:  # chat asks it
+            decided["LOBS_PROMETHEUS_LISTEN"] = str(self.addresses["prometheus"])
         if self.cluster is not None:
             decided["LOBS_DATABASE_URL"] = ""
             decided["LOBS_DATABASE_URL_FILE"] = str(self.place.run / _DATABASE_URL)

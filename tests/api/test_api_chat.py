@@ -15,6 +15,8 @@ from api.models.chat import ChatIn
 from api.security.scopes import Actor, Scope
 from api.services import chat
 from api.services.chat import ALLOWED, MOST_ROUNDS, ChatService, ModelConnection
+from api.services.promql import METRIC_QUESTIONS
+from lobservatory.demo.gateway import ReplayGateway
 from openclaw.client import GatewayClient
 from openclaw.protocol import NotReadyError
 from store.pool import open_pool
@@ -39,8 +41,8 @@ class Model(ModelConnection):
         if self._error is not None:
             raise self._error
         reply = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
-        for start in range(0, len(reply), 7):
-            yield reply[start : start + 7]
+        for end in range(7, len(reply) + 7, 7):
+            yield reply[:end]
 
 
 @pytest.fixture
@@ -104,6 +106,10 @@ async def test_an_answer_rests_on_figures_that_are_kept_for_its_user_only(servic
         ('{"tool": "exec", "command": "id"}', "it must be"),
         ('{"query": "usage"', "no JSON object"),
         ("{" * 50_000, "no JSON object"),
+        ('{"query": "session", "params": {"session": "\\ud800"}}', "half a character"),
+        ('{"query": "session", "params": {"session": "\\u0000"}}', "zero byte"),
+        ('{"query": "course", "params": {"what": "claw_tokens_total"}}', "params of course: what"),
+        ('{"query": "up"}', "there is no such query"),
     ],
 )
 async def test_a_request_outside_the_list_runs_nothing_and_is_told_what_is_wrong(service_of, reply, why):
@@ -214,6 +220,9 @@ class Client:
         self._callback = callback
         return lambda: None
 
+    def on_lost(self, _callback):
+        return lambda: None
+
     async def wait_connected(self, _seconds):
         return None
 
@@ -251,7 +260,79 @@ async def test_what_a_run_can_end_with(payloads, code, monkeypatch):
 async def test_pieces_come_once_and_in_order():
     client = Client(said("It "), said("It cost"), said("It cost 4.", "final"))
     model = ModelConnection(client)
-    assert [piece async for piece in model.ask("k", "Hello")] == ["It ", "cost", " 4."]
+    assert [text async for text in model.ask("k", "Hello")] == ["It cost 4."], "the newest has it all"
+
+
+async def test_a_final_text_that_does_not_go_on_with_the_pieces_is_delivered():
+    client = Client(said("It cost"), said("The cost is 4.", "final"), said("late", "delta"))
+    assert [text async for text in ModelConnection(client).ask("k", "Hello")][-1] == "The cost is 4."
+    client = Client(said("It cost 4."), {"state": "final"})
+    assert [text async for text in ModelConnection(client).ask("k", "Hello")][-1] == "It cost 4."
+    assert [method for method, _ in client.calls] == ["chat.send"], "what has ended is not aborted"
+
+
+class Revising(Model):
+    """Writes something, then something else."""
+
+    async def ask(self, session_key: str, message: str) -> AsyncIterator[str]:
+        self.heard.append((session_key, message))
+        for text in ("It ", "It cost", "It cost", "The cost", "The cost is 4."):
+            yield text
+
+
+async def test_pieces_say_when_they_replace_what_was_shown(service_of):
+    events = await told(service_of(Revising("x")))
+    shown = ""
+    for event in events:
+        if event["type"] == "delta":
+            shown = event["text"] if event.get("replace") else shown + event["text"]
+    assert shown == "The cost is 4."
+    assert events[-1] == {"type": "answer", "text": "The cost is 4.", "figures": []}
+
+
+async def test_who_does_not_read_gets_the_end_all_the_same(service_of, monkeypatch):
+    monkeypatch.setattr(chat, "_MOST_EVENTS", 6)
+    service = service_of(Model("It cost 4 US$. " * 50))
+    events = await service.ask(ANNA, ChatIn(message="What?"))
+    (task,) = service._tasks
+    await task  # nobody has read until the answer was there
+    found = [event async for event in events]
+    assert kinds(found) == ["conversation", *["delta"] * 3, "answer"]
+    assert found[-1]["text"] == ("It cost 4 US$. " * 50).strip()
+
+
+async def test_an_answer_to_a_conversation_that_was_deleted_meanwhile_is_told(service_of):
+    class Deleting(Model):
+        async def ask(self, session_key: str, message: str) -> AsyncIterator[str]:
+            (conversation,) = await service.conversations(ANNA)
+            await service.forget(ANNA, conversation["id"])
+            yield "It cost 4."
+
+    service = service_of(Deleting("x"))
+    events = await told(service)
+    assert events[-1]["text"] == "It cost 4."
+    assert await service.conversations(ANNA) == []
+
+
+@pytest.mark.req("S1-9")
+async def test_a_lost_connection_ends_a_question_at_once(service_of):
+    """With the deadline of a reply as it is: who waits for that has another code, and a test that takes too long."""
+    async with ReplayGateway(token="t") as gateway:
+        asked = asyncio.Event()
+        gateway.answers["chat.send"] = lambda _: asked.set() or {"ok": True}
+        async with GatewayClient(gateway.url, "t", scopes=chat.SCOPES, subscribe_sessions=False) as client:
+            await client.wait_connected()
+            service = service_of(ModelConnection(client))
+            events = await service.ask(ANNA, ChatIn(message="What?"))
+            await asked.wait()
+            await gateway.drop_clients()
+            async with asyncio.timeout(chat.REPLY_SECONDS / 2):
+                found = [event async for event in events]
+    assert found[-1]["type"] == "error"
+    assert found[-1]["code"] == "gateway"
+    assert found[-1]["detail"]
+    (conversation,) = await service.conversations(ANNA)
+    assert (await service.messages(ANNA, conversation["id"]))["messages"][-1]["error"] == "gateway"
 
 
 async def test_it_is_off_by_default_and_needs_the_scope_for_commands(app):
@@ -259,7 +340,8 @@ async def test_it_is_off_by_default_and_needs_the_scope_for_commands(app):
         refused = await commander.post("/api/chat", json={"message": "What?"})
         assert (refused.status_code, refused.json()["code"]) == (403, "chat_disabled")
         offered = (await commander.get("/api/chat/questions")).json()
-        assert [one["name"] for one in offered] == list(QUESTIONS)
+        assert [one["name"] for one in offered] == [*QUESTIONS, *METRIC_QUESTIONS]
+        assert {one["name"] for one in offered if one["source"] == "promql"} == {*METRIC_QUESTIONS}
         assert (await commander.get("/api/chat/conversations")).json() == []
         assert (await commander.get("/api/chat/conversations/none")).status_code == 404
         assert (await commander.delete("/api/chat/conversations/none")).status_code == 404
@@ -269,12 +351,12 @@ async def test_it_is_off_by_default_and_needs_the_scope_for_commands(app):
 
 def test_the_page_lists_every_question():
     page = (Path(__file__).parents[2] / "docs" / "chat.md").read_text()
-    for name, question in QUESTIONS.items():
+    for name, question in {**QUESTIONS, **METRIC_QUESTIONS}.items():
         parameters = ", ".join(f"`{one}`" for one in question.parameters.model_fields) or "\u2013"
         assert f"| `{name}` | {parameters} | {question.about} |" in page
 
 
 def test_parameters_have_schemas_that_a_model_understands():
-    for question in QUESTIONS.values():
+    for question in [*QUESTIONS.values(), *METRIC_QUESTIONS.values()]:
         json.dumps(question.parameters.model_json_schema())
         assert question.about.endswith(".")

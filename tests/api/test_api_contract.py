@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -185,6 +186,63 @@ async def test_commands_keep_to_the_document_when_they_are_on(settings: Settings
     assert seen >= {200, 202, 404, 422, 428, 502}  # 502: what the gateway refused
     assert 500 not in seen
     assert any(method == "agent" for method, _ in gateway.calls)
+
+
+@pytest.mark.req("S1-9")
+async def test_chat_keeps_to_the_document_when_it_is_on(settings: Settings, postgres_reader_dsn):
+    password = PasswordFile(settings.data_dir / "secrets" / "api_password", FAST)
+    password.load()
+    replies = itertools.cycle(['{"query": "agents"}', "There is none.", '{"query": "context"}', '{"query": 1}', ""])
+    async with ReplayGateway(token="t" * 20) as gateway, asyncio.TaskGroup() as speaking:
+
+        def speak(params: Mapping[str, Any]) -> dict[str, Any]:
+            said = {"content": [{"type": "text", "text": next(replies)}]}
+            payload = {"runId": params["idempotencyKey"], "state": "final", "message": said}
+            speaking.create_task(gateway.emit("chat", payload))
+            return {"ok": True}
+
+        gateway.answers["chat.send"] = speak
+        gateway.answers["chat.abort"] = lambda _: {"ok": True, "aborted": False, "runIds": []}
+        secret = settings.gateway_token.__class__("t" * 20)
+        told = {
+            "chat": True,
+            "reader_url": settings.database_url.__class__(postgres_reader_dsn),
+            "gateway_url": gateway.url,
+            "gateway_token": secret,
+            "prometheus_url": "http://127.0.0.1:9",  # nobody answers there
+        }
+        app = create_app(settings.model_copy(update=told), password, limits=LOOSE)
+
+        def ask() -> tuple[int, str, set[str]]:
+            with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+                token = client.post("/api/auth/login", json={"password": PASSWORD}).json()["token"]
+                headers = {"Authorization": f"Bearer {token}"}
+                first = client.post("/api/chat", json={"message": "What?"}, headers=headers)
+                assert first.status_code == 200, first.text
+                assert "There is none." in first.text
+                (conversation,) = client.get("/api/chat/conversations", headers=headers).json()
+                tried = keeps_to_the_document(
+                    url,
+                    headers,
+                    {"conversation_id": conversation["id"]},
+                    lambda endpoint: "chat" in endpoint.definition.raw["tags"],
+                    [not_a_server_error],
+                )
+                kept = client.get("/api/chat/conversations", headers=headers).json()
+                codes = {
+                    message["error"]
+                    for one in kept
+                    for message in client.get(f"/api/chat/conversations/{one['id']}", headers=headers).json()[
+                        "messages"
+                    ]
+                }
+                return tried, client.get("/metrics", headers=headers).text, codes
+
+        tried, text, codes = await asyncio.to_thread(ask)
+    assert tried == 5
+    assert 'method="POST",route="/api/chat",status="200"' in text
+    assert codes >= {None, "no_answer"}, "some were answered, some not"
+    assert {method for method, _ in gateway.calls} <= {"chat.send", "chat.abort"}
 
 
 async def test_the_service_gives_the_same_document(anonymous):
