@@ -1,7 +1,8 @@
 """Money of calls that were priced by us, at the prices of today. Rows and rollups change, counters never do.
 
-What an entry reported, and what was billed at a price, is history and stays. Two things may change: *equivalent* money
-that we priced ourselves (the list price of what a subscription covers), and calls that had no price at all.
+What an entry reported, and what was billed at a price, is history and stays. *Equivalent* money that is not reported
+(the list price of what a subscription covers) may change. Billed calls that had no price at all get one only where the
+user asks for it: it adds to billed history.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ WITH candidate AS (
 )
 SELECT ts, identity, gateway, agent, session_id, provider, model, billing, cost_basis, run_id, version, old_cost,
        new_cost,
-       CASE WHEN cost_basis = 'unpriced' THEN 'unpriced'
-            WHEN billing = 'equivalent' THEN 'equivalent'
+       CASE WHEN billing = 'equivalent' THEN 'equivalent'
+            WHEN cost_basis = 'unpriced' THEN 'unpriced'
             ELSE 'billed' END AS treatment
 FROM priced
 WHERE new_cost IS NOT NULL AND new_cost IS DISTINCT FROM old_cost
@@ -62,7 +63,7 @@ _ROWS: Final = """
 UPDATE lobs.model_calls AS c
 SET cost_usd = r.new_cost, cost_basis = 'priced', price_version = r.version
 FROM repriced AS r
-WHERE r.treatment <> 'billed' AND c.ts = r.ts AND c.identity = r.identity AND c.gateway = r.gateway
+WHERE c.ts = r.ts AND c.identity = r.identity AND c.gateway = r.gateway
 """
 _SESSIONS: Final = """
 UPDATE lobs.sessions AS s
@@ -73,7 +74,7 @@ FROM (
            coalesce(sum(new_cost - coalesce(old_cost, 0)) FILTER (WHERE billing = 'billed'), 0) AS billed,
            coalesce(sum(new_cost - coalesce(old_cost, 0)) FILTER (WHERE billing = 'equivalent'), 0) AS equivalent,
            count(*) FILTER (WHERE cost_basis = 'unpriced') AS now_priced
-    FROM repriced WHERE treatment <> 'billed' GROUP BY 1, 2, 3
+    FROM repriced GROUP BY 1, 2, 3
 ) AS d
 WHERE s.gateway = d.gateway AND s.agent = d.agent AND s.session_id = d.session_id
 """
@@ -98,7 +99,11 @@ class ModelPrice:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Calls of one model whose money would be another at today's prices. `billed` ones are shown and stay."""
+    """Calls of one model whose money would be another at today's prices.
+
+    `equivalent`: changes. `unpriced`: billed, without a price until now; changes where the user asks for it. `billed`:
+    stays.
+    """
 
     provider: str
     model: str
@@ -125,13 +130,17 @@ async def reprice(
     prices: Sequence[ModelPrice],
     *,
     apply: bool,
+    unpriced: bool = False,
 ) -> list[Change]:
-    """What today's prices change in calls from `since` on; with `apply` it is written, in one transaction.
+    """What today's prices change in calls from `since` on; with `apply` it is written, in one transaction: equivalents,
+    and with `unpriced` also billed calls that had no price.
 
     Rows, sessions, operations and quarter hours change together. Totals (the counters) are not touched. Calls that
     retention may already have thinned out are left alone: their quarter hours could not be built anew.
     """
     async with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
+        if apply:  # one after another: what a session gains is the difference to the money that was there
+            await cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('lobservatory reprice', 0))")
         await cursor.execute(f"SET LOCAL statement_timeout = {_LONGEST_MILLISECONDS}")
         # TimescaleDB would refuse to change more than 100,000 rows of compressed chunks; elsewhere it means nothing.
         await cursor.execute("SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
@@ -160,7 +169,9 @@ async def reprice(
         await cursor.execute(_NEW_COST, {"gateway": gateway, "since": kept["start"] if kept else since})
         await cursor.execute(_SUMMARY)
         changes = [Change(**row) for row in await cursor.fetchall()]
-        if apply and any(change.treatment != "billed" for change in changes):
+        treatments = ["equivalent", "unpriced"] if unpriced else ["equivalent"]
+        if apply and any(change.treatment in treatments for change in changes):
+            await cursor.execute("DELETE FROM repriced WHERE treatment <> ALL(%s)", [treatments])
             await _write(connection, gateway)
     return changes
 
@@ -174,15 +185,14 @@ async def _write(connection: AsyncConnection[Any], gateway: str) -> None:
         await cursor.execute(_ROWS)
         await cursor.execute(_SESSIONS)
         await cursor.execute(
-            "SELECT array_agg(DISTINCT run_id) FILTER (WHERE run_id IS NOT NULL) AS runs"
-            " FROM repriced WHERE treatment <> 'billed'"
+            "SELECT array_agg(DISTINCT run_id) FILTER (WHERE run_id IS NOT NULL) AS runs FROM repriced"
         )
         found = await cursor.fetchone()
         runs = (found or {}).get("runs") or []
         events = await operations.refresh_runs(connection, gateway, runs) if runs else []
         # By days with a change, so that it is short.
         await cursor.execute(
-            "SELECT lobs.rebuild_usage(min(ts), max(ts)) FROM repriced WHERE treatment <> 'billed'"
+            "SELECT lobs.rebuild_usage(min(ts), max(ts)) FROM repriced"
             " GROUP BY date_bin('1 day', ts, '2000-01-01 00:00+00')"
         )
         await outbox.publish(connection, events)

@@ -1,4 +1,4 @@
-"""`lobservatory reprice`: what today's prices change in rows, and where that is no billed history, the change."""
+"""`lobservatory reprice`: what today's prices would change in rows; applied to equivalents, never to billed history."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ if TYPE_CHECKING:
 
 _MEANING = {
     "equivalent": "equivalent: the new price applies",
-    "unpriced": "had no price: the new price applies",
+    "unpriced": "billed, had no price: stays without (--unpriced gives it one)",
     "billed": "billed: history, stays as it is",
 }
+_ASKED_FOR = "billed, had no price: the new price applies"
 
 
 def reprice(
     *,
     since: Annotated[str, typer.Option("--since", help="Calls from this ISO date or time on, for example 2026-11-01.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    unpriced: Annotated[
+        bool, typer.Option("--unpriced", help="Also give billed calls a price that had none: this adds billed money.")
+    ] = False,
 ) -> None:
-    """Price calls anew: equivalent money and calls without a price. Billed history and counters never change."""
+    """Price equivalent money anew. What was billed, and counters, never change."""
     import asyncio  # noqa: PLC0415 - as above
 
     from exporter.accounting import price_book  # noqa: PLC0415 - `--help` does not wait for it
@@ -50,11 +54,13 @@ def reprice(
     if config.problem is not None:
         raise UserError(f"reprice: {config.problem}: without it the gateway's prices are not known")
     book = price_book(config.prices, settings.prices_file)
-    changes = asyncio.run(_reprice(url, settings.gateway_name, start, book, apply=not dry_run))
-    _print(changes, dry_run=dry_run)
+    changes = asyncio.run(_reprice(url, settings.gateway_name, start, book, apply=not dry_run, unpriced=unpriced))
+    _print(changes, dry_run=dry_run, unpriced=unpriced)
 
 
-async def _reprice(url: str, gateway: str, since: datetime, book: PriceBook, *, apply: bool) -> list[Change]:
+async def _reprice(
+    url: str, gateway: str, since: datetime, book: PriceBook, *, apply: bool, unpriced: bool
+) -> list[Change]:
     import psycopg  # noqa: PLC0415 - as above
 
     from store import reprice as rows  # noqa: PLC0415 - as above
@@ -80,34 +86,38 @@ async def _reprice(url: str, gateway: str, since: datetime, book: PriceBook, *, 
                             price.cache_write_5m,
                         )
                     )
-            return await rows.reprice(connection, gateway, since, prices, apply=apply)
+            return await rows.reprice(connection, gateway, since, prices, apply=apply, unpriced=unpriced)
     except psycopg.Error as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"reprice: nothing was changed: {reason}") from error
 
 
-def _print(changes: Sequence[Change], *, dry_run: bool) -> None:
+def _print(changes: Sequence[Change], *, dry_run: bool, unpriced: bool) -> None:
     from rich.console import Console  # noqa: PLC0415 - only for people
 
     if not changes:
         typer.echo("reprice: the prices of today give the same money; nothing to change")
         return
     table = new_table(("model", "calls", "US$ now", "US$ at new prices", "change"))
+    meaning = _MEANING | ({"unpriced": _ASKED_FOR} if unpriced else {})
     for change in changes:
         table.add_row(
-            f"{plain(change.provider)}/{plain(change.model)}\n  {_MEANING[change.treatment]}",
+            f"{plain(change.provider)}/{plain(change.model)}\n  {meaning[change.treatment]}",
             f"{change.calls:,}",
             _money(change.old_usd),
             _money(change.new_usd),
             _money(change.new_usd - change.old_usd, sign="+"),
         )
     Console(highlight=False).print(table)
-    applying = [change for change in changes if change.treatment != "billed"]
-    calls, money = sum(one.calls for one in applying), sum((one.new_usd - one.old_usd for one in applying), Decimal(0))
-    if dry_run:
-        typer.echo(f"dry run, nothing was changed: {calls:,} calls would change by US$ {_money(money, sign='+')}")
-    else:
-        typer.echo(f"{calls:,} calls changed by US$ {_money(money, sign='+')}; counters stay as they are")
+    said = [("equivalent", "equivalent"), *([("unpriced", "billed, had no price")] if unpriced else [])]
+    for treatment, words in said:
+        applying = [change for change in changes if change.treatment == treatment]
+        calls = sum(one.calls for one in applying)
+        money = _money(sum((one.new_usd - one.old_usd for one in applying), Decimal(0)), sign="+")
+        if dry_run:
+            typer.echo(f"dry run, nothing was changed: {calls:,} calls ({words}) would change by US$ {money}")
+        else:
+            typer.echo(f"{calls:,} calls ({words}) changed by US$ {money}; counters stay as they are")
 
 
 def _money(amount: Decimal, *, sign: str = "") -> str:

@@ -1,10 +1,16 @@
 """Counters as a real Prometheus sees them: no spike at the first start, no first call lost, no fall."""
 
 import asyncio
+import json
+import time
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from lobservatory.cli.reprice import reprice
 from lobservatory.settings import Listen
 
 CONFIG = """\
@@ -78,7 +84,11 @@ async def test_history_makes_no_spike_and_the_first_call_of_a_newborn_series_is_
 @pytest.fixture
 async def watched(lab, tmp_path, prometheus_server):
     """A Prometheus, and lives of an exporter on the port that it scrapes, one after another."""
-    configured = lab.settings(lab.state_dir, tmp_path / "data")
+    return await watching(lab, tmp_path, prometheus_server)
+
+
+async def watching(lab, tmp_path, prometheus_server, **values):
+    configured = lab.settings(lab.state_dir, tmp_path / "data", **values)
     async with lab.running(configured) as alive:
         port = alive.exporter.port
     config = tmp_path / "prometheus.yml"
@@ -86,7 +96,7 @@ async def watched(lab, tmp_path, prometheus_server):
     (tmp_path / "prometheus").mkdir()
     asked = Asked(await asyncio.to_thread(prometheus_server, tmp_path / "prometheus", config))
     same = configured.model_copy(update={"metrics_listen": Listen(host="127.0.0.1", port=port)})
-    return asked, lambda: lab.running(same)
+    return asked, lambda **changed: lab.running(same.model_copy(update=changed))
 
 
 @pytest.mark.req("P-2")
@@ -144,3 +154,108 @@ async def test_no_counter_falls_over_a_crash_a_prune_a_reclassification_and_a_re
             assert falls == {"": 0.0}, counter
         spike = await prometheus.query(f"sum(max_over_time(claw_cost_usd_total{SINCE_START}))")
         assert spike[""] == pytest.approx(money, abs=1e-12)
+
+
+OWN = """\
+[[price]]
+providers = ["pay", "sub"]
+models = ["m"]
+source = "contract"
+date = "2026-11-20"
+input = 0.5
+"""
+
+
+def gateway_prices(state_dir, price, *, also=()):
+    """The gateway's configuration: one price for all tokens of the model `m` of `pay` and `sub`, and of others."""
+    cost = {"input": price, "output": price, "cacheRead": 0, "cacheWrite": 0}
+    models = [{"id": name, "cost": cost} for name in ("m", *also)]
+    document = {
+        "auth": {"profiles": {"sub:me": {"provider": "sub", "mode": "oauth"}}},
+        "models": {"providers": {provider: {"models": models} for provider in ("pay", "sub")}},
+    }
+    (state_dir / "openclaw.json").write_text(json.dumps(document))
+
+
+class Repricing:
+    """The command as a person calls it who has rows."""
+
+    def __init__(self, dsn, setenv):
+        self.dsn, self.setenv = dsn, setenv
+        self._app = typer.Typer()
+        self._app.command()(reprice)
+
+    async def run(self, *options):
+        since = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+        done = await asyncio.to_thread(CliRunner().invoke, self._app, ["--since", since, *options])
+        assert done.exit_code == 0, done.output
+
+    def rows(self):
+        with psycopg.connect(self.dsn) as connection:
+            return dict(connection.execute("SELECT billing, sum(cost_usd) FROM usage_15m GROUP BY 1").fetchall())
+
+
+@pytest.fixture
+def repricing(lab, postgres_dsn, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOBS_DATABASE_URL", postgres_dsn)
+    monkeypatch.setenv("LOBS_STATE_DIR", str(lab.state_dir))
+    monkeypatch.setenv("LOBS_GATEWAY_NAME", "g")
+    monkeypatch.chdir(tmp_path)
+    return Repricing(postgres_dsn, monkeypatch.setenv)
+
+
+@pytest.mark.req("P-20", "P-2")
+async def test_no_counter_moves_when_prices_change(lab, tmp_path, prometheus_server, repricing):
+    """The gateway's prices and then a user's own, over repricing and restarts, as a real Prometheus sees them."""
+    gateway_prices(lab.state_dir, 1)
+    history = lab.transcript()
+    now = datetime.now(UTC)
+
+    def call(provider, model, at=now - timedelta(minutes=90)):
+        line = lab.call("@", provider=provider, model=model, at=at, tokens=(1_000_000, 0, 0, 0))
+        return line.replace(b',"cost":{"total":@}', b"")
+
+    for _ in range(4):
+        history.append(call("pay", "m") + call("sub", "m") + call("pay", "late") + call("sub", "late"))
+    prometheus, life = await watching(lab, tmp_path, prometheus_server, dsn=repricing.dsn)
+    billed, window = "sum by (model) (claw_cost_usd_total)", 'sum(claw_cost_window_usd{window="30d"})'
+
+    async def apply(*options):
+        await repricing.run(*options)
+        at = time.time()  # and Prometheus has looked since
+        await prometheus.until("max(timestamp(claw_cost_usd_total))", lambda shown: shown.get("", 0) > at)
+
+    async with life() as alive:
+        await prometheus.until(billed, lambda shown: shown.get("m") == 4)
+        gateway_prices(lab.state_dir, 3, also=["late"])
+        await apply("--dry-run")
+        assert repricing.rows() == {"billed": 4, "equivalent": 4}
+        await apply()
+        assert repricing.rows() == {"billed": 4, "equivalent": 24}
+        alive.exporter._runner.wake("windows")
+        await prometheus.until(window, lambda shown: shown.get("") == 4)
+        await apply("--unpriced")
+        assert repricing.rows() == {"billed": 16, "equivalent": 24}
+        alive.exporter._runner.wake("windows")
+        await prometheus.until(window, lambda shown: shown.get("") == 16)  # what rows say
+    async with life():  # knows the gateway's new price
+        history.append(call("pay", "m", now))
+        await prometheus.until(billed, lambda shown: shown.get("m") == 7)
+    own = tmp_path / "prices.toml"
+    own.write_text(OWN)
+    repricing.setenv("LOBS_PRICES_FILE", str(own))
+    async with life(prices_file=own):
+        await apply()
+        assert repricing.rows() == {"billed": 19, "equivalent": 14}  # 4 of `m` at a half, 4 of `late` at 3
+        history.append(call("pay", "m", now))
+        await prometheus.until(billed, lambda shown: shown.get("m") == 7.5)
+    for counter in ("cost_usd", "equivalent_cost_usd", "tokens", "unpriced_tokens", "model_calls"):
+        falls = await prometheus.query(f"sum(resets(claw_{counter}_total{SINCE_START}))")
+        assert falls == {"": 0.0}, counter
+    # Of 12 US$ that `--unpriced` added and of 30 by which equivalents rose and fell, nothing is in a counter.
+    most = await prometheus.query(f"sum by (model) (max_over_time(claw_cost_usd_total{SINCE_START}))")
+    assert {model: cost for model, cost in most.items() if cost} == {"m": 7.5}
+    most = await prometheus.query(f"sum by (model) (max_over_time(claw_equivalent_cost_usd_total{SINCE_START}))")
+    assert {model: cost for model, cost in most.items() if cost} == {"m": 4.0}
+    jump = await prometheus.query("max(max_over_time(idelta(claw_cost_usd_total[5s])[10m:1s]))")
+    assert jump[""] <= 3  # one call at its price

@@ -1,4 +1,4 @@
-"""`lobservatory reprice`: new prices change equivalent and unpriced rows and their sums, nothing that was billed."""
+"""`lobservatory reprice`: new prices change equivalent rows and their sums, nothing that was billed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from lobservatory.cli.reprice import reprice
 from lobservatory.errors import UserError
 from lobservatory.settings import Billing
 from store.postgres_ledger import PostgresLedger
+from store.reprice import ModelPrice
+from store.reprice import reprice as reprice_rows
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 LONG_AGO = NOW - timedelta(days=40)
 SINCE = (NOW - timedelta(days=10)).isoformat()
+TOTALS = "SELECT metric, labels, value FROM lobs.totals ORDER BY 1, 2"
 TOKENS = (1_000_000, 100_000, 10_000, 0)  # input, output, cache read, cache write
 
 
@@ -79,6 +82,7 @@ async def books(configured, files_dir, transcript, call_of, life):
         "billed": call_of("pay", "m1", entry_id="billed"),
         "billed, reported": call_of("pay", "m1", "0.25", entry_id="billed-reported"),
         "without a price": call_of("pay", "new", entry_id="unpriced"),
+        "equivalent, without a price": call_of("sub", "new", entry_id="equivalent-unpriced"),
         "a cost that was refused": call_of("pay", "new", "-1", entry_id="refused"),
         "long ago": call_of("sub", "m1", at=LONG_AGO, entry_id="old"),
     }
@@ -130,39 +134,91 @@ class Books:
 
 
 @pytest.mark.req("P-20")
-async def test_new_prices_change_equivalents_and_the_unpriced_only(books):
-    before, totals = books.rows(), books.ask("SELECT metric, labels, value FROM lobs.totals ORDER BY 1, 2")
+async def test_new_prices_change_equivalents_only(books):
+    before, totals = books.rows(), books.ask(TOTALS)
     assert before["equivalent"][:2] == (Decimal("1.201"), "priced")
     assert before["hour"][0] == Decimal("1.64")  # 600,000 at twice the input, 400,000 at 1.1
-    assert before["unpriced"] == (None, "unpriced", None)
+    assert before["equivalent-unpriced"] == before["unpriced"] == (None, "unpriced", None)
     books.check_sums()
     prices(books.own, factor=2, more=["new"])
 
     shown = await books.run("--since", SINCE, "--dry-run")
     assert shown.exit_code == 0, shown.output
     assert books.rows() == before
-    assert "3 calls would change by US$ +5.243000" in shown.output  # 1.201 + 1.64 + 2.402
+    assert "3 calls (equivalent) would change by US$ +5.243000" in shown.output  # 1.201 + 1.64 + 2.402
     assert "sub/m1" in shown.output
     assert "2.841000" in shown.output  # what is there now
     assert "5.682000" in shown.output  # what it would be
     assert "billed: history, stays as it is" in shown.output
+    assert "billed, had no price: stays without (--unpriced gives it one)" in " ".join(shown.output.split())
     books.check_sums()
 
     done = await books.run("--since", SINCE)
     assert done.exit_code == 0, done.output
-    assert "3 calls changed by US$ +5.243000" in done.output
+    assert "3 calls (equivalent) changed by US$ +5.243000" in done.output
     after = books.rows()
     assert after["equivalent"] == (Decimal("2.402"), "priced", "a test@2026-11-22")
+    assert after["equivalent-unpriced"] == (Decimal("2.402"), "priced", "a test@2026-11-22")
     assert after["hour"][0] == Decimal("3.28")
-    assert after["unpriced"] == (Decimal("2.402"), "priced", "a test@2026-11-22")
-    kept = before.keys() - {"equivalent", "hour", "unpriced"}
+    changed = {"equivalent", "hour", "equivalent-unpriced"}
+    kept = before.keys() - changed
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
     books.check_sums()
-    assert books.ask("SELECT metric, labels, value FROM lobs.totals ORDER BY 1, 2") == totals
+    assert books.ask(TOTALS) == totals
 
     again = await books.run("--since", SINCE)
-    assert "0 calls changed by US$ +0.000000" in again.output  # only the billed one is still shown
+    assert "0 calls (equivalent) changed by US$ +0.000000" in again.output  # only the billed ones are still shown
     assert books.rows() == after
+
+
+@pytest.mark.req("P-20")
+async def test_billed_calls_get_the_price_that_they_lacked_only_when_asked_for(books):
+    before, totals = books.rows(), books.ask(TOTALS)
+    prices(books.own, more=["new"])
+
+    shown = await books.run("--since", SINCE, "--unpriced", "--dry-run")
+    assert "1 calls (equivalent) would change by US$ +1.201000" in shown.output
+    assert "1 calls (billed, had no price) would change by US$ +1.201000" in shown.output
+    assert "billed, had no price: the new price applies" in " ".join(shown.output.split())
+    assert books.rows() == before
+
+    done = await books.run("--since", SINCE, "--unpriced")
+    assert "1 calls (billed, had no price) changed by US$ +1.201000" in done.output
+    after = books.rows()
+    assert after["unpriced"] == (Decimal("1.201"), "priced", "a test@2026-11-21")
+    kept = before.keys() - {"unpriced", "equivalent-unpriced"}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}  # also a refused cost
+    books.check_sums()
+    assert books.ask(TOTALS) == totals  # history on boards, which read rows; counters go on as they were
+
+    prices(books.own, factor=5, more=["new"])  # it is billed history from now on
+    again = await books.run("--since", SINCE, "--unpriced")
+    assert "0 calls (billed, had no price) changed" in again.output
+    assert books.rows()["unpriced"] == after["unpriced"]
+    books.check_sums()
+
+
+async def test_two_at_once_change_the_sums_once(books):
+    price = ModelPrice("sub", "m1", "v2", Decimal(2), Decimal(4), Decimal("0.2"), None, None, None)
+
+    async def one():
+        async with await psycopg.AsyncConnection.connect(books.dsn, autocommit=True) as connection:
+            return await reprice_rows(connection, "g", NOW - timedelta(days=10), [price], apply=True)
+
+    async with await psycopg.AsyncConnection.connect(books.dsn) as other:
+        await other.execute("SELECT 1 FROM lobs.usage_state FOR UPDATE")  # as the exporter in a transaction of its own
+        both = [asyncio.create_task(one()) for _ in range(2)]
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        async with asyncio.timeout(60):
+            while await asyncio.to_thread(books.ask, waiting) != [(2,)]:  # noqa: ASYNC110 - a server's state
+                await asyncio.sleep(0.05)
+        await other.rollback()
+    done = await asyncio.gather(*both)
+    assert sorted(sum(change.calls for change in changes) for changes in done) == [0, 1]
+    assert books.rows()["equivalent"][0] == Decimal("2.402")
+    books.check_sums()
 
 
 async def test_a_price_that_is_gone_takes_no_money_away(books):
@@ -191,7 +247,7 @@ async def test_what_retention_may_have_thinned_out_is_left_alone(books, postgres
         connection.execute("UPDATE lobs.retention SET keep = '30 days' WHERE target = 'model_calls'")
     prices(books.own, factor=3)
     done = await books.run("--since", (NOW - timedelta(days=400)).isoformat())
-    assert "2 calls changed" in done.output
+    assert "2 calls (equivalent) changed" in done.output
     after = books.rows()
     assert after["old"] == before["old"]
     assert after["equivalent"][0] == Decimal("3.603")
@@ -201,7 +257,7 @@ async def test_what_retention_may_have_thinned_out_is_left_alone(books, postgres
 async def test_a_date_without_a_limit_by_retention_reaches_back_to_the_first_call(books):
     prices(books.own, factor=3)
     done = await books.run("--since", "2020-01-01")
-    assert "3 calls changed" in done.output
+    assert "3 calls (equivalent) changed" in done.output
     assert books.rows()["old"][0] == Decimal("3.603")
     books.check_sums()
 
@@ -217,7 +273,7 @@ async def test_repricing_while_the_exporter_writes_loses_nothing(books, files_di
                 session.append(call_of("sub", "m1", "0.01"))
                 await asyncio.sleep(0)
             assert (await repricing).exit_code == 0
-        await alive.until(lambda: alive.exact("claw_model_calls_total") == 8 + 6 * 20)
+        await alive.until(lambda: alive.exact("claw_model_calls_total") == 9 + 6 * 20)
     assert books.rows()["equivalent"][0] == Decimal("1.201") * 7
     books.check_sums()
 

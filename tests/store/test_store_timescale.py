@@ -351,7 +351,7 @@ async def test_repricing_reaches_settled_and_compressed_quarter_hours(postgres_d
     owner.execute(f"ALTER DATABASE {name} SET timescaledb.max_tuples_decompressed_per_dml_transaction = 1")
     price = ModelPrice("p", "m", "v1", Decimal(1), Decimal(1), None, None, None, None)
     async with await psycopg.AsyncConnection.connect(postgres_dsn, autocommit=True) as connection:
-        changes = await reprice(connection, "gw", NOW - 300 * DAY, [price], apply=True)
+        changes = await reprice(connection, "gw", NOW - 300 * DAY, [price], apply=True, unpriced=True)
     assert [change.calls for change in changes] == [200]
     assert value(owner, "SELECT sum(cost_usd) FROM cost_daily") == Decimal("0.0004")  # 200 calls of 2 tokens
     assert value(owner, WRONG) == 0
