@@ -180,6 +180,12 @@ async def get(connection: AsyncConnection[Any], operation_id: str) -> Document:
     return found[0]
 
 
+async def exists(connection: AsyncConnection[Any], operation_id: str) -> bool:
+    """Whether there is one with that id."""
+    cursor = await connection.execute("SELECT 1 FROM lobs.operations WHERE id = %s", [operation_id])
+    return await cursor.fetchone() is not None
+
+
 async def list_operations(
     connection: AsyncConnection[Any],
     *,
@@ -241,13 +247,20 @@ async def page_of_operations(
     return found[:most], order.cursor(row) if row else None
 
 
-async def patch(connection: AsyncConnection[Any], operation_id: str, changes: Mapping[str, Any]) -> Document:
+async def patch(
+    connection: AsyncConnection[Any],
+    operation_id: str,
+    changes: Mapping[str, Any],
+    *,
+    expected_version: int | None = None,
+) -> Document:
     """Change what is in `changes`: status, current_step, current_step_index, activity, started_at, completed_at,
     duration_ms, disposition. What a new status implies (instants, duration, disposition) is filled in where it is not
-    given. Raises NotFoundError; ConflictError for an illegal transition."""
+    given. Raises NotFoundError; ConflictError for an illegal transition, and when somebody changed it since
+    `expected_version`."""
     if unknown := set(changes) - _PATCHABLE:
         raise InvalidValueError(f"cannot be changed: {', '.join(sorted(unknown))}", min(unknown))
-    row = await _locked(connection, operation_id)
+    row = await _locked(connection, operation_id, expected_version)
     values = dict(changes)
     status = values.get("status", row["status"])
     if status != row["status"] and status not in _NEXT.get(row["status"], frozenset()):
@@ -279,13 +292,19 @@ async def claim(connection: AsyncConnection[Any], operation_id: str, *, name: st
 
 
 async def patch_step(
-    connection: AsyncConnection[Any], operation_id: str, step_id: str, changes: Mapping[str, Any]
+    connection: AsyncConnection[Any],
+    operation_id: str,
+    step_id: str,
+    changes: Mapping[str, Any],
+    *,
+    expected_version: int | None = None,
 ) -> Document:
     """Change a step: status, started_at, completed_at, duration_ms, error. Instants that a status implies are filled
-    in; the duration is their difference. Raises NotFoundError; ConflictError for an illegal transition."""
+    in; the duration is their difference. Raises NotFoundError; ConflictError for an illegal transition, and when
+    somebody changed the operation since `expected_version`."""
     if unknown := set(changes) - _STEP_PATCHABLE:
         raise InvalidValueError(f"cannot be changed: {', '.join(sorted(unknown))}", min(unknown))
-    await _locked(connection, operation_id)
+    await _locked(connection, operation_id, expected_version)
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(
             "SELECT * FROM lobs.operation_steps WHERE operation_id = %s AND id = %s", [operation_id, step_id]
@@ -330,9 +349,11 @@ async def patch_metrics(
     total: int | None = None,
     cost: Decimal | None = None,
     model: str | None = None,
+    expected_version: int | None = None,
 ) -> Document:
-    """Replace the token figures. `total` None: the sum; `cost` None: not known. Raises NotFoundError."""
-    await _locked(connection, operation_id)
+    """Replace the token figures. `total` None: the sum; `cost` None: not known. Raises NotFoundError; ConflictError
+    when somebody changed the operation since `expected_version`."""
+    await _locked(connection, operation_id, expected_version)
     figures = (prompt, completion, prompt + completion if total is None else total, cost, model)
     await _save_metrics(connection, operation_id, figures)
     await _update(connection, operation_id, {})
@@ -496,12 +517,14 @@ async def _save_metrics(connection: AsyncConnection[Any], operation_id: str, fig
     return saved.rowcount > 0
 
 
-async def _locked(connection: AsyncConnection[Any], operation_id: str) -> Row:
+async def _locked(connection: AsyncConnection[Any], operation_id: str, expected_version: int | None = None) -> Row:
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute("SELECT * FROM lobs.operations WHERE id = %s FOR UPDATE", [operation_id])
         row = await cursor.fetchone()
     if row is None:
         raise NotFoundError(f"there is no operation {operation_id}", "id")
+    if expected_version is not None and row["version"] != expected_version:
+        raise ConflictError("somebody else has changed this operation since you read it", "If-Match")
     return row
 
 
@@ -552,6 +575,7 @@ def _document(row: Row, steps: Sequence[Row]) -> Document:
     cost = row["cost_usd"]
     return {
         "id": row["id"],
+        "version": row["version"],
         "type": row["type"],
         "name": row["name"],
         "description": row["description"],

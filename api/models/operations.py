@@ -172,6 +172,7 @@ class Operation(Camel):
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]}, alias_generator=to_camel)
 
     id: str
+    version: int = Field(default=1, description="Rises with each change; the ETag.")
     type: OperationType
     name: str
     description: str | None = None

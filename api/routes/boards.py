@@ -11,22 +11,12 @@ from api.context import ContextDep, Reader, Writer
 from api.models.base import Identifier
 from api.models.boards import Board, BoardIn
 from api.openapi import problems
+from api.routes.conditional import IfMatch, named, with_etag
 from api.routes.operations import IdempotencyKey
-from api.routes.tasks import IfMatch
 
 router = APIRouter(prefix="/api/boards", tags=["tasks"])
 
 BoardId = Annotated[Identifier, Path(description="For example default.")]
-
-
-def _version(if_match: str | None) -> str | None:
-    """The version that `If-Match` names; None: any."""
-    text = None if if_match is None else if_match.strip()
-    return None if text is None or text == "*" else text.removeprefix("W/").strip('"')
-
-
-def _with_etag(document: dict[str, object], status: int = 200) -> JSONResponse:
-    return JSONResponse(document, status_code=status, headers={"ETag": f'"{document["version"]}"'})
 
 
 @router.get("", summary="Boards, oldest first", response_model=list[Board], responses=problems())
@@ -40,13 +30,13 @@ async def create(
     context: ContextDep, actor: Writer, body: BoardIn, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
     """Its id is for `board` of a task. At most 1,000 boards."""
-    return _with_etag(await context.boards.create(actor, body, idempotency_key), 201)
+    return with_etag(await context.boards.create(actor, body, idempotency_key), 201)
 
 
 @router.get("/{board_id}", summary="One board", response_model=Board, responses=problems(404))
 async def board(context: ContextDep, actor: Reader, board_id: BoardId) -> JSONResponse:
     """Its ETag is for `If-Match`."""
-    return _with_etag(await context.boards.board(actor, board_id))
+    return with_etag(await context.boards.board(actor, board_id))
 
 
 @router.put("/{board_id}", summary="Replace", response_model=Board, responses=problems(404, 409, 412, body=True))
@@ -54,10 +44,10 @@ async def replace(
     context: ContextDep, actor: Writer, board_id: BoardId, body: BoardIn, if_match: IfMatch = None
 ) -> JSONResponse:
     """Name and description anew."""
-    return _with_etag(await context.boards.replace(actor, board_id, body, _version(if_match)))
+    return with_etag(await context.boards.replace(actor, board_id, body, named(if_match)))
 
 
 @router.delete("/{board_id}", status_code=204, summary="Delete", responses=problems(404, 409, 412))
 async def delete(context: ContextDep, actor: Writer, board_id: BoardId, if_match: IfMatch = None) -> None:
     """An empty one; never the default board (409)."""
-    await context.boards.delete(actor, board_id, _version(if_match))
+    await context.boards.delete(actor, board_id, named(if_match))

@@ -37,8 +37,8 @@ from api.models.control import (
 )
 from api.openapi import problems
 from api.routes.commands import AgentPath, ConfirmationHeader
+from api.routes.conditional import IfMatch, named
 from api.routes.operations import IdempotencyKey
-from api.routes.tasks import IfMatch
 from api.services.service_manager import Verb
 
 router = APIRouter(prefix="/api", tags=["commands"])
@@ -130,8 +130,7 @@ async def set_file(
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
     """With `If-Match`, only when it is still the text that you read."""
-    version = None if if_match is None or if_match.strip() == "*" else if_match.strip().removeprefix("W/").strip('"')
-    return JSONResponse(await context.control.set_file(actor, agent_id, name, body, version, idempotency_key))
+    return JSONResponse(await context.control.set_file(actor, agent_id, name, body, named(if_match), idempotency_key))
 
 
 @router.post(

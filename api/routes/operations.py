@@ -20,6 +20,7 @@ from api.models.operations import (
     StepPatch,
 )
 from api.openapi import problems
+from api.routes.conditional import IfMatch, version, with_etag
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
@@ -91,47 +92,53 @@ async def create(
 ) -> JSONResponse:
     """It starts as `pending`."""
     made = await context.operations.create(actor, body, idempotency_key)
-    return JSONResponse(made, status_code=201, headers={"Location": f"/api/operations/{made['id']}"})
+    return with_etag(made, 201, Location=f"/api/operations/{made['id']}")
 
 
 @router.get("/{operation_id}", summary="One operation", response_model=Operation, responses=problems(404))
 async def operation(context: ContextDep, actor: Reader, operation_id: OperationId) -> JSONResponse:
-    """With its steps and metrics."""
-    return JSONResponse(await context.operations.operation(actor, operation_id))
+    """With its steps and metrics. Its ETag is for `If-Match`."""
+    return with_etag(await context.operations.operation(actor, operation_id))
 
 
-@router.patch("/{operation_id}", summary="Change", response_model=Operation, responses=problems(404, 409, body=True))
-async def patch(context: ContextDep, actor: Writer, operation_id: OperationId, body: OperationPatch) -> JSONResponse:
+@router.patch(
+    "/{operation_id}", summary="Change", response_model=Operation, responses=problems(404, 409, 412, body=True)
+)
+async def patch(
+    context: ContextDep, actor: Writer, operation_id: OperationId, body: OperationPatch, if_match: IfMatch = None
+) -> JSONResponse:
     """Pending → in_progress → completed, failed or cancelled; what has ended stays so (409). Instants, duration and
     disposition that a status implies are filled in where they are not given."""
-    return JSONResponse(await context.operations.patch(actor, operation_id, body))
+    return with_etag(await context.operations.patch(actor, operation_id, body, version(if_match)))
 
 
 @router.patch(
     "/{operation_id}/steps/{step_id}",
     summary="Change a step",
     response_model=Operation,
-    responses=problems(404, 409, body=True),
+    responses=problems(404, 409, 412, body=True),
 )
 async def patch_step(
+    *,
     context: ContextDep,
     actor: Writer,
     operation_id: OperationId,
     step_id: Annotated[Identifier, Path()],
     body: StepPatch,
+    if_match: IfMatch = None,
 ) -> JSONResponse:
     """Pending → running → completed, failed or skipped. The duration is the difference of the instants."""
-    return JSONResponse(await context.operations.patch_step(actor, operation_id, step_id, body))
+    return with_etag(await context.operations.patch_step(actor, operation_id, step_id, body, version(if_match)))
 
 
 @router.patch(
     "/{operation_id}/metrics",
     summary="Report tokens and cost",
     response_model=Operation,
-    responses=problems(404, body=True),
+    responses=problems(404, 412, body=True),
 )
 async def patch_metrics(
-    context: ContextDep, actor: Writer, operation_id: OperationId, body: MetricsPatch
+    context: ContextDep, actor: Writer, operation_id: OperationId, body: MetricsPatch, if_match: IfMatch = None
 ) -> JSONResponse:
     """Replaces the earlier figures."""
-    return JSONResponse(await context.operations.patch_metrics(actor, operation_id, body))
+    return with_etag(await context.operations.patch_metrics(actor, operation_id, body, version(if_match)))

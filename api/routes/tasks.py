@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
 
-from api import errors
 from api.context import ContextDep, Reader, Writer
 from api.models.base import Cursor, Identifier, InstantIn, ShortText
 from api.models.tasks import (
@@ -34,6 +33,7 @@ from api.models.tasks import (
     TaskStatus,
 )
 from api.openapi import problems
+from api.routes.conditional import IfMatch, version, with_etag
 from api.routes.operations import IdempotencyKey
 
 router = APIRouter(prefix="/api", tags=["tasks"])
@@ -41,24 +41,6 @@ router = APIRouter(prefix="/api", tags=["tasks"])
 TaskId = Annotated[Identifier, Path(description="For example task_1.")]
 Limit = Annotated[int, Query(ge=1, le=500)]
 Before = Annotated[int | None, Query(ge=1, le=2**62, description="Only rows with a lower id: the next page.")]
-IfMatch = Annotated[
-    str | None,
-    Header(max_length=50, description="The ETag that you read; 412 when somebody has changed it since."),
-]
-
-
-def _version(if_match: str | None) -> int | None:
-    """The version that `If-Match` names; None: any. Raises StaleVersionError for what is no ETag of ours."""
-    if if_match is None or if_match.strip() == "*":
-        return None
-    text = if_match.strip().removeprefix("W/").strip('"')
-    if not text.isascii() or not text.isdecimal() or len(text) > 18:  # noqa: PLR2004 - digits of a bigint
-        raise errors.StaleVersionError
-    return int(text)
-
-
-def _with_etag(document: dict[str, object], status: int = 200) -> JSONResponse:
-    return JSONResponse(document, status_code=status, headers={"ETag": f'"{document["version"]}"'})
 
 
 @router.get("/tasks", summary="Tasks", response_model=TaskPage, responses=problems())
@@ -100,7 +82,7 @@ async def create(
     context: ContextDep, actor: Writer, body: TaskIn, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
     """Status `todo` and priority `medium` unless given."""
-    return _with_etag(await context.tasks.create(actor, body, idempotency_key), 201)
+    return with_etag(await context.tasks.create(actor, body, idempotency_key), 201)
 
 
 @router.get("/tasks/flow", summary="Throughput and cycle time", response_model=Flow, responses=problems())
@@ -118,7 +100,7 @@ async def flow(
 @router.get("/tasks/{task_id}", summary="One task with its comments", response_model=Task, responses=problems(404))
 async def task(context: ContextDep, actor: Reader, task_id: TaskId) -> JSONResponse:
     """Its ETag is for `If-Match`."""
-    return _with_etag(await context.tasks.task(actor, task_id))
+    return with_etag(await context.tasks.task(actor, task_id))
 
 
 @router.put("/tasks/{task_id}", summary="Replace", response_model=Task, responses=problems(404, 409, 412, body=True))
@@ -126,7 +108,7 @@ async def replace(
     context: ContextDep, actor: Writer, task_id: TaskId, body: TaskIn, if_match: IfMatch = None
 ) -> JSONResponse:
     """Every field anew; what is absent gets its default."""
-    return _with_etag(await context.tasks.replace(actor, task_id, body, _version(if_match)))
+    return with_etag(await context.tasks.replace(actor, task_id, body, version(if_match)))
 
 
 @router.patch("/tasks/{task_id}", summary="Change", response_model=Task, responses=problems(404, 409, 412, body=True))
@@ -134,13 +116,13 @@ async def patch(
     context: ContextDep, actor: Writer, task_id: TaskId, body: TaskPatch, if_match: IfMatch = None
 ) -> JSONResponse:
     """What is absent stays."""
-    return _with_etag(await context.tasks.patch(actor, task_id, body, _version(if_match)))
+    return with_etag(await context.tasks.patch(actor, task_id, body, version(if_match)))
 
 
 @router.delete("/tasks/{task_id}", status_code=204, summary="Delete", responses=problems(404, 412))
 async def delete(context: ContextDep, actor: Writer, task_id: TaskId, if_match: IfMatch = None) -> None:
     """With its comments, activities, deliverables and sessions; its status history stays."""
-    await context.tasks.delete(actor, task_id, _version(if_match))
+    await context.tasks.delete(actor, task_id, version(if_match))
 
 
 @router.get(

@@ -106,8 +106,10 @@ class OperationService:
                 make=make,
             )
 
-    async def patch(self, actor: Actor, operation_id: str, wanted: OperationPatch) -> Document:
-        """Change some fields. Raises NotFoundError, ConflictError for an illegal transition."""
+    async def patch(
+        self, actor: Actor, operation_id: str, wanted: OperationPatch, version: int | None = None
+    ) -> Document:
+        """Change some fields. Raises NotFoundError, ConflictError for an illegal transition, StaleVersionError."""
         changes = wanted.model_dump(exclude_unset=True)
         if "duration" in changes:
             changes["duration_ms"] = changes.pop("duration")
@@ -115,19 +117,23 @@ class OperationService:
             changes["disposition"] = wanted.disposition.model_dump(mode="json", by_alias=True, exclude_none=True)
         async with self._pool.connection() as connection:
             await _visible(connection, actor, operation_id)
-            return await rows.patch(connection, operation_id, changes)
+            return await rows.patch(connection, operation_id, changes, expected_version=version)
 
-    async def patch_step(self, actor: Actor, operation_id: str, step_id: str, wanted: StepPatch) -> Document:
-        """Change a step. Raises NotFoundError, ConflictError for an illegal transition."""
+    async def patch_step(
+        self, actor: Actor, operation_id: str, step_id: str, wanted: StepPatch, version: int | None = None
+    ) -> Document:
+        """Change a step. Raises NotFoundError, ConflictError for an illegal transition, StaleVersionError."""
         changes = wanted.model_dump(exclude_unset=True)
         if "duration" in changes:
             changes["duration_ms"] = changes.pop("duration")
         async with self._pool.connection() as connection:
             await _visible(connection, actor, operation_id)
-            return await rows.patch_step(connection, operation_id, step_id, changes)
+            return await rows.patch_step(connection, operation_id, step_id, changes, expected_version=version)
 
-    async def patch_metrics(self, actor: Actor, operation_id: str, wanted: MetricsPatch) -> Document:
-        """Replace the token figures. Raises NotFoundError."""
+    async def patch_metrics(
+        self, actor: Actor, operation_id: str, wanted: MetricsPatch, version: int | None = None
+    ) -> Document:
+        """Replace the token figures. Raises NotFoundError, StaleVersionError."""
         tokens = wanted.tokens
         async with self._pool.connection() as connection:
             await _visible(connection, actor, operation_id)
@@ -139,6 +145,7 @@ class OperationService:
                 total=tokens.total,
                 cost=tokens.cost,
                 model=tokens.model,
+                expected_version=version,
             )
 
 

@@ -276,3 +276,27 @@ async def test_a_token_of_one_gateway_sees_no_operations_of_others(client, app):
         assert (await patch(limited, theirs, activity="x")).status_code == 404
         answer = await limited.post("/api/operations", json={"type": "skill", "name": "n", "gateway": "work"})
         assert (answer.status_code, answer.json()["code"]) == (403, "wrong_gateway")
+
+
+async def test_an_operation_that_somebody_changed_is_not_changed_unseen(client):
+    made = await client.post(
+        "/api/operations", json={"type": "skill", "name": "n", "steps": [{"id": "s", "name": "s"}]}
+    )
+    path, first = f"/api/operations/{made.json()['id']}", made.headers["ETag"]
+    assert (await client.get(path)).headers["ETag"] == first
+    other = await client.patch(path, json={"activity": "by somebody else"}, headers={"If-Match": first})
+    assert other.status_code == 200
+    assert other.headers["ETag"] != first
+    for where, body in (
+        (path, {"activity": "mine"}),
+        (f"{path}/steps/s", {"status": "running"}),
+        (f"{path}/metrics", {"tokens": {"prompt": 1, "completion": 1}}),
+    ):
+        for stale in (first, f"W/{first}", '"x"', '""', '"9999999999999999999"'):
+            refused = await client.patch(where, json=body, headers={"If-Match": stale})
+            assert (refused.status_code, refused.json()["code"]) == (412, "stale_version"), where
+        now = (await client.get(path)).headers["ETag"]
+        done = await client.patch(where, json=body, headers={"If-Match": now})
+        assert done.status_code == 200, where
+        assert done.headers["ETag"] == f'"{done.json()["version"]}"' != now
+    assert (await client.patch(path, json={"activity": "any"}, headers={"If-Match": "*"})).status_code == 200
