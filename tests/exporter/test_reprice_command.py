@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -201,21 +202,24 @@ async def test_billed_calls_get_the_price_that_they_lacked_only_when_asked_for(b
 async def test_two_at_once_change_the_sums_once(books):
     price = ModelPrice("sub", "m1", "v2", Decimal(2), Decimal(4), Decimal("0.2"), None, None, None)
 
-    async def one():
-        async with await psycopg.AsyncConnection.connect(books.dsn, autocommit=True) as connection:
-            return await reprice_rows(connection, "g", NOW - timedelta(days=10), [price], apply=True)
+    async with contextlib.AsyncExitStack() as stack:
 
-    async with await psycopg.AsyncConnection.connect(books.dsn) as other:
-        await other.execute("SELECT 1 FROM lobs.usage_state FOR UPDATE")  # as the exporter in a transaction of its own
-        both = [asyncio.create_task(one()) for _ in range(2)]
-        waiting = (
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
+        async def connected(**options):
+            return await stack.enter_async_context(await psycopg.AsyncConnection.connect(books.dsn, **options))
+
+        holder, *writers = [await connected(), await connected(autocommit=True), await connected(autocommit=True)]
+        await holder.execute("SELECT 1 FROM lobs.usage_state FOR UPDATE")  # as the exporter in a transaction of its own
+        both = [
+            asyncio.create_task(reprice_rows(one, "g", NOW - timedelta(days=10), [price], apply=True))
+            for one in writers
+        ]
+        pids = ", ".join(str(one.info.backend_pid) for one in writers)
+        waiting = f"SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND pid IN ({pids})"
         async with asyncio.timeout(60):
             while await asyncio.to_thread(books.ask, waiting) != [(2,)]:  # noqa: ASYNC110 - a server's state
                 await asyncio.sleep(0.05)
-        await other.rollback()
-    done = await asyncio.gather(*both)
+        await holder.rollback()
+        done = await asyncio.gather(*both)
     assert sorted(sum(change.calls for change in changes) for changes in done) == [0, 1]
     assert books.rows()["equivalent"][0] == Decimal("2.402")
     books.check_sums()
