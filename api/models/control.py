@@ -147,6 +147,18 @@ class JobPatch(Camel):
         return self
 
 
+class Job(Camel):
+    """A job as the gateway has it at this moment. `version` is for `If-Match`."""
+
+    job_id: str
+    name: str
+    enabled: bool
+    agent_id: str | None = None
+    schedule: dict[str, Any] = Field(description="As the gateway writes it: `kind` at, every or cron.")
+    message: str | None = Field(default=None, description="What the agent is told; a job of OpenClaw's own has none.")
+    version: str
+
+
 class JobMade(Camel):
     """The id is the gateway's."""
 
@@ -190,6 +202,14 @@ class SkillInstall(Camel):
     slug: Slug
     version: Annotated[Identifier | None, Field(max_length=64)] = None
     agent_id: AgentId | None = None
+
+
+class SkillUpdate(Camel):
+    """A skill that came from the public registry."""
+
+    model_config = _example(slug="@owner/skill")
+
+    slug: Slug
 
 
 class SkillPatch(Camel):

@@ -33,6 +33,7 @@ from api.models.control import (
     SkillInstall,
     SkillKey,
     SkillPatch,
+    SkillUpdate,
     UpdateStatus,
 )
 from api.openapi import problems
@@ -151,23 +152,36 @@ async def add_job(
     "/crons/{job_id}",
     summary="Change a scheduled job",
     response_model=Accepted,
-    responses=problems(404, 409, 502, body=True),
+    responses=problems(404, 409, 412, 502, body=True),
 )
 async def update_job(
-    context: ContextDep, actor: Commander, job_id: JobPath, body: JobPatch, idempotency_key: IdempotencyKey = None
+    *,
+    context: ContextDep,
+    actor: Commander,
+    job_id: JobPath,
+    body: JobPatch,
+    if_match: IfMatch = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
-    """What is absent stays."""
-    return JSONResponse(await context.control.update_job(actor, job_id, body, idempotency_key))
+    """What is absent stays. With `If-Match`, only when it is still the job that you read."""
+    return JSONResponse(await context.control.update_job(actor, job_id, body, named(if_match), idempotency_key))
 
 
 @router.delete(
-    "/crons/{job_id}", summary="Remove a scheduled job", response_model=Accepted, responses=problems(404, 409, 502)
+    "/crons/{job_id}",
+    summary="Remove a scheduled job",
+    response_model=Accepted,
+    responses=problems(404, 409, 412, 502),
 )
 async def remove_job(
-    context: ContextDep, actor: Commander, job_id: JobPath, idempotency_key: IdempotencyKey = None
+    context: ContextDep,
+    actor: Commander,
+    job_id: JobPath,
+    if_match: IfMatch = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
     """The history of its runs stays."""
-    return JSONResponse(await context.control.remove_job(actor, job_id, idempotency_key))
+    return JSONResponse(await context.control.remove_job(actor, job_id, named(if_match), idempotency_key))
 
 
 @router.get("/approval-rules", summary="Commands that need no approval", responses=problems(502))
@@ -233,6 +247,26 @@ async def install_skill(
 ) -> JSONResponse:
     """Needs a confirmation `skill.install` (428 without); its target is the slug, with `:` for `/`."""
     answer = await context.control.install_skill(actor, body, confirmation, idempotency_key)
+    return JSONResponse(answer, status_code=202)
+
+
+@router.post(
+    "/skills/update",
+    status_code=202,
+    summary="Update a skill",
+    response_model=Accepted,
+    responses=problems(404, 409, 428, 502, body=True),
+)
+async def update_skill(
+    context: ContextDep,
+    actor: Commander,
+    body: SkillUpdate,
+    confirmation: ConfirmationHeader = None,
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """To the newest version of the public registry, for the default agent. Needs a confirmation `skill.install` (428
+    without); its target is the slug, with `:` for `/`."""
+    answer = await context.control.update_skill(actor, body.slug, confirmation, idempotency_key)
     return JSONResponse(answer, status_code=202)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
+from fastapi.responses import JSONResponse
 
-from api.context import Administrator, ContextDep, Reader, Writer
+from api.context import Administrator, Commander, ContextDep, Reader, Writer
 from api.models.agents import Agent, AgentDetail, AgentMetricsIn, CronJob, CronRun, HubSession, SessionPage, SessionSort
 from api.models.base import Cursor, Identifier, InstantIn, ShortText
+from api.models.control import Job
 from api.models.monitoring import (
     Alerts,
     Approval,
@@ -26,6 +28,7 @@ from api.models.monitoring import (
     System,
 )
 from api.openapi import problems
+from api.routes.conditional import with_etag
 
 router = APIRouter(prefix="/api", tags=["monitoring"])
 
@@ -113,6 +116,18 @@ async def cron_runs(
 ) -> list[CronRun]:
     """Of one job or of all."""
     return await context.monitoring.cron_runs(actor, job_id, before, limit)
+
+
+@router.get(
+    "/crons/{job_id}",
+    tags=["commands"],
+    summary="One scheduled job, with its message",
+    response_model=Job,
+    responses=problems(404, 502),
+)
+async def cron(context: ContextDep, actor: Commander, job_id: Annotated[Identifier, Path()]) -> JSONResponse:
+    """Asked of the gateway at this moment; 403 unless LOBS_COMMANDS=1. Its ETag is for `If-Match`."""
+    return with_etag((await context.control.job(actor, job_id)).model_dump(by_alias=True, mode="json"))
 
 
 @router.get("/channels", summary="Chat channels", responses=problems())

@@ -28,6 +28,7 @@ from api.models.control import (
     Every,
     FileIn,
     GatewayConfig,
+    Job,
     JobIn,
     JobPatch,
     Rule,
@@ -43,7 +44,7 @@ from api.services.commands import RPC_SECONDS, Answer, CommandService, Note, cal
 from api.services.service_manager import Verb
 from openclaw.client import GatewayClient
 from openclaw.fields import items, mapping, text, whole
-from openclaw.protocol import GatewayError, RpcError
+from openclaw.protocol import GatewayError, RpcError, UnknownMethodError
 from store.pool import Pool
 
 _INSTALL_SECONDS = 120.0
@@ -186,19 +187,74 @@ class ControlService(CommandService):
             note=lambda answer: Note("added", "cron", answer["jobId"], {"name": wanted.name}),
         )
 
-    async def update_job(self, actor: Actor, job_id: str, wanted: JobPatch, key: str | None) -> Answer:
-        """Change a job."""
+    async def job(self, actor: Actor, job_id: str) -> Job:
+        """A job as the gateway has it now, with its message. Raises NotFoundError."""
+        try:
+            found = await _job(self._connection(actor), job_id)
+        except GatewayError as error:
+            raise refusal(error) from error
+        await self._note(actor, Note("job_read", "cron", job_id))
+        payload = mapping(found, "payload")
+        return Job(
+            job_id=job_id,
+            name=str(found.get("name", "")),
+            enabled=bool(found.get("enabled", True)),
+            agent_id=text(found.get("agentId")),
+            schedule=dict(mapping(found, "schedule")),
+            message=text(payload.get("message")) or text(payload.get("text")),
+            version=job_version(found),
+        )
+
+    async def update_job(
+        self, actor: Actor, job_id: str, wanted: JobPatch, version: str | None, key: str | None
+    ) -> Answer:
+        """Change a job. Raises StaleVersionError when it is not the one that was read."""
         patch: Answer = wanted.model_dump(exclude_none=True, include={"name", "enabled"})
         if wanted.schedule is not None:
             patch["schedule"] = _schedule(wanted.schedule)
         if wanted.message is not None:
             patch["payload"] = {"kind": "agentTurn", "message": wanted.message}
         params = {"id": job_id, "patch": patch}
-        return await self._change(actor, "cron.update", job_id, "cron.update", params, key, {"fields": sorted(patch)})
+        return await self._change_job(actor, "cron.update", params, version, key, {"fields": sorted(patch)})
 
-    async def remove_job(self, actor: Actor, job_id: str, key: str | None) -> Answer:
-        """Remove a job."""
-        return await self._change(actor, "cron.remove", job_id, "cron.remove", {"id": job_id}, key, {})
+    async def remove_job(self, actor: Actor, job_id: str, version: str | None, key: str | None) -> Answer:
+        """Remove a job. Raises StaleVersionError when it is not the one that was read."""
+        return await self._change_job(actor, "cron.remove", {"id": job_id}, version, key, {})
+
+    async def _change_job(  # noqa: PLR0917 - as every command: who, what, under which conditions
+        self, actor: Actor, method: str, params: Answer, version: str | None, key: str | None, detail: Answer
+    ) -> Answer:
+        job_id: str = params["id"]
+
+        async def send(client: GatewayClient) -> Answer:
+            if version is None:
+                await done(client, method, params)
+                return {"ok": True}
+            found = await _job(client, job_id)
+            if job_version(found) != version:
+                raise errors.StaleVersionError
+            # Newer gateways compare by themselves, so that nobody can come in between.
+            revision = found.get("configRevision") if method == "cron.update" else None
+            try:
+                await done(
+                    client, method, params if revision is None else {**params, "expectedConfigRevision": revision}
+                )
+            except RpcError:
+                if job_version(await _job(client, job_id)) != version:
+                    raise errors.StaleVersionError from None
+                raise
+            return {"ok": True}
+
+        return await self._run(
+            actor,
+            method,
+            job_id,
+            detail=detail,
+            request=params if version is None else {**params, "version": version},
+            key=key,
+            send=send,
+            note=lambda _: Note(method.partition(".")[2], "cron", job_id, detail),
+        )
 
     # --- rules of commands that need no approval --------------------------------------------------------------
 
@@ -266,6 +322,15 @@ class ControlService(CommandService):
         params |= {} if wanted.agent_id is None else {"agentId": wanted.agent_id}
         return await self._change(
             actor, "skill.install", wanted.slug, "skills.install", params, key, params, seconds=_INSTALL_SECONDS
+        )
+
+    async def update_skill(self, actor: Actor, slug: str, nonce: str | None, key: str | None) -> Answer:
+        """Update a skill of the public registry to its newest version: other code that agents will run. Needs the
+        confirmation of an install."""
+        await self._confirmed(actor, "skill.install", _target(slug), nonce)
+        params = {"source": "clawhub", "slug": slug}
+        return await self._change(
+            actor, "skill.upgrade", slug, "skills.update", params, key, params, seconds=_INSTALL_SECONDS
         )
 
     async def set_skill(self, actor: Actor, skill: str, *, enabled: bool, key: str | None) -> Answer:
@@ -428,6 +493,27 @@ class ControlService(CommandService):
             send=send,
             note=lambda _: Note(verb, kind, target, detail),
         )
+
+
+async def _job(client: GatewayClient, job_id: str) -> Mapping[str, Any]:
+    """A job as the gateway has it. Older gateways give all of them only. Raises NotFoundError."""
+    try:
+        return await call(client, "cron.get", {"id": job_id})
+    except UnknownMethodError:
+        jobs = [*items(await call(client, "cron.list", {"includeDisabled": True}), "jobs")]
+    except RpcError as error:
+        if "not found" not in error.message.lower():
+            raise
+        jobs = []
+    for one in jobs:
+        if one.get("id") == job_id:
+            return one
+    raise errors.NotFoundError(f"The gateway has no scheduled job {job_id}.", field="job_id")
+
+
+def job_version(job: Mapping[str, Any]) -> str:
+    """What `If-Match` compares for a job: the gateway's own revision, where it has one."""
+    return str(job.get("configRevision") or f"updated:{job.get('updatedAtMs', 0)}")
 
 
 def content_version(content: str) -> str:

@@ -351,12 +351,74 @@ def test_a_name_that_is_no_service_is_refused(name):
         Settings.model_validate({"gateway_service": name})
 
 
+@pytest.mark.req("S1-3")
+@pytest.mark.parametrize("newer", [True, False])
+async def test_a_job_that_somebody_changed_is_not_changed_unseen(setup, newer):
+    """A newer gateway has `cron.get` and revisions of its own, an older one a list and the time of the change."""
+    job = {"id": "j", "name": "n", "enabled": True, "schedule": {"kind": "every", "everyMs": 60000}, "updatedAtMs": 1}
+    job |= {"payload": {"kind": "agentTurn", "message": "Report"}} | ({"configRevision": "sha256:a"} if newer else {})
+
+    def change(params):
+        if params.get("expectedConfigRevision", job.get("configRevision")) != job.get("configRevision"):
+            return {"ok": False, "reason": "conflict"}
+        job.update(params.get("patch", {}), updatedAtMs=job["updatedAtMs"] + 1)
+        if newer:
+            job["configRevision"] += "b"
+        return {"ok": True}
+
+    if newer:
+        setup.gateway.answers["cron.get"] = lambda _: dict(job)
+    else:
+        setup.gateway.faults.missing_methods.add("cron.get")
+    setup.gateway.answers["cron.list"] = lambda _: {"jobs": [{"id": "other"}, dict(job)]}
+    setup.gateway.answers["cron.update"] = change
+    setup.gateway.answers["cron.remove"] = change
+    path = "/api/crons/j"
+    read = await setup.client.get(path)
+    assert (read.json()["message"], read.json()["schedule"]["everyMs"]) == ("Report", 60000)
+    guard = {"If-Match": read.headers["ETag"]}
+    assert (await setup.client.patch(path, json={"name": "theirs"})).status_code == 200
+    mine = await setup.client.patch(path, json={"name": "mine"}, headers=guard)
+    assert (mine.status_code, mine.json()["code"]) == (412, "stale_version")
+    assert (await setup.client.delete(path, headers=guard)).status_code == 412
+    assert job["name"] == "theirs"
+    guard = {"If-Match": (await setup.client.get(path)).headers["ETag"]}
+    assert (await setup.client.patch(path, json={"name": "mine"}, headers=guard)).status_code == 200
+    assert job["name"] == "mine"
+    guard = {"If-Match": (await setup.client.get(path)).headers["ETag"]}
+    assert (await setup.client.delete(path, headers=guard)).status_code == 200
+    assert len(setup.sent("cron.remove")) == 1
+    gone = await setup.client.get("/api/crons/nobody") if not newer else None
+    assert gone is None or (gone.status_code, gone.json()["field"]) == (404, "job_id")
+
+
+async def test_a_change_between_reading_and_changing_a_job_is_noticed_by_the_gateway(setup):
+    revisions = iter(["r1", "r1", "r2"])
+    setup.gateway.answers["cron.get"] = lambda _: {"id": "j", "configRevision": next(revisions)}
+    setup.gateway.answers["cron.update"] = lambda params: {"ok": False, "reason": "conflict"}
+    guard = {"If-Match": (await setup.client.get("/api/crons/j")).headers["ETag"]}
+    assert (await setup.client.patch("/api/crons/j", json={"name": "mine"}, headers=guard)).status_code == 412
+    assert setup.sent("cron.update") == [{"id": "j", "patch": {"name": "mine"}, "expectedConfigRevision": "r1"}]
+
+
+async def test_a_skill_is_updated_to_its_newest_version(setup, database):
+    setup.gateway.answers["skills.update"] = lambda _: {"ok": True, "skillKey": "@owner/skill"}
+    body = {"slug": "@owner/skill"}
+    assert (await setup.client.post("/api/skills/update", json=body)).status_code == 428
+    nonce = await setup.confirmed("skill.install", "@owner:skill")
+    assert (await setup.client.post("/api/skills/update", json=body, headers=nonce)).status_code == 202
+    assert setup.sent("skills.update") == [{"source": "clawhub", "slug": "@owner/skill"}]
+    assert [row[:2] for row in await audit(database)] == [("skill.upgrade", "started"), ("skill.upgrade", "succeeded")]
+    for wrong in ({"slug": "../../etc"}, {"slug": "x", "all": True}, {}):
+        assert (await setup.client.post("/api/skills/update", json=wrong)).status_code == 422
+
+
 MALFORMED = (
     "agent", "agents.create", "agents.update", "agents.delete", "agents.files.list", "agents.files.get",
     "agents.files.set", "channels.logout", "chat.abort", "config.get", "config.patch", "config.schema.lookup",
-    "cron.add", "cron.remove", "cron.run", "cron.update", "exec.approval.resolve", "exec.approvals.get",
-    "exec.approvals.set", "gateway.restart.request", "sessions.compact", "sessions.delete", "sessions.patch",
-    "sessions.preview", "sessions.reset", "skills.install", "skills.status", "skills.update", "update.run",
+    "cron.add", "cron.get", "cron.list", "cron.remove", "cron.run", "cron.update", "exec.approval.resolve",
+    "exec.approvals.get", "exec.approvals.set", "gateway.restart.request", "sessions.compact", "sessions.delete",
+    "sessions.patch", "sessions.preview", "sessions.reset", "skills.install", "skills.status", "skills.update", "update.run",
     "update.status",
 )  # fmt: skip
 NONSENSE = (None, [], "text", 7, {"unexpected": [1]}, {"file": "no object", "hash": 1, "agents": [], "previews": {}})
@@ -374,6 +436,7 @@ ASKED = (
     ("POST", "/api/crons", {"name": "n", "schedule": {"kind": "every", "everyMs": 60000}, "message": "m"}, None),
     ("PATCH", "/api/crons/j", {"enabled": False}, None),
     ("DELETE", "/api/crons/j", None, None),
+    ("GET", "/api/crons/j", None, None),
     ("POST", "/api/crons/j/run", None, None),
     ("POST", "/api/approvals/a/resolve", {"decision": "deny"}, None),
     ("GET", "/api/approval-rules", None, None),
@@ -384,6 +447,7 @@ ASKED = (
     ("DELETE", "/api/sessions/agent:main:main", None, ("session.delete", "agent:main:main")),
     ("GET", "/api/skills", None, None),
     ("POST", "/api/skills", {"slug": "one"}, ("skill.install", "one")),
+    ("POST", "/api/skills/update", {"slug": "one"}, ("skill.install", "one")),
     ("PATCH", "/api/skills/one", {"enabled": False}, None),
     ("GET", "/api/config", None, None),
     ("POST", "/api/config/validate", {"patch": {"a": 1}}, None),

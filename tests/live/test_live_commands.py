@@ -142,7 +142,17 @@ def job_run(client):
         return [one for one in found if one["name"] == body["name"]]
 
     assert len(wait_for(scheduled, "the job's operation", SECONDS)) == 1
-    accepted(client.delete(f"/api/crons/{job}"), 200)
+    read = client.get(f"/api/crons/{job}")
+    assert (read.status_code, read.json()["message"]) == (200, body["message"])
+    accepted(
+        client.patch(f"/api/crons/{job}", json={"name": "theirs"}, headers={"If-Match": read.headers["ETag"]}), 200
+    )
+    stale = client.patch(f"/api/crons/{job}", json={"name": "mine"}, headers={"If-Match": read.headers["ETag"]})
+    assert stale.status_code == 412
+    now = client.get(f"/api/crons/{job}")
+    assert now.json()["name"] == "theirs"
+    accepted(client.delete(f"/api/crons/{job}", headers={"If-Match": now.headers["ETag"]}), 200)
+    assert client.get(f"/api/crons/{job}").status_code == 404
 
 
 @pytest.mark.live
