@@ -34,6 +34,7 @@ from api.services.control import ControlService
 from api.services.dispatch import DispatchService
 from api.services.monitoring import MonitoringService
 from api.services.operations import OperationService
+from api.services.runs import RunService
 from api.services.tasks import TaskService
 from api.services.webhooks import WebhookService
 from api.tracing import Traced, Tracing
@@ -131,6 +132,7 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                 gateway = await stack.enter_async_context(commands.gateway_client(settings))
                 watch("commands", gateway)
             chat_service = await _chat(stack, pool, settings, watch, around)
+            runs = RunService(pool, gateway, settings)
             app.state.context = Context(
                 settings=settings,
                 limits=limits,
@@ -148,9 +150,8 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                 alerts=(alerts := AlertService(pool, settings)),
                 commands=commands.CommandService(pool, settings.gateway_name, gateway),
                 control=ControlService(pool, settings.gateway_name, gateway, settings.gateway_service),
-                dispatch=DispatchService(
-                    commands.CommandService(pool, settings.gateway_name, gateway), OperationService(pool)
-                ),
+                dispatch=DispatchService(runs, OperationService(pool)),
+                runs=runs,
                 chat=chat_service,
                 limiters={
                     scopes.Scope.READ: RateLimiter(limits.read),
@@ -166,6 +167,7 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                     tasks.create_task(_housekeeping(hub, auth), name="housekeeping"),
                     tasks.create_task(broadcast_agent_status(hub, agents), name="agent status"),
                     tasks.create_task(alerts.watch(), name="listen for the watchdog"),
+                    tasks.create_task(runs.work(), name="start and follow runs"),
                 ]
                 try:
                     yield

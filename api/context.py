@@ -24,6 +24,7 @@ from api.services.control import ControlService
 from api.services.dispatch import DispatchService
 from api.services.monitoring import MonitoringService
 from api.services.operations import OperationService
+from api.services.runs import RunService
 from api.services.tasks import TaskService
 from api.services.webhooks import WebhookService
 from lobservatory.settings import Settings
@@ -51,6 +52,7 @@ class Context:
     commands: CommandService
     control: ControlService
     dispatch: DispatchService
+    runs: RunService
     chat: ChatService
     limiters: dict[Scope, RateLimiter]
     login_limiter: RateLimiter

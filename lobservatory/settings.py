@@ -153,7 +153,7 @@ class Settings(BaseModel):
         "main", description="The gateway's agent whose model answers `/api/chat`; best one without tools."
     )
     prometheus_url: str = Field(
-        "", description="Address of Prometheus for questions of `LOBS_CHAT`. Empty: `http://` and its listen address."
+        "", description="Address of Prometheus: history of alerts, questions of `LOBS_CHAT`. Empty: its listen address."
     )
     runs_per_user: Annotated[int, Field(ge=0, le=1000)] = Field(
         8, description="Runs that one user may have at once through commands; the rest wait. 0: as many as they like."

@@ -96,6 +96,17 @@ async def find_token(connection: Connection, sha256: bytes) -> Token | None:
     return token
 
 
+async def token(connection: Connection, token_id: str) -> Token | None:
+    """The token with that id, when it is valid."""
+    async with connection.cursor(row_factory=class_row(Token)) as cursor:
+        await cursor.execute(
+            f"SELECT {_COLUMNS} FROM lobs.tokens"
+            " WHERE id = %s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
+            [token_id],
+        )
+        return await cursor.fetchone()
+
+
 async def tokens(connection: Connection) -> list[Token]:
     """Every token, newest first."""
     async with connection.cursor(row_factory=class_row(Token)) as cursor:

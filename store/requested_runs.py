@@ -40,6 +40,16 @@ class Stage(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What a user asks for."""
+
+    label: str
+    stages: Sequence[Stage]
+    deliver_to: str | None = None
+    task_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RequestedRun:
     """A row. `stage` is the index of the one at hand."""
 
@@ -86,16 +96,7 @@ def gateway_run(run: str, stage: int) -> str:
 
 
 async def place(
-    connection: Connection,
-    *,
-    gateway: str,
-    token_id: str,
-    requested_by: str,
-    label: str,
-    stages: Sequence[Stage],
-    most: int,
-    deliver_to: str | None = None,
-    task_id: str | None = None,
+    connection: Connection, asked: Asked, *, gateway: str, token_id: str, requested_by: str, most: int
 ) -> RequestedRun:
     """Keep a request: `running` and held when its user has room, else `waiting`. `most`: of one user, 0 for no cap.
 
@@ -112,7 +113,7 @@ async def place(
     room = not most or (row["running"] < most and not row["waiting"])
     if not room and row["waiting"] >= MOST_WAITING:
         raise ConflictError(f"{MOST_WAITING} runs of this user wait already")
-    kept = list(stages)
+    kept = list(asked.stages)
     if room:
         kept[0] = msgspec.structs.replace(kept[0], task=None)
     return await _one(
@@ -125,11 +126,11 @@ async def place(
             gateway,
             token_id,
             requested_by,
-            label,
+            asked.label,
             _json(kept),
             "running" if room else "waiting",
-            deliver_to,
-            task_id,
+            asked.deliver_to,
+            asked.task_id,
             room,
             room,
             HOLD,

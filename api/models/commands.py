@@ -12,6 +12,13 @@ from api.models.base import Camel, Identifier, Name, Storable
 Prompt = Annotated[str, Field(min_length=1, max_length=200_000), Storable]
 AgentId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 SessionKey = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\s\x00-\x1f/?#]+$"), Storable]
+DeliverTo = Annotated[
+    Literal["slack", "webhook"] | None,
+    Field(
+        description="Post the result there: to the Slack of the alerts, or to LOBS_RESULT_WEBHOOK_URL."
+        " It contains the reply."
+    ),
+]
 Action = Literal[
     "session.reset",
     "session.delete",
@@ -40,14 +47,17 @@ class SpawnIn(Camel):
     task: Prompt
     agent_id: AgentId = "main"
     model: Annotated[Identifier | None, Field(description="provider/model is written provider:model.")] = None
+    deliver_to: DeliverTo = None
 
 
 class Run(Camel):
-    """A run that the gateway has accepted."""
+    """A run that the gateway has accepted, or one that waits: its user has LOBS_RUNS_PER_USER of them already."""
 
-    run_id: str
+    id: str = Field(description="For `/api/runs/{id}`.")
+    status: Literal["waiting", "running"] = "running"
+    run_id: str | None = Field(default=None, description="The gateway's own id; null while it waits.")
     session_key: str
-    operation_id: str | None = None
+    operation_id: str | None = Field(default=None, description="Null while it waits.")
 
 
 class SendIn(Camel):

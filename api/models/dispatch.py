@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
@@ -37,9 +37,11 @@ class DispatchIn(Camel):
 
 
 class Dispatched(Camel):
-    """A run that was started, or why it was not."""
+    """A run that was started or waits, or why it was not."""
 
     agent_id: str
+    id: str | None = Field(default=None, description="For `/api/runs/{id}`.")
+    status: Literal["waiting", "running"] | None = None
     run_id: str | None = None
     session_key: str | None = None
     operation_id: str | None = None

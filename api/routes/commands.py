@@ -53,8 +53,8 @@ async def confirm(context: ContextDep, actor: Commander, body: ConfirmIn) -> Con
 async def spawn(
     context: ContextDep, actor: Commander, body: SpawnIn, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
-    """The run shows up as the operation of the answer."""
-    return JSONResponse(await context.commands.spawn(actor, body, idempotency_key), status_code=202)
+    """The run shows up as the operation of the answer; who has LOBS_RUNS_PER_USER of them already waits."""
+    return JSONResponse(await context.runs.spawn(actor, body, idempotency_key), status_code=202)
 
 
 @router.post(
@@ -68,7 +68,7 @@ async def send(
     context: ContextDep, actor: Commander, agent_id: AgentPath, body: SendIn, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
     """In its main session unless another is named."""
-    return JSONResponse(await context.commands.send(actor, agent_id, body, idempotency_key), status_code=202)
+    return JSONResponse(await context.runs.send(actor, agent_id, body, idempotency_key), status_code=202)
 
 
 @router.post(

@@ -117,7 +117,7 @@ class AuthService:
         if not 0 < len(token) <= _LONGEST_TOKEN:
             return None
         async with self._pool.connection() as connection:
-            return _actor(await rows.find_token(connection, digest(token)))
+            return actor_of(await rows.find_token(connection, digest(token)))
 
     async def ticket(self, actor: Actor) -> Ticket:
         """A ticket that opens one live connection within 30 seconds."""
@@ -148,7 +148,7 @@ class AuthService:
         if not 0 < len(ticket) <= _LONGEST_TOKEN:
             return None
         async with self._pool.connection() as connection:
-            return _actor(await rows.redeem_ticket(connection, digest(ticket)))
+            return actor_of(await rows.redeem_ticket(connection, digest(ticket)))
 
     async def create_token(self, actor: Actor, wanted: TokenIn) -> NewToken:
         """A new token. Its value is in the answer and nowhere else."""
@@ -205,7 +205,8 @@ def _new_id() -> str:
     return "token_" + secrets.token_hex(8)
 
 
-def _actor(token: rows.Token | None) -> Actor | None:
+def actor_of(token: rows.Token | None) -> Actor | None:
+    """Who holds it."""
     if token is None:
         return None
     scope = max((Scope(scope) for scope in token.scopes), key=lambda scope: len(scope.held()), default=Scope.READ)
@@ -214,7 +215,7 @@ def _actor(token: rows.Token | None) -> Actor | None:
 
 
 def _shape(row: rows.Token) -> TokenOut:
-    actor = _actor(row)
+    actor = actor_of(row)
     return TokenOut(
         id=row.id,
         name=row.name,

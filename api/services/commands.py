@@ -6,7 +6,6 @@ They go through a connection of the API's own with write scopes, which exists on
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +21,7 @@ from api.models.commands import (
     Confirmation,
     DecisionIn,
     KillIn,
-    SendIn,
     SessionPatch,
-    SpawnIn,
     Transcript,
     TranscriptItem,
 )
@@ -32,7 +29,7 @@ from api.security.scopes import Actor
 from lobservatory import logging
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
-from openclaw.fields import flag, items
+from openclaw.fields import flag, items, mapping
 from openclaw.fields import text as text_of
 from openclaw.protocol import CallTimeoutError, GatewayError, MalformedReplyError, NotReadyError, RpcError
 from openclaw.state_dir import OpenClawConfig, StateDirError, gateway_token, load_config, resolve
@@ -99,45 +96,10 @@ class CommandService:
             )
         return Confirmation(nonce=nonce, expires_in=CONFIRM_SECONDS)
 
-    async def spawn(self, actor: Actor, wanted: SpawnIn, key: str | None) -> Answer:
-        """Start a run in a new session. Raises NotFoundError for an agent that is not configured."""
-        await self._known_agent(actor, wanted.agent_id)
-        session_key = f"agent:{wanted.agent_id}:dashboard:{_slug(wanted.label)}-{secrets.token_hex(4)}"
-
-        async def send(client: GatewayClient) -> Answer:
-            if wanted.model is not None:
-                model = {"key": session_key, "model": wanted.model.replace(":", "/", 1)}
-                await client.call("sessions.create", model, timeout=RPC_SECONDS)
-            answer = await _agent(client, session_key, wanted.task)
-            return await self._followed(actor, answer, wanted.label, wanted.agent_id)
-
-        def note(answer: Answer) -> Note:
-            return Note("spawned", "agent", wanted.agent_id, {"run": answer["runId"]})
-
-        detail = {"label": wanted.label, "characters": len(wanted.task), "session": session_key}
-        return await self._run(
-            actor, "agent.spawn", wanted.agent_id, detail=detail, request=wanted, key=key, send=send, note=note
-        )
-
-    async def send(self, actor: Actor, agent: str, wanted: SendIn, key: str | None) -> Answer:
-        """Say something to an agent."""
-        await self._known_agent(actor, agent)
-        session_key = _session_of(agent, wanted.session_key)
-
-        async def send(client: GatewayClient) -> Answer:
-            answer = await _agent(client, session_key, wanted.message)
-            return await self._followed(actor, answer, f"Message to {agent}", agent)
-
-        def note(answer: Answer) -> Note:
-            return Note("message_sent", "agent", agent, {"run": answer["runId"]})
-
-        detail = {"characters": len(wanted.message), "session": session_key}
-        return await self._run(actor, "agent.send", agent, detail=detail, request=wanted, key=key, send=send, note=note)
-
     async def kill(self, actor: Actor, agent: str, wanted: KillIn, key: str | None) -> Answer:
         """Stop what runs in a session of an agent."""
         await self._known_agent(actor, agent)
-        session_key = _session_of(agent, wanted.session_key)
+        session_key = session_of(agent, wanted.session_key)
 
         async def send(client: GatewayClient) -> Answer:
             payload = await call(client, "chat.abort", {"sessionKey": session_key})
@@ -200,16 +162,26 @@ class CommandService:
     async def transcript(self, actor: Actor, agent: str, session_key: str | None, limit: int) -> Transcript:
         """The end of a session."""
         await self._known_agent(actor, agent)
-        key = _session_of(agent, session_key)
-        params = {"keys": [key], "limit": limit, "maxChars": _TRANSCRIPT_CHARACTERS}
-        payload = await self._ask(actor, "sessions.preview", params)
-        previews = [one for one in items(payload, "previews") if one.get("key") == key]
-        said = items(previews[0], "items") if previews else ()
+        key = session_of(agent, session_key)
+        try:
+            said = await self._said(self._connection(actor), key, limit)
+        except GatewayError as error:
+            raise refusal(error) from error
         await self._note(actor, Note("transcript_read", "agent", agent, {"session": key}))
-        return Transcript(
-            session_key=key,
-            items=[TranscriptItem(role=str(one.get("role", "")), text=str(one.get("text", ""))) for one in said],
-        )
+        return Transcript(session_key=key, items=said)
+
+    @staticmethod
+    async def _said(
+        client: GatewayClient, session_key: str, limit: int, longest: int = _TRANSCRIPT_CHARACTERS
+    ) -> list[TranscriptItem]:
+        """The last messages of a session, oldest first, each cut to `longest` characters. Raises GatewayError."""
+        params = {"keys": [session_key], "limit": limit, "maxChars": longest}
+        payload = await call(client, "sessions.preview", params)
+        previews = [one for one in items(payload, "previews") if one.get("key") == session_key]
+        return [
+            TranscriptItem(role=str(one.get("role", "")), text=str(one.get("text", "")))
+            for one in (items(previews[0], "items") if previews else ())
+        ]
 
     async def _ask(self, actor: Actor, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
@@ -308,20 +280,6 @@ class CommandService:
             await _feed(connection, actor, note(answer))
         return answer
 
-    async def _followed(self, actor: Actor, answer: Answer, name: str, agent: str) -> Answer:
-        """Give the run an operation: the one that the exporter goes on with."""
-        async with self._pool.connection() as connection:
-            identifier = await rows.follow_run(
-                connection,
-                gateway=self._gateway,
-                run_id=answer["runId"],
-                session_key=answer["sessionKey"],
-                name=name,
-                agent=agent,
-                user=actor.name,
-            )
-        return {**answer, "operationId": identifier}
-
     async def _note(self, actor: Actor, note: Note) -> None:
         async with self._pool.connection() as connection:
             await _feed(connection, actor, note)
@@ -366,24 +324,21 @@ def required(value: _Value | None, method: str, name: str) -> _Value:
     return value
 
 
-async def _agent(client: GatewayClient, session_key: str, message: str) -> Answer:
-    params = {"message": message, "sessionKey": session_key, "idempotencyKey": secrets.token_hex(16)}
-    payload = await call(client, "agent", params)
-    run = required(text_of(payload.get("runId")), "agent", "runId")
-    return {"runId": run, "sessionKey": text_of(payload.get("sessionKey")) or session_key}
+def written(payload: Mapping[str, Any]) -> str:
+    """All that a `chat` event says the model has written so far."""
+    content = mapping(payload, "message").get("content")
+    if isinstance(content, str):
+        return content
+    return "".join(str(part.get("text", "")) for part in items(payload, "message", "content"))
 
 
-def _session_of(agent: str, session_key: str | None) -> str:
+def session_of(agent: str, session_key: str | None) -> str:
     """The session that is meant; it must be one of the agent."""
     if session_key is None:
         return f"agent:{agent}:main"
     if not session_key.startswith(f"agent:{agent}:"):
         raise errors.InvalidFieldError("This session belongs to another agent.", field="body.sessionKey")
     return session_key
-
-
-def _slug(label: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:40] or "task"
 
 
 def _confirmation(nonce: str, action: str, target: str) -> bytes:

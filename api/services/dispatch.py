@@ -9,8 +9,8 @@ from api import errors
 from api.models.commands import SpawnIn
 from api.models.dispatch import Dispatched, DispatchIn, Result
 from api.security.scopes import Actor
-from api.services.commands import CommandService
 from api.services.operations import OperationService
+from api.services.runs import RunService
 
 _ENDED = frozenset({"completed", "failed", "cancelled"})
 _LAST_MESSAGES = 10
@@ -19,8 +19,8 @@ _LAST_MESSAGES = 10
 class DispatchService:
     """Parallel runs and their results side by side."""
 
-    def __init__(self, commands: CommandService, operations: OperationService) -> None:
-        self._commands = commands
+    def __init__(self, runs: RunService, operations: OperationService) -> None:
+        self._runs = runs
         self._operations = operations
 
     async def dispatch(self, actor: Actor, wanted: DispatchIn, key: str | None) -> list[Dispatched]:
@@ -29,17 +29,12 @@ class DispatchService:
         async def one(agent: str) -> Dispatched:
             spawn = SpawnIn(label=wanted.label, task=wanted.task, agent_id=agent)
             try:
-                run = await self._commands.spawn(actor, spawn, None if key is None else f"{key} {agent}")
+                run = await self._runs.spawn(actor, spawn, None if key is None else f"{key} {agent}")
             except (errors.CommandsDisabledError, errors.WrongGatewayError):
                 raise
             except errors.ApiError as error:
                 return Dispatched(agent_id=agent, error=error.detail)
-            return Dispatched(
-                agent_id=agent,
-                run_id=run["runId"],
-                session_key=run["sessionKey"],
-                operation_id=run["operationId"],
-            )
+            return Dispatched.model_validate({**run, "agent_id": agent})
 
         return list(await asyncio.gather(*(one(agent) for agent in wanted.agent_ids)))
 
@@ -52,7 +47,7 @@ class DispatchService:
         agent, session = found.get("agentId"), found.get("sessionKey")
         reply = None
         if found["status"] in _ENDED and agent and session:
-            transcript = await self._commands.transcript(actor, agent, session, _LAST_MESSAGES)
+            transcript = await self._runs.transcript(actor, agent, session, _LAST_MESSAGES)
             said = [item.text for item in transcript.items if item.role == "assistant"]
             reply = said[-1] if said else None
         tokens = (found.get("metrics") or {}).get("tokens") or {}

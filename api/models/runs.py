@@ -1,0 +1,94 @@
+"""Runs that were asked for: one, or a pipeline of several; waiting, running, ended, delivered."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from api.models.base import Camel, Identifier, Instant, Name
+from api.models.commands import AgentId, DeliverTo, Prompt
+
+MOST_STAGES = 10
+RunStatus = Literal["waiting", "running", "completed", "failed", "cancelled"]
+
+
+class StageIn(Camel):
+    """One stage of a pipeline."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+
+    agent_id: AgentId = "main"
+    task: Annotated[Prompt, Field(description="`{{previous}}` stands for the reply of the stage before.")]
+    model: Annotated[Identifier | None, Field(description="provider/model is written provider:model.")] = None
+
+
+class RunIn(Camel):
+    """Work in one or several stages, each a session of its own; the next starts when the one before has completed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "label": "Release notes",
+                    "stages": [
+                        {"agentId": "main", "task": "Plan the release notes"},
+                        {"agentId": "main", "task": "Write them after this plan:\n{{previous}}"},
+                    ],
+                    "deliverTo": None,
+                }
+            ]
+        },
+        alias_generator=to_camel,
+        extra="forbid",
+    )
+
+    label: Name
+    stages: Annotated[list[StageIn], Field(min_length=1, max_length=MOST_STAGES)]
+    deliver_to: DeliverTo = None
+    task_id: Annotated[Identifier | None, Field(description="The task that this is for; it logs every stage.")] = None
+
+
+class StageOut(Camel):
+    """How a stage stands."""
+
+    agent_id: str
+    status: RunStatus
+    session_key: str
+    run_id: str | None = None
+    operation_id: str | None = None
+
+
+class RequestedRun(Camel):
+    """A run that was asked for."""
+
+    id: str
+    label: str
+    status: RunStatus
+    requested_by: str
+    position: int | None = Field(default=None, description="In the queue of its user, from 1; null: it does not wait.")
+    stage: int = Field(description="Index of the stage at hand.")
+    stages: list[StageOut]
+    error: str | None = None
+    task_id: str | None = None
+    deliver_to: DeliverTo = None
+    delivery: Literal["pending", "delivered", "failed"] | None = None
+    delivery_attempts: int = 0
+    delivery_error: str | None = None
+    created_at: Instant
+    started_at: Instant | None = None
+    ended_at: Instant | None = None
+
+
+class RequestedRuns(Camel):
+    """The newest first."""
+
+    runs: list[RequestedRun]
+
+
+class Cancelled(Camel):
+    """What was stopped."""
+
+    ok: bool = True
+    aborted: bool = Field(description="Whether a run of the gateway was stopped for it.")

@@ -1,0 +1,506 @@
+"""Runs that users ask for: at most LOBS_RUNS_PER_USER of each at once, the rest in a queue that outlives a restart.
+
+A request has one stage or several (a pipeline). A stage is a run of the gateway with an operation of its own, which the
+exporter follows; when the operation has ended, the next stage starts or the request ends, and its result is delivered
+where that was asked for. Any number of API processes on one database share the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Literal
+
+import structlog
+
+from api import errors
+from api.models.commands import DeliverTo, SendIn, SpawnIn
+from api.models.runs import RequestedRun, RunIn, RunStatus, StageOut
+from api.security.scopes import Actor, Scope
+from api.services import delivery
+from api.services.agents import gateways_of
+from api.services.auth import actor_of
+from api.services.commands import (
+    Answer,
+    CommandService,
+    Note,
+    call,
+    refusal,
+    required,
+    session_of,
+    written,
+)
+from lobservatory.settings import Settings
+from openclaw.client import GatewayClient
+from openclaw.fields import text
+from openclaw.protocol import GatewayError, MalformedReplyError, NotReadyError, Pushed, RpcError
+from store import auth as auth_rows
+from store import commands as command_rows
+from store import operations, tasks
+from store import requested_runs as rows
+from store.errors import NotFoundError
+from store.pool import Connection, Pool
+from store.requested_runs import Stage
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 1.0
+PREVIOUS = "{{previous}}"
+_LAST_MESSAGES = 10
+_LONGEST_REPLY = 50_000  # characters
+_STREAM_SECONDS = 3_600.0
+_STREAM_LOOK_SECONDS = 2.0  # at the operation, for an end that no event told
+_MOST_EVENTS = 1_000
+_FORGET_EVERY = 3_600  # looks
+
+Event = dict[str, Any]
+
+
+class RunService(CommandService):
+    """What may be asked of the agents of one gateway."""
+
+    def __init__(self, pool: Pool, client: GatewayClient | None, settings: Settings) -> None:
+        super().__init__(pool, settings.gateway_name, client)
+        self._settings = settings
+        self._most = settings.runs_per_user
+        self._woken = asyncio.Event()
+
+    # --- asked for by users -----------------------------------------------------------------------------------
+
+    async def spawn(self, actor: Actor, wanted: SpawnIn, key: str | None) -> Answer:
+        """Start a run in a new session. Raises NotFoundError for an agent that is not configured."""
+        await self._known_agent(actor, wanted.agent_id)
+        stage = _stage(wanted.agent_id, wanted.label, wanted.task, wanted.model)
+        asked = rows.Asked(wanted.label, [stage], self._receiver(wanted.deliver_to), None)
+        return await self._ask_for(actor, "agent.spawn", asked, wanted, key)
+
+    async def send(self, actor: Actor, agent: str, wanted: SendIn, key: str | None) -> Answer:
+        """Say something to an agent."""
+        await self._known_agent(actor, agent)
+        stage = Stage(agent_id=agent, session_key=session_of(agent, wanted.session_key), task=wanted.message)
+        return await self._ask_for(actor, "agent.send", rows.Asked(f"Message to {agent}", [stage]), wanted, key)
+
+    async def start(self, actor: Actor, wanted: RunIn, key: str | None) -> Answer:
+        """Start a pipeline. Raises NotFoundError for an agent or a task that is not there."""
+        for agent in {stage.agent_id for stage in wanted.stages}:
+            await self._known_agent(actor, agent)
+        if PREVIOUS in wanted.stages[0].task:
+            raise errors.InvalidFieldError(f"There is no stage before for {PREVIOUS}.", field="body.stages.0.task")
+        if wanted.task_id is not None:
+            await self._known_task(actor, wanted.task_id)
+        stages = [_stage(one.agent_id, wanted.label, one.task, one.model) for one in wanted.stages]
+        asked = rows.Asked(wanted.label, stages, self._receiver(wanted.deliver_to), wanted.task_id)
+        return await self._ask_for(actor, "agent.spawn", asked, wanted, key)
+
+    async def cancel(self, actor: Actor, run_id: str, key: str | None) -> Answer:
+        """Take a run out of the queue, or stop it with all stages that were to come."""
+        self._connection(actor)
+        run = await self._own(actor, run_id)
+
+        async def send(client: GatewayClient) -> Answer:
+            async with self._pool.connection() as connection:
+                if not await rows.finish(connection, run, "cancelled"):
+                    raise errors.ConflictError("The run has ended already.")
+            if run.status == "waiting":
+                return {"ok": True, "aborted": False}
+            params: Answer = {"sessionKey": run.at_hand.session_key}
+            params |= {"runId": run.at_hand.run_id} if run.at_hand.run_id else {}
+            payload = await call(client, "chat.abort", params)
+            return {"ok": True, "aborted": bool(payload.get("aborted"))}
+
+        answer = await self._run(
+            actor,
+            "run.cancel",
+            run.id,
+            detail={"label": run.label},
+            request={},
+            key=key,
+            send=send,
+            note=lambda _: Note("cancelled", "run", run.id, {"label": run.label}),
+        )
+        self._woken.set()
+        return answer
+
+    async def runs(self, actor: Actor, *, mine: bool, status: RunStatus | None, limit: int) -> list[RequestedRun]:
+        """The newest first."""
+        async with self._pool.connection() as connection:
+            found = await rows.newest(
+                connection,
+                gateways=gateways_of(actor),
+                requested_by=actor.name if mine else None,
+                status=status,
+                limit=limit,
+            )
+        return [_shape(run) for run in found]
+
+    async def run_of(self, actor: Actor, run_id: str) -> RequestedRun:
+        """One. Raises NotFoundError."""
+        return _shape(await self._own(actor, run_id))
+
+    async def _known_task(self, actor: Actor, task_id: str) -> None:
+        async with self._pool.connection() as connection:
+            with contextlib.suppress(NotFoundError):
+                if actor.sees((await tasks.get(connection, task_id)).get("gateway")):
+                    return
+        raise errors.NotFoundError(f"There is no task {task_id}.", field="body.taskId")
+
+    async def _own(self, actor: Actor, run_id: str) -> rows.RequestedRun:
+        async with self._pool.connection() as connection:
+            run = await rows.get(connection, run_id)
+        if run is None or not actor.sees(run.gateway):
+            raise errors.NotFoundError(f"There is no run {run_id}.", field="run_id")
+        return run
+
+    def _receiver(self, receiver: DeliverTo) -> Literal["slack", "webhook"] | None:
+        if receiver is not None and (lacks := delivery.missing(self._settings, receiver)):
+            raise errors.InvalidFieldError(
+                f"Nothing can be delivered to {receiver}: {lacks} is not set.", field="body.deliverTo"
+            )
+        return receiver
+
+    async def _ask_for(self, actor: Actor, action: str, asked: rows.Asked, request: Any, key: str | None) -> Answer:
+        first = asked.stages[0]
+        task = required(first.task, action, "task")
+
+        async def send(client: GatewayClient) -> Answer:
+            async with self._pool.connection() as connection:
+                run = await rows.place(
+                    connection,
+                    asked,
+                    gateway=self._gateway,
+                    token_id=actor.token_id,
+                    requested_by=actor.name,
+                    most=self._most,
+                )
+            answer = {
+                "id": run.id,
+                "status": run.status,
+                "sessionKey": first.session_key,
+                "runId": None,
+                "operationId": None,
+            }
+            if run.status == "waiting":
+                return answer
+            return answer | await self._begin(client, run, task)
+
+        def note(answer: Answer) -> Note:
+            verb = "queued" if answer["status"] == "waiting" else "spawned"
+            verb = "message_sent" if action == "agent.send" and verb == "spawned" else verb
+            return Note(verb, "agent", first.agent_id, {"run": answer.get("runId"), "request": answer["id"]})
+
+        detail = {
+            "label": asked.label,
+            "characters": sum(len(stage.task or "") for stage in asked.stages),
+            "session": first.session_key,
+            "stages": len(asked.stages),
+        }
+        return await self._run(
+            actor, action, first.agent_id, detail=detail, request=request, key=key, send=send, note=note
+        )
+
+    async def _begin(self, client: GatewayClient, run: rows.RequestedRun, task: str) -> Answer:
+        """Send the stage at hand. When that fails, the run has failed. Raises GatewayError."""
+        try:
+            return await self._send(client, run, task)
+        except GatewayError as error:
+            async with self._pool.connection() as connection:
+                await rows.finish(connection, run, "failed", refusal(error).detail)
+            raise
+
+    async def _send(self, client: GatewayClient, run: rows.RequestedRun, task: str) -> Answer:
+        stage, name = run.at_hand, rows.gateway_run(run.id, run.stage)
+        if stage.model is not None:
+            model = {"key": stage.session_key, "model": stage.model.replace(":", "/", 1)}
+            await call(client, "sessions.create", model)
+        # The same key again starts no second run: whoever takes over from a process that died may send once more.
+        params = {"message": task, "sessionKey": stage.session_key, "idempotencyKey": name}
+        payload = await call(client, "agent", params)
+        run_id = required(text(payload.get("runId")), "agent", "runId")
+        async with self._pool.connection() as connection:
+            operation_id = await command_rows.follow_run(
+                connection,
+                gateway=self._gateway,
+                run_id=run_id,
+                session_key=stage.session_key,
+                name=_named(run),
+                agent=stage.agent_id,
+                user=run.requested_by,
+            )
+            await rows.sent(connection, run, run_id=run_id, operation_id=operation_id)
+            await _log(connection, run, f"Stage {run.stage + 1} of {len(run.stages)} has started.", operation_id)
+        return {"runId": run_id, "operationId": operation_id}
+
+    # --- the work behind it -----------------------------------------------------------------------------------
+
+    async def work(self) -> None:
+        """Start what waits, go on with what ended, deliver results; for ever."""
+        client = self._client
+        if client is None:
+            return  # commands are off: what waits goes on waiting
+        looks = 0
+        while True:
+            try:
+                while await self._step(client):
+                    pass
+                if looks % _FORGET_EVERY == 0:
+                    async with self._pool.connection() as connection:
+                        await rows.forget(connection)
+            except errors.DATABASE_AWAY as error:
+                log.warning("runs that were asked for could not be looked at", error=type(error).__name__)
+            looks += 1
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS)
+            self._woken.clear()
+
+    async def _step(self, client: GatewayClient) -> bool:
+        """One thing that is to be done; False: there is none."""
+        async with self._pool.connection() as connection:
+            due = await rows.take_delivery(connection, gateway=self._gateway)
+            ended = await rows.take_ended(connection, gateway=self._gateway)
+        if due is not None:
+            await self._deliver(client, due)
+        if ended is not None:
+            await self._ended(client, *ended)
+        if client.state != "connected":
+            return due is not None or ended is not None
+        async with self._pool.connection() as connection:
+            lost = await rows.take_lost(connection, gateway=self._gateway)
+            waiting = await rows.take_waiting(connection, gateway=self._gateway, most=self._most)
+        if lost is not None:
+            await self._found(client, lost)
+        if waiting is not None:
+            await self._continue(client, waiting)
+        return any(one is not None for one in (due, ended, lost, waiting))
+
+    async def _ended(self, client: GatewayClient, run: rows.RequestedRun, status: str, error: str | None) -> None:
+        last = run.stage + 1 == len(run.stages)
+        async with self._pool.connection() as connection:
+            await _log(connection, run, f"Stage {run.stage + 1} of {len(run.stages)}: {status}.", run.operation_id)
+            if status != "completed" or last:
+                if status == "failed" and not last:
+                    error = f"Stage {run.stage + 1} failed{f': {error}' if error else '.'}"
+                await rows.finish(connection, run, status, error)
+                return
+            run = await rows.next_stage(connection, run)
+        await self._continue(client, run)
+
+    async def _found(self, client: GatewayClient, run: rows.RequestedRun) -> None:
+        """Go on with what another process left behind, when that can be done without doing anything twice."""
+        stage = run.at_hand
+        run_id = rows.gateway_run(run.id, run.stage)
+        operation_id = command_rows.run_operation_id(self._gateway, run_id)
+        async with self._pool.connection() as connection:
+            if stage.run_id is not None:
+                await rows.finish(connection, run, "failed", "No end of the run was seen; its operation tells more.")
+                return
+            if await operations.exists(connection, operation_id):  # the exporter has seen it
+                await rows.sent(connection, run, run_id=run_id, operation_id=operation_id)
+                return
+            if stage.task is None:
+                text_ = "The service ended while it sent the run; whether it was carried out is not known."
+                await rows.finish(connection, run, "failed", text_)
+                return
+        await self._continue(client, run)
+
+    async def _continue(self, client: GatewayClient, run: rows.RequestedRun) -> None:
+        """Send the stage at hand of a run that nobody waits for, in the name of its user."""
+        async with self._pool.connection() as connection:
+            actor = actor_of(await auth_rows.token(connection, run.token_id))
+        if actor is None or not actor.scope.includes(Scope.COMMAND) or not actor.sees(run.gateway):
+            await self._fail(run, "The token that asked for it is not valid any more.")
+            return
+        stage = run.at_hand
+
+        async def send(_: GatewayClient) -> Answer:
+            task = required(stage.task, "agent", "task")
+            if PREVIOUS in task:
+                before = run.stages[run.stage - 1]
+                reply = await self._reply(client, before.session_key)
+                task = task.replace(PREVIOUS, reply or "")
+            return await self._send(client, run, task)
+
+        try:
+            await self._run(
+                actor,
+                "agent.spawn",
+                stage.agent_id,
+                detail={"request": run.id, "stage": run.stage + 1, "session": stage.session_key},
+                request={},
+                key=None,
+                send=send,
+                note=lambda answer: Note("spawned", "agent", stage.agent_id, {"run": answer["runId"]}),
+            )
+        except errors.GatewayUnavailableError as error:
+            if isinstance(error.__cause__, NotReadyError) and run.stage == 0:
+                async with self._pool.connection() as connection:
+                    await rows.put_back(connection, run.id)
+                return
+            if isinstance(error.__cause__, NotReadyError):
+                return  # held a while longer, then taken again
+            await self._fail(run, error.detail)
+        except errors.ApiError as error:
+            await self._fail(run, error.detail)
+
+    async def _fail(self, run: rows.RequestedRun, error: str) -> None:
+        async with self._pool.connection() as connection:
+            await rows.finish(connection, run, "failed", error)
+
+    async def _deliver(self, client: GatewayClient, run: rows.RequestedRun) -> None:
+        receiver: Literal["slack", "webhook"] = "slack" if run.deliver_to == "slack" else "webhook"
+        try:
+            result = await self._result(client, run)
+            await asyncio.to_thread(delivery.post, self._settings, receiver, result)
+        except (delivery.DeliveryError, GatewayError) as error:
+            reason = refusal(error).detail if isinstance(error, GatewayError) else str(error)
+            again = delivery.pause(run.delivery_attempts)
+            log.warning("a result was not delivered", run=run.id, to=receiver, again=again is not None, error=reason)
+            async with self._pool.connection() as connection:
+                await rows.not_delivered(connection, run.id, reason, again)
+            return
+        async with self._pool.connection() as connection:
+            await rows.delivered(connection, run.id)
+
+    async def _result(self, client: GatewayClient, run: rows.RequestedRun) -> delivery.Result:
+        reply = None
+        if run.status == "completed":
+            with contextlib.suppress(RpcError, MalformedReplyError):  # a session that is gone has no reply
+                reply = await self._reply(client, run.at_hand.session_key)
+        done = [stage.operation_id for stage in run.stages if stage.operation_id]
+        async with self._pool.connection() as connection:
+            documents = [await operations.get(connection, one) for one in done]
+        metrics = [(one.get("metrics") or {}).get("tokens") or {} for one in documents]
+        costs = [one["cost"] for one in metrics if one.get("cost") is not None]
+        seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at and run.started_at else None
+        return delivery.Result(
+            id=run.id,
+            label=run.label,
+            status=run.status,
+            agents=list(dict.fromkeys(stage.agent_id for stage in run.stages)),
+            error=run.error,
+            reply=reply,
+            tokens=sum(one.get("total") or 0 for one in metrics) if metrics else None,
+            cost_usd=float(sum(costs)) if costs else None,
+            seconds=seconds,
+            operation_ids=done,
+        )
+
+    async def _reply(self, client: GatewayClient, session_key: str) -> str | None:
+        """The last that an agent said in a session; asked of the gateway, stored nowhere."""
+        items = await self._said(client, session_key, _LAST_MESSAGES, _LONGEST_REPLY)
+        said = [item.text for item in items if item.role == "assistant"]
+        return said[-1] if said else None
+
+    # --- what a run says while it runs ------------------------------------------------------------------------
+
+    async def reply(self, actor: Actor, run_id: str) -> AsyncIterator[Event]:
+        """What the stage at hand writes, as it comes: `delta`, then `final`, `aborted` or `error`, and no more.
+
+        Raises NotFoundError, ConflictError while it waits; CommandsDisabledError, WrongGatewayError.
+        """
+        client = self._connection(actor)
+        run = await self._own(actor, run_id)
+        if run.status == "waiting" or run.at_hand.run_id is None:
+            raise errors.ConflictError("The run has not started yet.")
+        return self._stream(client, run, run.at_hand.run_id)
+
+    async def _stream(self, client: GatewayClient, run: rows.RequestedRun, gateway_run: str) -> AsyncIterator[Event]:
+        told: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(_MOST_EVENTS)
+
+        def hear(event: Pushed) -> None:
+            payload = event.payload
+            if event.event == "chat" and isinstance(payload, dict) and payload.get("runId") == gateway_run:
+                if told.full():
+                    told.get_nowait()  # each has all that was written so far: the newest matter
+                told.put_nowait(payload)
+
+        stop = client.subscribe(hear)
+        known = ""
+        try:
+            async with asyncio.timeout(_STREAM_SECONDS):
+                while True:
+                    event = await self._next(client, run, told, known)
+                    if event is None:
+                        continue
+                    yield event
+                    if event["type"] != "delta":
+                        return
+                    known += event["text"]
+        except TimeoutError:
+            yield {"type": "error", "runId": gateway_run}
+        finally:
+            stop()
+
+    async def _next(
+        self, client: GatewayClient, run: rows.RequestedRun, told: asyncio.Queue[Mapping[str, Any]], known: str
+    ) -> Event | None:
+        """What comes after `known`, within a short while."""
+        try:
+            payload = await asyncio.wait_for(told.get(), _STREAM_LOOK_SECONDS)
+        except TimeoutError:
+            return await self._end_of(client, run, known)
+        state, now = payload.get("state"), written(payload)
+        common = {"runId": payload.get("runId")}
+        if state in {"error", "aborted"}:
+            return {"type": str(state), **common}
+        if state == "final":
+            return {"type": "final", **common, "text": now or known}
+        fresh = now.startswith(known) and len(now) > len(known)
+        return {"type": "delta", **common, "text": now[len(known) :]} if fresh else None
+
+    async def _end_of(self, client: GatewayClient, run: rows.RequestedRun, known: str) -> Event | None:
+        """The end of a stage that no event told: of one that had ended before anybody listened."""
+        stage = run.at_hand
+        if stage.operation_id is None:
+            return None
+        async with self._pool.connection() as connection:
+            status = (await operations.get(connection, stage.operation_id))["status"]
+        if status == "completed":
+            try:
+                reply = await self._reply(client, stage.session_key)
+            except GatewayError:
+                reply = None
+            return {"type": "final", "runId": stage.run_id, "text": reply or known}
+        kind = {"failed": "error", "cancelled": "aborted"}.get(status)
+        return {"type": kind, "runId": stage.run_id} if kind else None
+
+
+def _stage(agent: str, label: str, task: str, model: str | None) -> Stage:
+    slug = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:40] or "task"
+    return Stage(
+        agent_id=agent, session_key=f"agent:{agent}:dashboard:{slug}-{secrets.token_hex(4)}", model=model, task=task
+    )
+
+
+def _named(run: rows.RequestedRun) -> str:
+    return run.label if len(run.stages) == 1 else f"{run.label} ({run.stage + 1} of {len(run.stages)})"
+
+
+async def _log(connection: Connection, run: rows.RequestedRun, message: str, operation_id: str | None) -> None:
+    """A line under the task that a run is for; the task may be gone."""
+    if run.task_id is not None:
+        with contextlib.suppress(NotFoundError):
+            await tasks.add_activity(
+                connection,
+                run.task_id,
+                activity_type="status_changed",
+                message=f"{run.label}: {message}",
+                agent_id=run.at_hand.agent_id,
+                metadata={"operationId": operation_id, "request": run.id},
+            )
+
+
+def _shape(run: rows.RequestedRun) -> RequestedRun:
+    values = {name: getattr(run, name) for name in RequestedRun.model_fields if name != "stages"}
+    return RequestedRun(**values, stages=[_shape_of_stage(run, index) for index in range(len(run.stages))])
+
+
+def _shape_of_stage(run: rows.RequestedRun, index: int) -> StageOut:
+    stage = run.stages[index]
+    status = run.status if index == run.stage else "completed"
+    if index > run.stage:
+        status = "cancelled" if run.status in {"failed", "cancelled"} else "waiting"
+    values = {name: getattr(stage, name) for name in StageOut.model_fields if name != "status"}
+    return StageOut.model_validate({**values, "status": status})
