@@ -56,6 +56,7 @@ PROGRESS_LOG: Final = 5.0  # seconds between two lines of a long first scan
 _ROW_WEIGHT: Final = 1_500  # bytes that a row of a database counts for in the progress
 # Kept among the positions: that the first scan has ended once. `#` keeps it apart from names of files.
 _SCANNED: Final = "#first-scan"
+_ARCHIVED: Final = "#archived:"  # and agent/session: counted from an archive whose name does not tell its session
 _NEWEST: Final = "#newest:"  # and the source: the time of its newest entry, epoch milliseconds
 
 T = TypeVar("T")
@@ -377,6 +378,9 @@ class Ingest:
         facts.moved = any(place in self._places for place in others)
         batch.facts.append(facts)
         batch.positions[source.key] = chunk.position
+        if facts.calls and place(source.key) is None:
+            key = f"{_ARCHIVED}{source.agent}/{chunk.session_id}"
+            batch.positions[key] = Position(self._gateway, key, 1)
         batch.rows += len(chunk.entries)
         batch.bytes += chunk.bytes_read
 
@@ -385,7 +389,7 @@ class Ingest:
     async def _get_in_step(self) -> None:
         """Take over what the ledger holds."""
         self._positions = await self._ledger.positions()
-        self._places = set(filter(None, map(place, self._positions)))
+        self._places = set(filter(None, map(_place, self._positions)))
         self._new, self._forgotten = not self._positions, {}
         totals = await self._ledger.totals()
         self._known = {}
@@ -455,7 +459,7 @@ class Ingest:
         self._in_step = True
         self.status.ledger_up = True
         self._positions.update(batch.positions)
-        self._places.update(filter(None, map(place, batch.positions)))
+        self._places.update(filter(None, map(_place, batch.positions)))
         if counted := sum(int(value) for (metric, _), value in admitted.items() if metric == "claw_model_calls_total"):
             self._counted += counted
             self._set_mark()
@@ -622,6 +626,14 @@ async def _keep(
 async def _new(insert: Callable[[Sequence[T]], Awaitable[list[bool]]], rows: Sequence[T]) -> list[bool]:
     """Which rows were new. Without rows the ledger is not asked: the live tail mostly has one kind."""
     return await insert(rows) if rows else []
+
+
+def _place(key: str) -> Place | None:
+    """Where the session lay that was read up to this position."""
+    if not key.startswith(_ARCHIVED):
+        return place(key)
+    agent, _, session_id = key.removeprefix(_ARCHIVED).partition("/")
+    return Place(agent, session_id, "archive")
 
 
 def _calls_of(totals: Iterable[Total]) -> int:

@@ -26,7 +26,7 @@ from store import identities
 from store.ledger import Increments, LedgerHeldError, LedgerUnavailableError
 from store.rows import ModelCall, OutboxEvent, Position, Reject, Session, SessionEvent, ToolCall, ToolResult, Total
 
-_VERSION: Final = 1
+_VERSION: Final = 2  # 1 did not note the places of calls
 _BUSY_SECONDS: Final = 5.0
 _EXACT: Final = Context(prec=60)  # the usual 28 digits would round a long sum of small costs
 _SCHEMA: Final = """
@@ -185,9 +185,10 @@ class CheckpointTransaction:
     async def insert_model_calls(self, rows: Sequence[ModelCall]) -> list[bool]:
         """Note calls that were never seen, and what was billed for them (for the windows of money)."""
         new = await self._first_sights([identities.of_model_call(row) for row in rows])
+        # Also of those that were seen: a checkpoint of version 1 did not note them.
+        await self._first_sights([identities.of_place(row) for row in rows])
         fresh = [row for row, first in zip(rows, new, strict=True) if first]
         if fresh:
-            await self._first_sights([identities.of_place(row) for row in fresh])
             await self._ledger.call(lambda: self._spend(fresh))
         return new
 
@@ -379,6 +380,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             " away (all totals then begin at 0)"
         )
     connection.executescript(_SCHEMA)
+    if version == 1:
+        # Everything that is still there is read again, which counts nothing twice, so that places are noted too.
+        connection.execute("UPDATE positions SET fingerprint = '' WHERE NOT source_key GLOB '#*'")
     connection.execute(f"PRAGMA user_version = {_VERSION}")
     connection.execute("DELETE FROM spending WHERE bucket_ms < ?", (int(time.time() * 1000) - _SPENDING_MS,))
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import sqlite3
 from decimal import Decimal
 
 import pytest
 
+from store import identities
+from store.checkpoint import CheckpointLedger
 from tests.openclaw.state_builder import (
     BuiltSession,
     call,
@@ -153,6 +158,59 @@ async def test_money_refused_in_the_database_does_not_hide_the_rejects_of_others
         await running.ingest.look()
         assert both(running) == (3, 5)
         assert running.total("claw_rejected_entries_total") == 1
+
+
+def freeze(state_dir, one):
+    """To a cold archive, whose name is only a hash."""
+    path = write_archive(state_dir, one, compressed=True)
+    cold = path.parent / "cold"
+    cold.mkdir()
+    path.rename(cold / f"{hashlib.sha256(path.read_bytes()).hexdigest()}.jsonl.zst")
+
+
+@pytest.mark.req("P-1", "P-2")
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("thawed", ["to the database", "to a file"])
+async def test_a_session_known_only_from_a_cold_archive_is_not_billed_again_when_it_is_thawed(
+    restarted, thawed, files_dir, make_ledger, life
+):
+    freeze(files_dir, session("s", call("1"), call("2", cost=2)))
+    write_files(files_dir, [session("t", call("9", cost=100))])
+    changed = session("s", call("1", cost=7), call("2", cost=9), call("3", cost=4))
+
+    async def thaw(running):
+        if thawed == "to the database":
+            write_database(files_dir, [changed], compressed=True)
+        else:
+            write_files(files_dir, [changed])
+        await running.ingest.look()
+        assert both(running) == (4, 100 + 1 + 2 + 4)
+
+    async with life(files_dir, make_ledger()).running() as first:
+        assert both(first) == (3, 103)
+        if not restarted:
+            await thaw(first)
+    async with life(files_dir, make_ledger()).running() as second:
+        await thaw(second)
+
+
+@pytest.mark.req("P-2")
+async def test_a_checkpoint_of_the_first_version_learns_the_places_of_its_calls(files_dir, tmp_path, life, monkeypatch):
+    """It kept hashes of calls with their usage only. What it counted is read again, which bills nothing."""
+    write_files(files_dir, [session("s", call("1"), call("2", cost=2))])
+    with monkeypatch.context() as patch:
+        patch.setattr("store.checkpoint.identities.of_place", identities.of_model_call)  # which is noted anyway
+        async with life(files_dir, CheckpointLedger(tmp_path / "data", "g")).running() as running:
+            assert both(running) == (2, 3)
+    ledger = CheckpointLedger(tmp_path / "data", "g")
+    with contextlib.closing(sqlite3.connect(ledger.path)) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    async with life(files_dir, ledger).running() as running:
+        assert both(running) == (2, 3)
+    async with life(files_dir, CheckpointLedger(tmp_path / "data", "g")).running() as running:
+        write_database(files_dir, [session("s", call("1", cost=7), call("2", cost=9), call("3", cost=4))])
+        await running.ingest.look()
+        assert both(running) == (3, 7)
 
 
 JOB = "agent:main:cron:nightly"
