@@ -1,4 +1,4 @@
-"""Alerts as Alertmanager tells them: one row per firing, and a message to live clients for each change."""
+"""Alerts as Alertmanager and Prometheus know them: one row per firing, a message to live clients for each change."""
 
 from __future__ import annotations
 
@@ -26,6 +26,20 @@ class Alert:
     annotations: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the history has of one firing."""
+
+    id: int
+    labels: Mapping[str, str]
+    status: str
+    told: bool
+    starts_at: datetime
+    ends_at: datetime | None
+
+
+SLACK = timedelta(minutes=1)  # Prometheus and Alertmanager may differ so much in when a firing began
+_COMPLETING = 7305804402566886020  # any number that nobody else uses
 HEARD_WITHIN = timedelta(hours=3)  # Alertmanager repeats what fires each hour; older news may have ended untold
 
 
@@ -80,9 +94,11 @@ async def record(connection: Connection, alerts: Sequence[Alert]) -> int:
     """Keep what is new of them, publish it (topic `alerts`) and add it to the activity feed; gives how many.
 
     A repeated notification changes nothing but when it was heard, and a late "firing" does not take a "resolved" back.
+    What was known untold becomes told.
     """
     changed = []
     for alert in sorted(alerts, key=lambda one: (one.fingerprint, one.starts_at)):
+        tells = await _tell(connection, alert)
         cursor = await connection.execute(
             "INSERT INTO lobs.alert_events AS e"
             " (fingerprint, gateway, alert, severity, status, starts_at, ends_at, labels, annotations)"
@@ -91,30 +107,20 @@ async def record(connection: Connection, alerts: Sequence[Alert]) -> int:
             " annotations = excluded.annotations, received_at = now(), heard_at = now()"
             " WHERE e.status = 'firing' AND excluded.status = 'resolved'"
             " RETURNING *",
-            [
-                alert.fingerprint,
-                alert.labels.get("gateway"),
-                alert.labels.get("alertname", "unknown"),
-                alert.labels.get("severity"),
-                alert.status,
-                alert.starts_at,
-                alert.ends_at,
-                Jsonb(dict(alert.labels)),
-                Jsonb(dict(alert.annotations)),
-            ],
+            _values(alert),
         )
         row = await cursor.fetchone()
         if row is not None:
             changed.append(row)
             continue
+        if tells is not None:
+            changed.append(tells)
         await connection.execute(
             "UPDATE lobs.alert_events SET heard_at = now()"
             " WHERE fingerprint = %s AND starts_at = %s AND status = 'firing'",
             [alert.fingerprint, alert.starts_at],
         )
-    await outbox.publish(
-        connection, [OutboxEvent("alerts", row["status"], document(row), row["gateway"]) for row in changed]
-    )
+    await _publish(connection, changed)
     for row in changed:
         await feed.add(
             connection,
@@ -132,11 +138,94 @@ async def record(connection: Connection, alerts: Sequence[Alert]) -> int:
     return len(changed)
 
 
+async def _tell(connection: Connection, alert: Alert) -> dict[str, Any] | None:
+    """The row of this firing that was untold until now, if there is one: from now on it is the notification's.
+
+    It may begin later than the notification says: whoever looked at Prometheus did not see further back.
+    """
+    cursor = await connection.execute(
+        "UPDATE lobs.alert_events SET told = true, fingerprint = %(fingerprint)s, starts_at = %(starts_at)s,"
+        " annotations = %(annotations)s, received_at = now()"
+        " WHERE id = (SELECT id FROM lobs.alert_events WHERE NOT told AND labels = %(labels)s"
+        "  AND starts_at >= %(starts_at)s::timestamptz - %(slack)s"
+        "  AND starts_at <= coalesce(%(ends_at)s::timestamptz, now())"
+        "  ORDER BY starts_at LIMIT 1 FOR UPDATE)"
+        " AND NOT EXISTS (SELECT FROM lobs.alert_events"
+        "  WHERE fingerprint = %(fingerprint)s AND starts_at = %(starts_at)s AND told)"
+        " RETURNING *",
+        {
+            "fingerprint": alert.fingerprint,
+            "starts_at": alert.starts_at,
+            "ends_at": alert.ends_at,
+            "labels": Jsonb(dict(alert.labels)),
+            "annotations": Jsonb(dict(alert.annotations)),
+            "slack": SLACK,
+        },
+    )
+    return await cursor.fetchone()
+
+
+async def known_since(connection: Connection, since: datetime) -> list[Known]:
+    """Every firing of the history that was not over then. Nobody else completes it before this transaction ends."""
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_COMPLETING])
+    cursor = await connection.execute(
+        "SELECT id, labels, status, told, starts_at, ends_at FROM lobs.alert_events"
+        " WHERE ends_at IS NULL OR ends_at >= %s",
+        [since],
+    )
+    return [Known(**row) for row in await cursor.fetchall()]
+
+
+async def complete(connection: Connection, untold: Sequence[Alert], ended: Mapping[int, datetime]) -> None:
+    """Add what nobody told of, and the ends that nobody told (id → when); live clients hear of both."""
+    changed = []
+    for alert in untold:
+        cursor = await connection.execute(
+            "INSERT INTO lobs.alert_events"
+            " (fingerprint, gateway, alert, severity, status, starts_at, ends_at, labels, annotations, told)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, false) ON CONFLICT (fingerprint, starts_at) DO NOTHING"
+            " RETURNING *",
+            _values(alert),
+        )
+        changed += await cursor.fetchall()
+    for number, ended_at in ended.items():
+        cursor = await connection.execute(
+            "UPDATE lobs.alert_events SET status = 'resolved', ends_at = greatest(%s, starts_at)"
+            " WHERE id = %s AND status = 'firing' RETURNING *",
+            [ended_at, number],
+        )
+        changed += await cursor.fetchall()
+    await _publish(connection, changed)
+
+
+def _values(alert: Alert) -> list[Any]:
+    return [
+        alert.fingerprint,
+        alert.labels.get("gateway"),
+        alert.labels.get("alertname", "unknown"),
+        alert.labels.get("severity"),
+        alert.status,
+        alert.starts_at,
+        alert.ends_at,
+        Jsonb(dict(alert.labels)),
+        Jsonb(dict(alert.annotations)),
+    ]
+
+
+async def _publish(connection: Connection, changed: Sequence[Mapping[str, Any]]) -> None:
+    await outbox.publish(
+        connection, [OutboxEvent("alerts", row["status"], document(row), row["gateway"]) for row in changed]
+    )
+
+
 async def firing(connection: Connection, gateways: Sequence[str] | None) -> list[dict[str, Any]]:
-    """What fires now, the worst and newest first: the newest row of each, heard within `HEARD_WITHIN`."""
+    """What fires now, the worst and newest first: the newest row of each, heard within `HEARD_WITHIN`.
+
+    Not what is untold: another alert says it already, or somebody silenced it.
+    """
     cursor = await connection.execute(
         "SELECT * FROM (SELECT DISTINCT ON (fingerprint) * FROM public.alert_events"
-        "  WHERE status = 'firing' AND heard_at > now() - %(within)s"
+        "  WHERE status = 'firing' AND told AND heard_at > now() - %(within)s"
         "  AND (%(gateways)s::text[] IS NULL OR gateway IS NULL OR gateway = ANY(%(gateways)s))"
         "  ORDER BY fingerprint, starts_at DESC) AS newest"
         " ORDER BY array_position(ARRAY['critical', 'warning', 'info'], severity) NULLS LAST, starts_at DESC, id DESC"
@@ -189,6 +278,7 @@ def document(row: Mapping[str, Any]) -> dict[str, Any]:
         "severity": row["severity"],
         "gateway": row["gateway"],
         "status": row["status"],
+        "told": row["told"],
         "startsAt": row["starts_at"].isoformat().replace("+00:00", "Z"),
         "endsAt": row["ends_at"] and row["ends_at"].isoformat().replace("+00:00", "Z"),
         "summary": row["annotations"].get("summary"),

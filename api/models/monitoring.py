@@ -146,13 +146,16 @@ class LogLine(Camel):
 
 
 class AlertEvent(Camel):
-    """An alert as Alertmanager told it."""
+    """One firing of an alert."""
 
     id: str
     alert: str
     severity: str | None = None
     gateway: str | None = None
     status: Literal["firing", "resolved"]
+    told: bool = Field(
+        description="Alertmanager told of it. False: inhibited, silenced, or somebody was away; Prometheus knew it."
+    )
     starts_at: Instant
     ends_at: Instant | None = None
     summary: str | None = None

@@ -21,6 +21,7 @@ from api import errors
 from api.models.monitoring import AlertEvent, Banner, BannerAlert
 from api.security.scopes import Actor
 from api.services.agents import gateways_of
+from api.services.alert_history import AlertHistory
 from lobservatory.settings import Settings
 from lobservatory.thresholds import Severity
 from store import alerts as rows
@@ -43,6 +44,7 @@ class AlertService:
         self._settings = settings
         self._clock = clock
         self._started = clock()
+        self._history = AlertHistory(pool, settings.prometheus_url or settings.prometheus_listen.url)
         self._untold: tuple[str, str, str] | None = None  # color, title, text that Slack has not taken yet
 
     async def banner(self, actor: Actor) -> Banner:
@@ -76,11 +78,12 @@ class AlertService:
         )
 
     async def watch(self) -> None:
-        """Tell once when the watchdog has gone silent, and once when it is back; for ever."""
+        """Tell once when the watchdog has gone silent, and once when it is back; complete the history; for ever."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             try:
                 await self.check()
+                await self._history.look()
             except errors.DATABASE_AWAY as error:
                 log.warning("the watchdog could not be looked up", error=type(error).__name__)
 

@@ -141,7 +141,7 @@ def over_time() -> dashboard.Panel:
 
 
 def history() -> dashboard.Panel:
-    """As Alertmanager told us."""
+    """What Alertmanager told, and what it kept to itself."""
     return panels.table(
         30,
         "History",
@@ -150,7 +150,7 @@ def history() -> dashboard.Panel:
                 """
 SELECT starts_at AS "Started", alert AS "Alert", coalesce(severity, '') AS "Severity", status AS "Status",
        (extract(epoch FROM coalesce(ends_at, now()) - starts_at) * 1000)::bigint AS "Lasted",
-       annotations ->> 'summary' AS "Summary", gateway AS "Gateway"
+       annotations ->> 'summary' AS "Summary", CASE WHEN told THEN 'yes' ELSE 'no' END AS "Told", gateway AS "Gateway"
 FROM alert_events
 WHERE $__timeFilter(starts_at) AND :gateways_or_none
 ORDER BY starts_at DESC
@@ -158,15 +158,17 @@ LIMIT 300
 """
             )
         ],
-        description="The newest 300 alerts of the time range, as Alertmanager told us (view alert_events). "
-        "The same alert again and again is a cause that nobody removed.",
-        no_value="Alertmanager told of no alert in this time range",
+        description="The newest 300 alerts of the time range (view alert_events). Told: Alertmanager told of it; "
+        "what another alert inhibits or a silence covers is known from Prometheus only. The same alert again and again "
+        "is a cause that nobody removed.",
+        no_value="No alert fired in this time range",
         overrides=[
             panels.override("Started", unit="dateTimeFromNow", custom__width=120),
             panels.badge("Severity", SEVERITY_WORDS, width=85),
             panels.badge("Status", STATUS_WORDS, width=80),
             panels.override("Lasted", unit="ms", custom__width=85),
             panels.override("Summary", custom__minWidth=200),
+            panels.override("Told", custom__width=60),
             panels.override("Gateway", custom__width=85),
         ],
         width=24,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import subprocess
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ import psycopg
 import pytest
 import yaml
 
+from api.services.alert_history import AlertHistory
 from lobservatory.errors import UserError
 from lobservatory.runner import alert_test
 from lobservatory.settings import Listen, Settings
+from store.pool import open_pool
 from tests.alerts.stack import fast_alertmanager, fast_prometheus
 from tests.fakes.exporter import fake_exporter
 from tests.fakes.slack import fake_slack
@@ -31,7 +34,12 @@ def running_api(postgres_dsn, folder):
         (vault / name).write_text(secrets.token_urlsafe(32))
         (vault / name).chmod(0o600)
     address = f"127.0.0.1:{free_port()}"
-    settings = {"LOBS_DATABASE_URL": postgres_dsn, "LOBS_DATA_DIR": str(folder), "LOBS_API_LISTEN": address}
+    settings = {
+        "LOBS_DATABASE_URL": postgres_dsn,
+        "LOBS_DATA_DIR": str(folder),
+        "LOBS_API_LISTEN": address,
+        "LOBS_PROMETHEUS_URL": "http://127.0.0.1:9",  # nobody's: what the test tells is all there is
+    }
     with our_process("api", settings, folder) as process:
         wait_ready(process, f"http://{address}/healthz", "the API")
         yield address
@@ -71,6 +79,55 @@ def test_history_has_everything_while_slack_is_away(tmp_path, postgres_dsn):
         with psycopg.connect(postgres_dsn, autocommit=True) as connection:
             told = connection.execute("SELECT count(*) FROM lobs.events WHERE topic = 'alerts'").fetchone()
         assert told == (3,), "live clients heard of each change once"
+
+
+def alerts_told(dsn):
+    """(alert, status, told) of all, by name."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return sorted(connection.execute("SELECT alert, status, told FROM public.alert_events").fetchall())
+
+
+@pytest.mark.req("S1-7")
+async def test_history_has_what_another_alert_inhibits(tmp_path, postgres_dsn):
+    """Alertmanager tells nobody of it; Prometheus recorded it."""
+    channel = 'claw_channel_connected{gateway="default",channel="irc"}'
+    with (
+        running_api(postgres_dsn, tmp_path) as api,
+        fake_exporter() as exporter,
+        fast_alertmanager(tmp_path, "", api_listen=api) as alerts,
+    ):
+        exporter.set(claw_gateway_up=1)
+        exporter.samples |= {channel.replace("connected", "configured"): 1, channel: 1}
+        listen = Listen(host="127.0.0.1", port=exporter.port)
+        async with open_pool(postgres_dsn) as pool:
+            with fast_prometheus(tmp_path / "prometheus", listen, alerts) as prometheus:
+                own = AlertHistory(pool, prometheus.url, settle=timedelta(0))
+
+                async def looked():
+                    await own.look()
+                    return alerts_told(postgres_dsn)
+
+                exporter.set(claw_gateway_up=0)
+                wait_for(lambda: ("GatewayDown", "firing") in history(postgres_dsn), "it was told")
+                exporter.samples[channel] = 0
+                both = [("ChannelDown", "firing", False), ("GatewayDown", "firing", True)]
+                await wait_for_answer(looked, both)
+                (muted,) = [one for one in alerts.alerts() if one["labels"]["alertname"] == "ChannelDown"]
+                assert muted["status"]["state"] == "suppressed"
+                exporter.samples[channel] = 1
+                await wait_for_answer(looked, [("ChannelDown", "resolved", False), both[1]])
+                exporter.set(claw_gateway_up=1)
+                wait_for(lambda: ("GatewayDown", "resolved") in history(postgres_dsn), "its end was told")
+                assert await looked() == [("ChannelDown", "resolved", False), ("GatewayDown", "resolved", True)]
+
+
+async def wait_for_answer(ask, expected):
+    """As `wait_for`, of a coroutine."""
+    for _ in range(240):
+        if (answer := await ask()) == expected:
+            return
+        await asyncio.sleep(0.5)
+    raise TimeoutError(f"last answer: {answer}")
 
 
 @pytest.mark.req("P-13")
