@@ -52,6 +52,19 @@ _TEXTS = {
 _BODY = (400, 408, 413, 422)
 
 
+# Of a list that is an array: the next page is named by a header.
+PAGED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "headers": {
+            "X-Next-Cursor": {
+                "description": "Give it as `cursor` for the next page; absent: there is none.",
+                "schema": {"type": "string"},
+            }
+        }
+    }
+}
+
+
 def problems(*statuses: int, body: bool = False) -> dict[int | str, dict[str, Any]]:
     """Answers of a route besides its success: those every protected route has, and `statuses`."""
     every = {401, 403, 422, 429, 503, *statuses, *(_BODY if body else ())}

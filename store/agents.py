@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from store.pool import Connection
+from store.sorting import Key, Order
 
 Row = dict[str, Any]
 
@@ -40,12 +41,23 @@ WHERE (%(gateways)s::text[] IS NULL OR a.gateway = ANY(%(gateways)s))
 """
 
 
+SORTS: Final[Mapping[str, Key]] = {
+    "id": Key("a.agent", "text"),
+    "name": Key("coalesce(a.name, a.agent)", "text"),
+    "status": Key("coalesce(a.state, 'unknown')", "text"),
+    "lastActivityAt": Key("coalesce(a.last_activity_at, '-infinity')", "timestamptz"),
+    "cost": Key("coalesce(s.cost_usd, 0)", "numeric"),
+    "calls": Key("coalesce(s.calls, 0)::bigint", "bigint"),
+}
+
+
 async def agents(
-    connection: Connection, *, gateways: Sequence[str] | None = None, agent: str | None = None
+    connection: Connection, *, gateways: Sequence[str] | None = None, agent: str | None = None, sort: str = "id"
 ) -> list[Row]:
-    """Every agent (or those of that id), with the sums of its sessions."""
+    """Every agent (or those of that id) in an order of SORTS, with the sums of its sessions."""
+    order = Order.of(sort, SORTS, ["a.gateway", "a.agent"])
     cursor = await connection.execute(
-        _AGENTS + " AND (%(agent)s::text IS NULL OR a.agent = %(agent)s) ORDER BY a.gateway, a.agent",
+        f"{_AGENTS} AND (%(agent)s::text IS NULL OR a.agent = %(agent)s) ORDER BY {order.by}".encode(),
         {"gateways": None if gateways is None else list(gateways), "agent": agent},
     )
     return await cursor.fetchall()

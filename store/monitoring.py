@@ -46,6 +46,63 @@ SESSION_SORTS: Final[Mapping[str, Key]] = {
 }
 
 
+_NEVER: Final = "'-infinity'"
+JOB_SORTS: Final[Mapping[str, Key]] = {
+    "name": Key("name", "text"),
+    "nextRunAt": Key("coalesce(next_run_at, 'infinity')", "timestamptz"),  # one that will not run: last
+    "lastRunAt": Key(f"coalesce(last_run_at, {_NEVER})", "timestamptz"),
+    "lastDuration": Key("coalesce(last_duration_ms, 0)", "bigint"),
+    "consecutiveErrors": Key("consecutive_errors::bigint", "bigint"),
+}
+RUN_SORTS: Final[Mapping[str, Key]] = {
+    "startedAt": Key("started_at", "timestamptz"),
+    "duration": Key("coalesce(duration_ms, 0)", "bigint"),
+    "status": Key("status", "text"),
+}
+CHANNEL_SORTS: Final[Mapping[str, Key]] = {
+    "channel": Key("channel", "text"),
+    "lastInboundAt": Key(f"coalesce(last_inbound_at, {_NEVER})", "timestamptz"),
+    "lastOutboundAt": Key(f"coalesce(last_outbound_at, {_NEVER})", "timestamptz"),
+}
+APPROVAL_SORTS: Final[Mapping[str, Key]] = {
+    "requestedAt": Key(f"coalesce(requested_at, {_NEVER})", "timestamptz"),
+    "expiresAt": Key(f"coalesce(expires_at, {_NEVER})", "timestamptz"),
+    "status": Key("status", "text"),
+}
+
+
+async def _page(  # noqa: PLR0917 - the parts of one statement
+    connection: Connection,
+    source: str,
+    order: Order,
+    conditions: str,
+    values: dict[str, Any],
+    cursor: str | None,
+    limit: int,
+) -> tuple[list[Row], str | None]:
+    """A page of the rows that may be seen, and the cursor of the next (None: there is none). `source` and `conditions`
+    are statements of ours. Raises InvalidValueError for a cursor that is not of this order."""
+    beyond, place = order.beyond(cursor)
+    found = await _rows(
+        connection,
+        f"SELECT *, {order.value} FROM {source} WHERE {beyond}"  # noqa: S608 - expressions of ours
+        f" AND (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s)){conditions}"
+        f" ORDER BY {order.by} LIMIT %(limit)s",
+        {**place, **values, "limit": limit + 1},
+    )
+    return found[:limit], order.cursor(found[limit - 1]) if len(found) > limit else None
+
+
+async def _every(connection: Connection, source: str, order: Order, gateways: Gateways) -> list[Row]:
+    """All rows of a short list that may be seen."""
+    return await _rows(
+        connection,
+        f"SELECT * FROM {source} WHERE %(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s)"  # noqa: S608 - as above
+        f" ORDER BY {order.by}",
+        {"gateways": gateways},
+    )
+
+
 async def _rows(connection: Connection, statement: str, values: dict[str, Any]) -> list[Row]:
     cursor = await connection.execute(statement.encode(), values)
     return await cursor.fetchall()
@@ -97,23 +154,19 @@ async def sessions(
 ) -> tuple[list[Row], str | None]:
     """Sessions in an order of SESSION_SORTS, and the cursor of the next page (None: there is none). Raises
     InvalidValueError for an unknown order and for a cursor that is not of it."""
-    order = Order.of(sort, SESSION_SORTS, ["gateway", "agent", "session_id"])
-    beyond, place = order.beyond(cursor)
-    found = await _rows(
+    return await _page(
         connection,
-        f"SELECT *, {order.value} FROM public.sessions WHERE updated_at IS NOT NULL AND {beyond}"  # noqa: S608 - expressions of ours
-        " AND (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s))"
+        "public.sessions",
+        Order.of(sort, SESSION_SORTS, ["gateway", "agent", "session_id"]),
+        " AND updated_at IS NOT NULL"
         " AND (%(agent)s::text IS NULL OR agent = %(agent)s) AND (%(kind)s::text IS NULL OR kind = %(kind)s)"
         " AND (%(status)s::text IS NULL OR status = %(status)s)"
         " AND (%(channel)s::text IS NULL OR channel = %(channel)s)"
-        " AND (%(since)s::timestamptz IS NULL OR updated_at >= %(since)s)"
-        f" ORDER BY {order.by} LIMIT %(limit)s",
-        {
-            **place, "gateways": gateways, "agent": agent, "kind": kind, "status": status, "channel": channel,
-            "since": since, "limit": limit + 1,
-        },
-    )  # fmt: skip
-    return found[:limit], order.cursor(found[limit - 1]) if len(found) > limit else None
+        " AND (%(since)s::timestamptz IS NULL OR updated_at >= %(since)s)",
+        {"gateways": gateways, "agent": agent, "kind": kind, "status": status, "channel": channel, "since": since},
+        cursor,
+        limit,
+    )
 
 
 async def hub_sessions(
@@ -162,27 +215,31 @@ async def session_counts(connection: Connection, gateways: Gateways) -> list[Row
     )
 
 
-async def cron_jobs(connection: Connection, gateways: Gateways) -> list[Row]:
-    """Every scheduled job that exists."""
-    return await _rows(
-        connection,
-        "SELECT * FROM public.cron_jobs WHERE %(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s)"
-        " ORDER BY gateway, name, job_id",
-        {"gateways": gateways},
-    )
+async def cron_jobs(connection: Connection, gateways: Gateways, sort: str = "name") -> list[Row]:
+    """Every scheduled job that exists, in an order of JOB_SORTS."""
+    return await _every(connection, "public.cron_jobs", Order.of(sort, JOB_SORTS, ["gateway", "job_id"]), gateways)
 
 
 async def cron_runs(
-    connection: Connection, *, gateways: Gateways, job_id: str | None, before: datetime | None, limit: int
-) -> list[Row]:
-    """Runs of jobs, newest first."""
-    return await _rows(
+    connection: Connection,
+    *,
+    gateways: Gateways,
+    job_id: str | None,
+    before: datetime | None,
+    sort: str = "-startedAt",
+    cursor: str | None = None,
+    limit: int,
+) -> tuple[list[Row], str | None]:
+    """Runs of jobs in an order of RUN_SORTS, and the cursor of the next page. Raises InvalidValueError."""
+    return await _page(
         connection,
-        "SELECT * FROM public.cron_runs WHERE (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s))"
+        "(SELECT *, (extract(epoch FROM started_at) * 1000000)::bigint::text AS instant FROM public.cron_runs) AS runs",
+        Order.of(sort, RUN_SORTS, ["gateway", "job_id", "instant"]),
         " AND (%(job)s::text IS NULL OR job_id = %(job)s)"
-        " AND (%(before)s::timestamptz IS NULL OR started_at < %(before)s)"
-        " ORDER BY started_at DESC, gateway, job_id LIMIT %(limit)s",
-        {"gateways": gateways, "job": job_id, "before": before, "limit": limit},
+        " AND (%(before)s::timestamptz IS NULL OR started_at < %(before)s)",
+        {"gateways": gateways, "job": job_id, "before": before},
+        cursor,
+        limit,
     )
 
 
@@ -196,24 +253,31 @@ async def hosts(connection: Connection, gateways: Gateways) -> list[Row]:
     )
 
 
-async def channels(connection: Connection, gateways: Gateways) -> list[Row]:
-    """Every channel account."""
-    return await _rows(
-        connection,
-        "SELECT * FROM public.channels WHERE %(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s)"
-        " ORDER BY gateway, channel, account",
-        {"gateways": gateways},
-    )
+async def channels(connection: Connection, gateways: Gateways, sort: str = "channel") -> list[Row]:
+    """Every channel account, in an order of CHANNEL_SORTS."""
+    order = Order.of(sort, CHANNEL_SORTS, ["gateway", "channel", "account"])
+    return await _every(connection, "public.channels", order, gateways)
 
 
-async def approvals(connection: Connection, *, gateways: Gateways, status: str | None, limit: int) -> list[Row]:
-    """Requests to run commands, newest first."""
-    return await _rows(
+async def approvals(
+    connection: Connection,
+    *,
+    gateways: Gateways,
+    status: str | None,
+    sort: str = "-requestedAt",
+    cursor: str | None = None,
+    limit: int,
+) -> tuple[list[Row], str | None]:
+    """Requests to run commands in an order of APPROVAL_SORTS, and the cursor of the next page. Raises
+    InvalidValueError."""
+    return await _page(
         connection,
-        "SELECT * FROM public.exec_approvals WHERE (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s))"
-        " AND (%(status)s::text IS NULL OR status = %(status)s)"
-        " ORDER BY requested_at DESC NULLS LAST, approval_id LIMIT %(limit)s",
-        {"gateways": gateways, "status": status, "limit": limit},
+        "public.exec_approvals",
+        Order.of(sort, APPROVAL_SORTS, ["gateway", "approval_id"]),
+        " AND (%(status)s::text IS NULL OR status = %(status)s)",
+        {"gateways": gateways, "status": status},
+        cursor,
+        limit,
     )
 
 

@@ -17,6 +17,21 @@ SessionSort = Literal[
 ]  # fmt: skip
 
 
+AgentSort = Literal[
+    "id", "-id", "name", "-name", "status", "-status", "lastActivityAt", "-lastActivityAt", "cost", "-cost",
+    "calls", "-calls",
+]  # fmt: skip
+JobSort = Literal[
+    "name", "-name", "nextRunAt", "-nextRunAt", "lastRunAt", "-lastRunAt", "lastDuration", "-lastDuration",
+    "consecutiveErrors", "-consecutiveErrors",
+]  # fmt: skip
+RunSort = Literal["startedAt", "-startedAt", "duration", "-duration", "status", "-status"]
+ChannelSort = Literal[
+    "channel", "-channel", "lastInboundAt", "-lastInboundAt", "lastOutboundAt", "-lastOutboundAt",
+]  # fmt: skip
+ApprovalSort = Literal["requestedAt", "-requestedAt", "expiresAt", "-expiresAt", "status", "-status"]
+
+
 class TokenClasses(Camel):
     """Tokens by class; reasoning is a part of output."""
 

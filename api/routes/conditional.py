@@ -1,22 +1,23 @@
-"""`ETag` and `If-Match`, where two people can edit the same thing."""
+"""What is said in headers: `ETag` and `If-Match`, where two people can edit the same thing, and the next page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from fastapi import Header
+from fastapi import Header, Query
 from fastapi.responses import JSONResponse
 
 from api import errors
+from api.models.base import Camel, Cursor
 
 IfMatch = Annotated[
     str | None,
     Header(max_length=100, description="The ETag that you read; 412 when somebody has changed it since."),
 ]
-ETAG: dict[str, Any] = {
-    "ETag": {"description": "For `If-Match` of a change.", "schema": {"type": "string"}},
-}
+NextCursor = Annotated[
+    Cursor | None, Query(description="The header `X-Next-Cursor` of the page before, of the same `sort`.")
+]
 
 
 def named(if_match: str | None) -> str | None:
@@ -34,6 +35,12 @@ def version(if_match: str | None) -> int | None:
     if not text.isascii() or not text.isdecimal() or len(text) > 18:  # noqa: PLR2004 - digits of a bigint
         raise errors.StaleVersionError
     return int(text)
+
+
+def page(rows: Sequence[Mapping[str, Any] | Camel], following: str | None) -> JSONResponse:
+    """A page of a list, with the cursor of the next."""
+    shown = [row.model_dump(by_alias=True, mode="json") if isinstance(row, Camel) else row for row in rows]
+    return JSONResponse(shown, headers={"X-Next-Cursor": following} if following else None)
 
 
 def with_etag(document: Mapping[str, Any], status: int = 200, **headers: str) -> JSONResponse:

@@ -8,7 +8,21 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
 
 from api.context import Administrator, Commander, ContextDep, Reader, Writer
-from api.models.agents import Agent, AgentDetail, AgentMetricsIn, CronJob, CronRun, HubSession, SessionPage, SessionSort
+from api.models.agents import (
+    Agent,
+    AgentDetail,
+    AgentMetricsIn,
+    AgentSort,
+    ApprovalSort,
+    ChannelSort,
+    CronJob,
+    CronRun,
+    HubSession,
+    JobSort,
+    RunSort,
+    SessionPage,
+    SessionSort,
+)
 from api.models.base import Cursor, Identifier, InstantIn, ShortText
 from api.models.control import Job
 from api.models.monitoring import (
@@ -27,8 +41,8 @@ from api.models.monitoring import (
     Summary,
     System,
 )
-from api.openapi import problems
-from api.routes.conditional import with_etag
+from api.openapi import PAGED, problems
+from api.routes.conditional import NextCursor, page, with_etag
 
 router = APIRouter(prefix="/api", tags=["monitoring"])
 
@@ -42,9 +56,11 @@ Filter = Annotated[ShortText | None, Query()]
 
 
 @router.get("/agents", tags=["agents"], summary="Agents with their figures", responses=problems())
-async def agents(context: ContextDep, actor: Reader) -> list[Agent]:
+async def agents(
+    context: ContextDep, actor: Reader, sort: Annotated[AgentSort, Query(description="With `-`: falling.")] = "id"
+) -> list[Agent]:
     """Those that are configured, and those that ever called a model."""
-    return await context.agents.agents(actor)
+    return await context.agents.agents(actor, sort)
 
 
 @router.get("/agents/{agent_id}", tags=["agents"], summary="One agent with its history", responses=problems(404, 409))
@@ -101,21 +117,34 @@ async def hub_sessions(
 
 
 @router.get("/crons", tags=["cron"], summary="Scheduled jobs", responses=problems())
-async def crons(context: ContextDep, actor: Reader) -> list[CronJob]:
+async def crons(
+    context: ContextDep, actor: Reader, sort: Annotated[JobSort, Query(description="With `-`: falling.")] = "name"
+) -> list[CronJob]:
     """As they are now."""
-    return await context.monitoring.cron_jobs(actor)
+    return await context.monitoring.cron_jobs(actor, sort)
 
 
-@router.get("/crons/runs", tags=["cron"], summary="Runs of scheduled jobs, newest first", responses=problems())
+@router.get(
+    "/crons/runs",
+    tags=["cron"],
+    summary="Runs of scheduled jobs",
+    response_model=list[CronRun],
+    responses={**problems(), **PAGED},
+)
 async def cron_runs(
+    *,
     context: ContextDep,
     actor: Reader,
     job_id: Annotated[ShortText | None, Query(alias="jobId")] = None,
-    before: Annotated[InstantIn | None, Query(description="Only runs that started earlier: the next page.")] = None,
+    before: Annotated[InstantIn | None, Query(description="Only runs that started earlier.")] = None,
+    sort: Annotated[RunSort, Query(description="With `-`: falling.")] = "-startedAt",
+    cursor: NextCursor = None,
     limit: Limit = 100,
-) -> list[CronRun]:
-    """Of one job or of all."""
-    return await context.monitoring.cron_runs(actor, job_id, before, limit)
+) -> JSONResponse:
+    """Of one job or of all, newest first unless sorted."""
+    return page(
+        *await context.monitoring.cron_runs(actor, job_id=job_id, before=before, sort=sort, cursor=cursor, limit=limit)
+    )
 
 
 @router.get(
@@ -131,20 +160,32 @@ async def cron(context: ContextDep, actor: Commander, job_id: Annotated[Identifi
 
 
 @router.get("/channels", summary="Chat channels", responses=problems())
-async def channels(context: ContextDep, actor: Reader) -> list[Channel]:
+async def channels(
+    context: ContextDep,
+    actor: Reader,
+    sort: Annotated[ChannelSort, Query(description="With `-`: falling.")] = "channel",
+) -> list[Channel]:
     """Configured, connected, last message."""
-    return (await context.monitoring.system(actor)).channels
+    return await context.monitoring.channels(actor, sort)
 
 
-@router.get("/approvals", summary="Requests to run commands, newest first", responses=problems())
+@router.get(
+    "/approvals",
+    summary="Requests to run commands",
+    response_model=list[Approval],
+    responses={**problems(), **PAGED},
+)
 async def approvals(
+    *,
     context: ContextDep,
     actor: Reader,
     status: Literal["pending", "allowed", "denied", "expired", "cancelled"] | None = None,
+    sort: Annotated[ApprovalSort, Query(description="With `-`: falling.")] = "-requestedAt",
+    cursor: NextCursor = None,
     limit: Limit = 100,
-) -> list[Approval]:
-    """Without the command itself, which may hold secrets."""
-    return await context.monitoring.approvals(actor, status, limit)
+) -> JSONResponse:
+    """Newest first unless sorted; without the command itself, which may hold secrets."""
+    return page(*await context.monitoring.approvals(actor, status=status, sort=sort, cursor=cursor, limit=limit))
 
 
 @router.get("/monitoring/costs", summary="Money by group and by window", responses=problems())

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import JSONResponse
 
 from api.context import ContextDep, Reader, Writer
-from api.models.base import Cursor, Identifier, InstantIn, ShortText
+from api.models.base import Identifier, InstantIn, ShortText
 from api.models.operations import (
     MetricsPatch,
     Operation,
@@ -19,8 +19,8 @@ from api.models.operations import (
     OperationType,
     StepPatch,
 )
-from api.openapi import problems
-from api.routes.conditional import IfMatch, version, with_etag
+from api.openapi import PAGED, problems
+from api.routes.conditional import IfMatch, NextCursor, page, version, with_etag
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
@@ -35,17 +35,7 @@ OperationId = Annotated[Identifier, Path(description="For example op_1.")]
     "",
     summary="Operations",
     response_model=list[Operation],
-    responses={
-        **problems(),
-        200: {
-            "headers": {
-                "X-Next-Cursor": {
-                    "description": "Give it as `cursor` for the next page; absent: there is none.",
-                    "schema": {"type": "string"},
-                }
-            }
-        },
-    },
+    responses={**problems(), **PAGED},
 )
 async def operations(
     *,
@@ -58,9 +48,7 @@ async def operations(
     sort: Annotated[
         OperationSort, Query(description="With `-`: falling. What runs still comes last by `completedAt`.")
     ] = "-createdAt",
-    cursor: Annotated[
-        Cursor | None, Query(description="The header `X-Next-Cursor` of the page before, of the same `sort`.")
-    ] = None,
+    cursor: NextCursor = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     since: Annotated[
         InstantIn | None,
@@ -83,7 +71,7 @@ async def operations(
         limit=limit,
         since=since,
     )
-    return JSONResponse(found, headers={"X-Next-Cursor": following} if following else None)
+    return page(found, following)
 
 
 @router.post("", status_code=201, summary="Create", response_model=Operation, responses=problems(409, body=True))

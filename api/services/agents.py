@@ -21,10 +21,10 @@ class AgentService:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def agents(self, actor: Actor) -> list[Agent]:
-        """Every agent that the actor may see."""
+    async def agents(self, actor: Actor, sort: str = "id") -> list[Agent]:
+        """Every agent that the actor may see, in an order of `store.agents.SORTS`."""
         async with self._pool.connection() as connection:
-            found = await rows.agents(connection, gateways=gateways_of(actor))
+            found = await rows.agents(connection, gateways=gateways_of(actor), sort=sort)
         return [Agent.model_validate(_shape(row)) for row in found]
 
     async def agent(self, actor: Actor, agent: str, gateway: str | None) -> AgentDetail:

@@ -136,23 +136,44 @@ class MonitoringService:
             sessions=[_session(row) for row in found],
         )
 
-    async def cron_jobs(self, actor: Actor) -> list[CronJob]:
-        """Every scheduled job."""
+    async def cron_jobs(self, actor: Actor, sort: str = "name") -> list[CronJob]:
+        """Every scheduled job, in an order of `store.monitoring.JOB_SORTS`."""
         async with self._pool.connection() as connection:
-            found = await rows.cron_jobs(connection, gateways_of(actor))
+            found = await rows.cron_jobs(connection, gateways_of(actor), sort)
         return [CronJob.model_validate({**row, "last_duration": row["last_duration_ms"]}) for row in found]
 
-    async def cron_runs(self, actor: Actor, job_id: str | None, before: datetime | None, limit: int) -> list[CronRun]:
-        """Runs, newest first."""
+    async def cron_runs(
+        self,
+        actor: Actor,
+        *,
+        job_id: str | None = None,
+        before: datetime | None = None,
+        sort: str = "-startedAt",
+        cursor: str | None = None,
+        limit: int,
+    ) -> tuple[list[CronRun], str | None]:
+        """Runs in an order of `store.monitoring.RUN_SORTS`, and the cursor of the next page."""
         async with self._pool.connection() as connection:
-            found = await rows.cron_runs(
-                connection, gateways=gateways_of(actor), job_id=job_id, before=before, limit=limit
+            found, following = await rows.cron_runs(
+                connection,
+                gateways=gateways_of(actor),
+                job_id=job_id,
+                before=before,
+                sort=sort,
+                cursor=cursor,
+                limit=limit,
             )
-        return [CronRun.model_validate({**row, "duration": row["duration_ms"]}) for row in found]
+        return [CronRun.model_validate({**row, "duration": row["duration_ms"]}) for row in found], following
 
     async def crons_summary(self, actor: Actor) -> CronsSummary:
         """Jobs and their last runs."""
-        return CronsSummary(jobs=await self.cron_jobs(actor), runs=await self.cron_runs(actor, None, None, _LATEST))
+        runs, _ = await self.cron_runs(actor, limit=_LATEST)
+        return CronsSummary(jobs=await self.cron_jobs(actor), runs=runs)
+
+    async def channels(self, actor: Actor, sort: str) -> list[Channel]:
+        """Every channel account, in an order of `store.monitoring.CHANNEL_SORTS`."""
+        async with self._pool.connection() as connection:
+            return [Channel.model_validate(row) for row in await rows.channels(connection, gateways_of(actor), sort)]
 
     async def system(self, actor: Actor) -> System:
         """Hosts and channels."""
@@ -163,12 +184,17 @@ class MonitoringService:
                 channels=[Channel.model_validate(row) for row in await rows.channels(connection, gateways)],
             )
 
-    async def approvals(self, actor: Actor, status: str | None, limit: int) -> list[Approval]:
-        """Requests to run commands, newest first; without the command, which is content."""
+    async def approvals(
+        self, actor: Actor, *, status: str | None, sort: str, cursor: str | None, limit: int
+    ) -> tuple[list[Approval], str | None]:
+        """Requests to run commands in an order of `store.monitoring.APPROVAL_SORTS`, without the command, which is
+        content; and the cursor of the next page."""
         async with self._pool.connection() as connection:
-            found = await rows.approvals(connection, gateways=gateways_of(actor), status=status, limit=limit)
+            found, following = await rows.approvals(
+                connection, gateways=gateways_of(actor), status=status, sort=sort, cursor=cursor, limit=limit
+            )
         now = datetime.now(UTC)
-        return [
+        shown = [
             Approval.model_validate(
                 {
                     **row,
@@ -179,6 +205,7 @@ class MonitoringService:
             )
             for row in found
         ]
+        return shown, following
 
     async def log_lines(
         self,

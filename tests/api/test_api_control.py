@@ -418,8 +418,8 @@ MALFORMED = (
     "agents.files.set", "channels.logout", "chat.abort", "config.get", "config.patch", "config.schema.lookup",
     "cron.add", "cron.get", "cron.list", "cron.remove", "cron.run", "cron.update", "exec.approval.resolve",
     "exec.approvals.get", "exec.approvals.set", "gateway.restart.request", "sessions.compact", "sessions.delete",
-    "sessions.patch", "sessions.preview", "sessions.reset", "skills.install", "skills.status", "skills.update", "update.run",
-    "update.status",
+    "sessions.patch", "sessions.preview", "sessions.reset", "skills.install", "skills.status", "skills.update",
+    "update.run", "update.status",
 )  # fmt: skip
 NONSENSE = (None, [], "text", 7, {"unexpected": [1]}, {"file": "no object", "hash": 1, "agents": [], "previews": {}})
 ASKED = (

@@ -7,10 +7,11 @@ from typing import Any, get_args
 import httpx
 import pytest
 
-from api.models.agents import SessionSort
+from api.models.agents import AgentSort, ApprovalSort, ChannelSort, JobSort, RunSort, SessionSort
 from api.models.operations import OperationSort
 from api.models.tasks import TaskSort
-from store.monitoring import SESSION_SORTS
+from store.agents import SORTS as AGENT_SORTS
+from store.monitoring import APPROVAL_SORTS, CHANNEL_SORTS, JOB_SORTS, RUN_SORTS, SESSION_SORTS
 from store.operations import SORTS as OPERATION_SORTS
 from store.tasks import SORTS as TASK_SORTS
 
@@ -70,14 +71,26 @@ async def test_a_cursor_stays_right_in_its_order_and_fits_no_other(client):
     assert (other.status_code, other.json()["field"]) == (422, "cursor")
 
 
-@pytest.mark.parametrize("path", ["/api/tasks", "/api/operations", "/api/sessions"])
-async def test_an_unknown_order_is_refused_and_the_known_ones_are_named(client, path):
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("/api/tasks", "-updatedAt"),
+        ("/api/operations", "-updatedAt"),
+        ("/api/sessions", "-updatedAt"),
+        ("/api/agents", "-lastActivityAt"),
+        ("/api/crons", "-nextRunAt"),
+        ("/api/crons/runs", "-duration"),
+        ("/api/channels", "-lastInboundAt"),
+        ("/api/approvals", "-expiresAt"),
+    ],
+)
+async def test_an_unknown_order_is_refused_and_the_known_ones_are_named(client, path, known):
     answer = await client.get(path, params={"sort": "colour"})
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
     assert problem["field"] == "query.sort"
-    assert "-updatedAt" in problem["detail"]
+    assert known in problem["detail"]
 
 
 @pytest.mark.req("S0-9")
@@ -131,7 +144,16 @@ async def test_sessions_are_sorted_in_every_order(client, database):
 
 
 def test_the_documented_orders_are_those_that_there_are():
-    for documented, keys in ((TaskSort, TASK_SORTS), (OperationSort, OPERATION_SORTS), (SessionSort, SESSION_SORTS)):
+    for documented, keys in (
+        (TaskSort, TASK_SORTS),
+        (OperationSort, OPERATION_SORTS),
+        (SessionSort, SESSION_SORTS),
+        (AgentSort, AGENT_SORTS),
+        (JobSort, JOB_SORTS),
+        (RunSort, RUN_SORTS),
+        (ChannelSort, CHANNEL_SORTS),
+        (ApprovalSort, APPROVAL_SORTS),
+    ):
         assert set(get_args(documented)) == {sign + key for key in keys for sign in ("", "-")}
 
 
@@ -143,3 +165,97 @@ async def test_a_task_that_somebody_changed_is_not_deleted_unseen(client):
     assert (
         await client.delete(path, headers={"If-Match": (await client.get(path)).headers["ETag"]})
     ).status_code == 204
+
+
+async def pages(client: httpx.AsyncClient, path: str, sort: str, limit: int) -> list[dict[str, Any]]:
+    """Every row of a list whose pages are named by a header."""
+    found: list[dict[str, Any]] = []
+    parameters: dict[str, Any] = {"sort": sort, "limit": limit}
+    while True:
+        page = (await client.get(path, params=parameters)).raise_for_status()
+        assert len(page.json()) <= limit
+        found += page.json()
+        if "x-next-cursor" not in page.headers:
+            return found
+        parameters["cursor"] = page.headers["x-next-cursor"]
+
+
+@pytest.mark.req("S1-3")
+async def test_jobs_and_their_runs_are_sorted_and_paged(client, database):
+    for number in range(7):
+        await database.execute(
+            "INSERT INTO lobs.cron_jobs (gateway, job_id, name, schedule, enabled, next_run_at, consecutive_errors)"
+            " VALUES ('home', %s, %s, 'x', true, %s, %s)",
+            [f"j{number}", f"n{(number * 3) % 7}", None if number == 2 else f"2026-01-0{7 - number}T00:00:00Z", number],
+        )
+        await database.execute(
+            "INSERT INTO lobs.cron_runs (gateway, job_id, started_at, finished_at, status) SELECT 'home', 'j1',"
+            " '2026-01-01'::timestamptz + %s * interval '1 hour', '2026-01-01'::timestamptz + %s * interval '1 hour'"
+            " + %s * interval '1 second', %s",
+            [number, number, (number * 3) % 7, "ok" if number % 2 else "error"],
+        )
+    jobs = (await client.get("/api/crons")).json()
+    assert [job["name"] for job in jobs] == [f"n{number}" for number in range(7)]
+    by_next = (await client.get("/api/crons", params={"sort": "nextRunAt"})).json()
+    assert [job["jobId"] for job in by_next] == ["j6", "j5", "j4", "j3", "j1", "j0", "j2"], "what will not run is last"
+    worst = (await client.get("/api/crons", params={"sort": "-consecutiveErrors"})).json()
+    assert worst[0]["consecutiveErrors"] == 6
+    for name in RUN_SORTS:
+        rising = await pages(client, "/api/crons/runs", name, 3)
+        falling = await pages(client, "/api/crons/runs", f"-{name}", 2)
+        assert len({run["startedAt"] for run in rising}) == 7, name
+        assert falling == rising[::-1], name
+        assert [run[name] for run in rising] == sorted(run[name] for run in rising), name
+    first = await client.get("/api/crons/runs", params={"limit": 2})
+    assert [run["startedAt"][11:13] for run in first.json()] == ["06", "05"], "newest first unless sorted"
+    cursor = {"cursor": first.headers["x-next-cursor"], "sort": "duration"}
+    other = await client.get("/api/crons/runs", params=cursor)
+    assert (other.status_code, other.json()["field"]) == (422, "cursor")
+
+
+async def test_approvals_channels_and_agents_are_sorted(client, database):
+    for number in range(5):
+        await database.execute(
+            "INSERT INTO lobs.exec_approvals (gateway, approval_id, status, requested_at, expires_at) VALUES"
+            " ('home', %s, %s, '2026-01-01'::timestamptz + %s * interval '1 hour', %s)",
+            [
+                f"a{number}",
+                "pending" if number % 2 else "denied",
+                number,
+                None if number == 3 else f"2026-02-0{5 - number}",
+            ],
+        )
+        await database.execute(
+            "INSERT INTO lobs.channels (gateway, channel, account, last_inbound_at) VALUES ('home', %s, '', %s)",
+            [f"c{number}", None if number == 1 else f"2026-02-0{5 - number}"],
+        )
+        await database.execute(
+            "INSERT INTO lobs.agents (gateway, agent, name) VALUES ('home', %s, %s)",
+            [f"g{number}", f"N{(number * 2) % 5}"],
+        )
+        await database.execute(
+            "INSERT INTO lobs.sessions (gateway, agent, session_id, cost_usd, calls) VALUES ('home', %s, 's', %s, %s)",
+            [f"g{number}", 0.5 * ((number * 3) % 5), number],
+        )
+    for name in APPROVAL_SORTS:
+        rising = await pages(client, "/api/approvals", name, 2)
+        assert len({one["approvalId"] for one in rising}) == 5, name
+        assert await pages(client, "/api/approvals", f"-{name}", 3) == rising[::-1]
+        values = [one[name] or "" for one in rising]
+        assert values == sorted(values), name
+    heard = (await client.get("/api/channels", params={"sort": "-lastInboundAt"})).json()
+    assert [one["channel"] for one in heard] == ["c0", "c2", "c3", "c4", "c1"], "one that never was is last"
+    measures = {
+        "id": lambda one: one["id"],
+        "name": lambda one: one["name"],
+        "status": lambda one: one["status"],
+        "lastActivityAt": lambda one: one["lastActivityAt"] or "",
+        "cost": lambda one: float(one["metrics"]["cost"]),
+        "calls": lambda one: one["metrics"]["calls"],
+    }
+    assert set(measures) == set(AGENT_SORTS)
+    for name, measure in measures.items():
+        rising = (await client.get("/api/agents", params={"sort": name})).json()
+        assert len(rising) == 5
+        assert [measure(one) for one in rising] == sorted(measure(one) for one in rising), name
+        assert (await client.get("/api/agents", params={"sort": f"-{name}"})).json() == rising[::-1]
