@@ -132,7 +132,7 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                 gateway = await stack.enter_async_context(commands.gateway_client(settings))
                 watch("commands", gateway)
             chat_service = await _chat(stack, pool, settings, watch, around)
-            runs = RunService(pool, gateway, settings)
+            runs = RunService(pool, gateway, settings, counts)
             app.state.context = Context(
                 settings=settings,
                 limits=limits,

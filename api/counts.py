@@ -64,6 +64,9 @@ class Counts:
         self.dropped: Counter[str] = Counter()
         self.logins: Counter[str] = Counter()
         self.last_event_id = 0
+        self.runs: dict[str, int] = {}  # that users asked for, by status; none while commands are off
+        self.oldest_waiting: float | None = None
+        self.deliveries: Counter[Labels] = Counter()
         self.rpc_seconds = Histogram(_RPC_SECONDS)
         self.rpc_errors: Counter[Labels] = Counter()
         self.tracing: Tracing | None = None
@@ -104,6 +107,10 @@ class Counts:
             yield from _family(name, {(stream,): number for stream, number in by_stream.items()})
         yield from _family("lobservatory_live_last_event_id", {(): self.last_event_id})
         yield from _family("lobservatory_logins_total", {(outcome,): n for outcome, n in self.logins.items()})
+        yield from _family("lobservatory_requested_runs", {(status,): n for status, n in self.runs.items()})
+        oldest: dict[Labels, float] = {} if self.oldest_waiting is None else {(): self.oldest_waiting}
+        yield from _family("lobservatory_requested_runs_oldest_timestamp_seconds", oldest)
+        yield from _family("lobservatory_run_deliveries_total", self.deliveries)
         connected: dict[Labels, int] = {
             (name,): int(client.state == "connected") for name, client in self._connections.items()
         }
@@ -132,7 +139,7 @@ def _text(names: Labels, values: Labels) -> str:
     return ",".join(f'{name}="{value}"' for name, value in zip(names, values, strict=True))
 
 
-def _family(name: str, values: Mapping[Labels, int]) -> Iterator[str]:
+def _family(name: str, values: Mapping[Labels, float]) -> Iterator[str]:
     metric = _FAMILIES[name]
     yield from _head(metric)
     for labels, number in sorted(values.items()):

@@ -298,7 +298,10 @@ async def counts(connection: Connection, *, gateway: str) -> dict[str, Any]:
         " WHERE gateway = %s AND (status IN ('waiting', 'running') OR delivery = 'pending')",
         [gateway],
     )
-    return await cursor.fetchone() or {}
+    row = await cursor.fetchone()
+    if row is None:
+        raise AssertionError("an aggregate gave no row")
+    return row
 
 
 async def forget(connection: Connection) -> None:

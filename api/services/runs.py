@@ -17,6 +17,7 @@ from typing import Any, Literal
 import structlog
 
 from api import errors
+from api.counts import Counts
 from api.models.commands import DeliverTo, SendIn, SpawnIn
 from api.models.runs import RequestedRun, RunIn, RunStatus, StageOut
 from api.security.scopes import Actor, Scope
@@ -62,8 +63,9 @@ Event = dict[str, Any]
 class RunService(CommandService):
     """What may be asked of the agents of one gateway."""
 
-    def __init__(self, pool: Pool, client: GatewayClient | None, settings: Settings) -> None:
+    def __init__(self, pool: Pool, client: GatewayClient | None, settings: Settings, counts: Counts) -> None:
         super().__init__(pool, settings.gateway_name, client)
+        self._counts = counts
         self._settings = settings
         self._most = settings.runs_per_user
         self._woken = asyncio.Event()
@@ -245,6 +247,7 @@ class RunService(CommandService):
             try:
                 while await self._step(client):
                     pass
+                await self._count()
                 if looks % _FORGET_EVERY == 0:
                     async with self._pool.connection() as connection:
                         await rows.forget(connection)
@@ -254,6 +257,12 @@ class RunService(CommandService):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS)
             self._woken.clear()
+
+    async def _count(self) -> None:
+        async with self._pool.connection() as connection:
+            now = await rows.counts(connection, gateway=self._gateway)
+        self._counts.runs = {status: now[status] for status in ("waiting", "running", "undelivered")}
+        self._counts.oldest_waiting = now["oldest"].timestamp() if now["oldest"] else None
 
     async def _step(self, client: GatewayClient) -> bool:
         """One thing that is to be done; False: there is none."""
@@ -356,10 +365,12 @@ class RunService(CommandService):
         except (delivery.DeliveryError, GatewayError) as error:
             reason = refusal(error).detail if isinstance(error, GatewayError) else str(error)
             again = delivery.pause(run.delivery_attempts)
+            self._counts.deliveries[receiver, "failed"] += 1
             log.warning("a result was not delivered", run=run.id, to=receiver, again=again is not None, error=reason)
             async with self._pool.connection() as connection:
                 await rows.not_delivered(connection, run.id, reason, again)
             return
+        self._counts.deliveries[receiver, "delivered"] += 1
         async with self._pool.connection() as connection:
             await rows.delivered(connection, run.id)
 

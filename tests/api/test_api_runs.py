@@ -88,6 +88,9 @@ class Setup:
         assert (await self.client.patch(path, json={"status": "in_progress"})).status_code == 200
         assert (await self.client.patch(path, json={"status": status, **more})).status_code == 200
 
+    async def metrics(self) -> str:
+        return (await self.client.get("/metrics")).text
+
     async def kept(self) -> str:
         """All that the table has, as text."""
         cursor = await self.database.execute("SELECT coalesce(string_agg(r::text, ' '), '') FROM lobs.requested_runs r")
@@ -127,6 +130,9 @@ async def test_the_third_run_of_a_user_waits_for_the_end_of_another(setup):
     assert [(await setup.run(one["id"]))["position"] for one in (first, third, fourth)] == [None, 1, 2]
     assert len(setup.sent) == 2
     assert TASK in await setup.kept(), "what waits has to be kept"
+    metrics = await soon(setup.metrics, lambda text: 'lobservatory_requested_runs{status="waiting"} 2' in text)
+    assert 'lobservatory_requested_runs{status="running"} 2' in metrics
+    assert "lobservatory_requested_runs_oldest_timestamp_seconds 1" in metrics
 
     await setup.end(second["operationId"])
     started_third = await setup.until(third["id"], status="running")
@@ -401,6 +407,9 @@ async def test_a_result_reaches_slack_once_it_is_back_and_is_text_there(settings
             slack.down = False
             await database.execute("UPDATE lobs.requested_runs SET deliver_after = now()")
             await setup.until(run["id"], delivery="delivered", deliveryError=None)
+            metrics = await setup.metrics()
+            for outcome in ("failed", "delivered"):
+                assert f'lobservatory_run_deliveries_total{{receiver="slack",outcome="{outcome}"}} 1' in metrics
             (message,) = slack.messages
             assert message.payload["text"] == "✅ &lt;!channel&gt; *now*: completed"
             blocks = message.payload["blocks"]

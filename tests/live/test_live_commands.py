@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
@@ -10,10 +11,12 @@ import httpx
 import pytest
 
 from lobservatory.runner import secrets
+from tests.fakes.slack import fake_slack
 from tests.live.stack import gateway_settings, our_process, wait_ready
 from tests.servers import wait_for
 
 SECONDS = 120
+CAP = 2  # runs at once
 SESSION = "agent:main:dashboard:commanded"
 
 
@@ -155,13 +158,74 @@ def job_run(client):
     assert client.get(f"/api/crons/{job}").status_code == 404
 
 
+def requested(client, run, *statuses):
+    """The run once it stands as wanted."""
+
+    def probe():
+        found = accepted(client.get(f"/api/runs/{run['id']}"), 200)
+        return found if found["status"] in statuses else None
+
+    return wait_for(probe, f"{run['id']} {statuses}", SECONDS)
+
+
+def queued_pipeline(client, slack):
+    """What is above the cap waits; a pipeline hands its reply on and delivers the last one."""
+    wait_for(
+        lambda: accepted(client.get("/api/runs", params={"status": "running"}), 200)["runs"] == [], "no run", SECONDS
+    )
+    slow = [
+        accepted(client.post("/api/agents/spawn", json={"label": "Slow", "task": "Wait [[slow 600]]"}))
+        for _ in range(CAP)
+    ]
+    assert [one["status"] for one in slow] == ["running"] * CAP
+    stages = [{"task": "Begin [[say first part]]"}, {"task": "Go on [[say then {{previous}}]]"}]
+    body = {"label": "Two parts", "stages": stages, "deliverTo": "slack"}
+    pipeline = accepted(client.post("/api/runs", json=body))
+    assert (pipeline["status"], pipeline["runId"]) == ("waiting", None)
+    assert accepted(client.post(f"/api/runs/{slow[0]['id']}/cancel"), 200) == {"ok": True, "aborted": True}
+    done = requested(client, pipeline, "completed", "failed")
+    assert (done["status"], done["error"]) == ("completed", None)
+    names = [operation(client, stage["operationId"])["name"] for stage in done["stages"]]
+    assert names == ["Two parts (1 of 2)", "Two parts (2 of 2)"]
+    (message,) = slack.wait(lambda messages: len(messages) == 1, SECONDS)
+    assert message.payload["blocks"][1]["text"]["text"] == "then first part"
+    assert accepted(client.post(f"/api/runs/{slow[1]['id']}/cancel"), 200)["aborted"] is True
+    assert ended(client, slow[1]["operationId"])["status"] == "cancelled"
+
+
+def streamed_reply(client):
+    """A reply is heard while it is written."""
+    words = " ".join(f"word{n}" for n in range(40))
+    run = accepted(client.post("/api/agents/spawn", json={"label": "Tell", "task": f"Go [[slow 4]] [[say {words}]]"}))
+    with client.stream("GET", f"/api/runs/{run['id']}/reply") as answer:
+        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: ")]
+    heard = [json.loads(line) for line in lines]
+    assert [one["type"] for one in heard[:-1]] == ["delta"] * (len(heard) - 1)
+    assert (heard[-1]["type"], heard[-1]["payload"]["text"]) == ("final", words)
+    pieces = "".join(one["payload"]["text"] for one in heard[:-1])
+    assert pieces
+    assert words.startswith(pieces)
+
+
+@pytest.fixture
+def slack():
+    with fake_slack() as server:
+        yield server
+
+
 @pytest.mark.live
-@pytest.mark.req("S1-3", "S2-4", "S1-12", "S4-7", "S4-17", "S4-19", "S0-18")
-def test_a_real_gateway_does_what_it_is_told(start_gateway, tmp_path, postgres_dsn, postgres_reader_dsn):
+@pytest.mark.req("S1-3", "S2-4", "S1-12", "S4-7", "S4-17", "S4-19", "S4-20", "S4-21", "S4-23", "S4-24", "S0-18")
+def test_a_real_gateway_does_what_it_is_told(start_gateway, slack, tmp_path, postgres_dsn, postgres_reader_dsn):
     claw = start_gateway()  # of its own: what is commanded here changes it
     folder = secrets.create(tmp_path / "data")
     settings = gateway_settings(
-        claw, tmp_path, LOBS_DATABASE_URL=postgres_dsn, LOBS_READER_URL=postgres_reader_dsn, LOBS_COMMANDS="1"
+        claw,
+        tmp_path,
+        LOBS_DATABASE_URL=postgres_dsn,
+        LOBS_READER_URL=postgres_reader_dsn,
+        LOBS_COMMANDS="1",
+        LOBS_RUNS_PER_USER=str(CAP),
+        LOBS_SLACK_WEBHOOK_URL=slack.url,
     )
     url = f"http://{settings['LOBS_API_LISTEN']}"
     with our_process("exporter", settings, tmp_path) as exporter, our_process("api", settings, tmp_path) as api:
@@ -178,6 +242,8 @@ def test_a_real_gateway_does_what_it_is_told(start_gateway, tmp_path, postgres_d
             stopped_run(client, claw)
             changed_session(client, claw)
             job_run(client)
+            queued_pipeline(client, slack)
+            streamed_reply(client)
             told = accepted(client.get("/api/audit", params={"limit": 500}), 200)
         phases = {(row["action"], row["phase"]) for row in told}
         for action in ("agent.spawn", "agent.send", "agent.kill", "session.patch", "session.delete", "cron.run"):
