@@ -43,6 +43,7 @@ from api.models.monitoring import (
 )
 from api.openapi import PAGED, problems
 from api.routes.conditional import NextCursor, page, with_etag
+from api.routes.operations import IdempotencyKey
 
 router = APIRouter(prefix="/api", tags=["monitoring"])
 
@@ -76,13 +77,17 @@ async def agent(
     tags=["agents"],
     status_code=204,
     summary="Report figures of an agent",
-    responses=problems(body=True),
+    responses=problems(409, body=True),
 )
 async def report(
-    context: ContextDep, actor: Writer, agent_id: Annotated[Identifier, Path()], body: AgentMetricsIn
+    context: ContextDep,
+    actor: Writer,
+    agent_id: Annotated[Identifier, Path()],
+    body: AgentMetricsIn,
+    idempotency_key: IdempotencyKey = None,
 ) -> None:
     """What an agent says of itself; kept apart from what is measured, so nothing counts twice."""
-    await context.agents.report(actor, agent_id, body)
+    await context.agents.report(actor, agent_id, body, idempotency_key)
 
 
 @router.get("/sessions", tags=["sessions"], summary="Sessions", responses=problems())

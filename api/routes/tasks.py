@@ -138,11 +138,13 @@ async def history(context: ContextDep, actor: Reader, task_id: TaskId) -> JSONRe
     status_code=201,
     summary="Comment",
     response_model=Comment,
-    responses=problems(404, body=True),
+    responses=problems(404, 409, body=True),
 )
-async def comment(context: ContextDep, actor: Writer, task_id: TaskId, body: CommentIn) -> JSONResponse:
+async def comment(
+    context: ContextDep, actor: Writer, task_id: TaskId, body: CommentIn, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
     """Shown with the task."""
-    return JSONResponse(await context.tasks.comment(actor, task_id, body), status_code=201)
+    return JSONResponse(await context.tasks.comment(actor, task_id, body, idempotency_key), status_code=201)
 
 
 @router.get("/tasks/{task_id}/activities", summary="Activities", response_model=list[Activity], responses=problems(404))
@@ -158,11 +160,13 @@ async def activities(
     status_code=201,
     summary="Log an activity",
     response_model=Activity,
-    responses=problems(404, body=True),
+    responses=problems(404, 409, body=True),
 )
-async def add_activity(context: ContextDep, actor: Writer, task_id: TaskId, body: ActivityIn) -> JSONResponse:
+async def add_activity(
+    context: ContextDep, actor: Writer, task_id: TaskId, body: ActivityIn, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
     """What an agent did for a task."""
-    return JSONResponse(await context.tasks.add_activity(actor, task_id, body), status_code=201)
+    return JSONResponse(await context.tasks.add_activity(actor, task_id, body, idempotency_key), status_code=201)
 
 
 @router.get(
@@ -183,11 +187,13 @@ async def deliverables(
     status_code=201,
     summary="Add a deliverable",
     response_model=Deliverable,
-    responses=problems(404, body=True),
+    responses=problems(404, 409, body=True),
 )
-async def add_deliverable(context: ContextDep, actor: Writer, task_id: TaskId, body: DeliverableIn) -> JSONResponse:
+async def add_deliverable(
+    context: ContextDep, actor: Writer, task_id: TaskId, body: DeliverableIn, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
     """A file by its path, a URL, or an artifact."""
-    return JSONResponse(await context.tasks.add_deliverable(actor, task_id, body), status_code=201)
+    return JSONResponse(await context.tasks.add_deliverable(actor, task_id, body, idempotency_key), status_code=201)
 
 
 @router.get(
@@ -205,9 +211,11 @@ async def subagents(context: ContextDep, actor: Reader, task_id: TaskId) -> JSON
     response_model=Subagent,
     responses=problems(404, 409, body=True),
 )
-async def add_subagent(context: ContextDep, actor: Writer, task_id: TaskId, body: SubagentIn) -> JSONResponse:
+async def add_subagent(
+    context: ContextDep, actor: Writer, task_id: TaskId, body: SubagentIn, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
     """It starts as `active`."""
-    return JSONResponse(await context.tasks.add_subagent(actor, task_id, body), status_code=201)
+    return JSONResponse(await context.tasks.add_subagent(actor, task_id, body, idempotency_key), status_code=201)
 
 
 @router.patch(

@@ -8,8 +8,9 @@ from typing import Any
 from api import errors
 from api.models.agents import Agent, AgentDetail, AgentEvent, AgentFigures, AgentMetricsIn, TokenClasses
 from api.security.scopes import Actor
+from api.services.requests import request_hash
 from store import agents as rows
-from store import feed
+from store import feed, idempotency
 from store.pool import Pool
 
 _HISTORY = 100
@@ -63,23 +64,34 @@ class AgentService:
             for row in found
         ]
 
-    async def report(self, actor: Actor, agent: str, figures: AgentMetricsIn) -> None:
-        """Keep what an agent reports of itself."""
+    async def report(self, actor: Actor, agent: str, figures: AgentMetricsIn, key: str | None) -> None:
+        """Keep what an agent reports of itself. Raises ConflictError for a key of another request."""
         if not actor.sees(figures.gateway):
             raise errors.WrongGatewayError("This token is limited to other gateways.", field="body.gateway")
         async with self._pool.connection() as connection:
-            await rows.insert_metrics(
+
+            async def make() -> dict[str, Any]:
+                await rows.insert_metrics(
+                    connection,
+                    agent=agent,
+                    gateway=figures.gateway,
+                    session_id=figures.session_id,
+                    tokens=figures.tokens,
+                    cost_usd=figures.cost,
+                    runtime_ms=figures.runtime,
+                    tasks_completed=figures.tasks_completed,
+                )
+                await feed.add(
+                    connection, type="agent", actor=actor.name, action="metrics", target_type="agent", target_id=agent
+                )
+                return {}
+
+            await idempotency.once(
                 connection,
-                agent=agent,
-                gateway=figures.gateway,
-                session_id=figures.session_id,
-                tokens=figures.tokens,
-                cost_usd=figures.cost,
-                runtime_ms=figures.runtime,
-                tasks_completed=figures.tasks_completed,
-            )
-            await feed.add(
-                connection, type="agent", actor=actor.name, action="metrics", target_type="agent", target_id=agent
+                actor=actor.token_id,
+                key=key,
+                request_hash=request_hash(f"agents/{agent}/metrics", figures),
+                make=make,
             )
 
 

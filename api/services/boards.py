@@ -7,7 +7,7 @@ from typing import Any
 
 from api.models.boards import BoardIn
 from api.security.scopes import Actor
-from api.services.operations import request_hash
+from api.services.requests import request_hash
 from store import boards as rows
 from store import feed, idempotency
 from store.pool import Connection, Pool

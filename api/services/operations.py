@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime
 from typing import Any
-
-import msgspec
-from pydantic import BaseModel
 
 from api import errors
 from api.models.operations import MetricsPatch, OperationIn, OperationPatch, OperationStatus, OperationType, StepPatch
 from api.security.scopes import Actor
 from api.services.agents import gateways_of
+from api.services.requests import request_hash
 from store import feed, idempotency
 from store import operations as rows
 from store.pool import Connection, Pool
 
 Document = dict[str, Any]
-
-
-def request_hash(path: str, body: BaseModel) -> bytes:
-    """What makes two requests the same one, for Idempotency-Key."""
-    return hashlib.sha256(
-        path.encode() + b"\0" + msgspec.json.encode(body.model_dump(mode="json"), order="sorted")
-    ).digest()
 
 
 class OperationService:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any
+
+from pydantic import BaseModel
 
 from api import errors
 from api.models.tasks import ActivityIn, CommentIn, DeliverableIn, Priority, SubagentIn, TaskIn, TaskPatch, TaskStatus
 from api.security.scopes import Actor
 from api.services.agents import gateways_of
-from api.services.operations import request_hash
+from api.services.requests import request_hash
 from store import feed, idempotency
 from store import tasks as rows
 from store.pool import Connection, Pool
@@ -102,13 +104,35 @@ class TaskService:
             gone = await rows.delete(connection, task_id, actor=actor.name, expected_version=version)
             await _note(connection, actor, "deleted", task_id, {"title": gone["title"]})
 
-    async def comment(self, actor: Actor, task_id: str, wanted: CommentIn) -> Document:
+    async def comment(self, actor: Actor, task_id: str, wanted: CommentIn, key: str | None) -> Document:
         """Comment on a task. Raises NotFoundError."""
-        async with self._pool.connection() as connection:
-            await _visible(connection, actor, task_id)
+
+        async def make(connection: Connection) -> Document:
             made = await rows.add_comment(connection, task_id, author=wanted.author, content=wanted.content)
             await _note(connection, actor, "commented", task_id, {"author": wanted.author, "comment": made["id"]})
             return made
+
+        return await self._add(actor, task_id, "comment", wanted, key, make)
+
+    async def _add(  # noqa: PLR0917 - who, to what, what, once
+        self,
+        actor: Actor,
+        task_id: str,
+        kind: str,
+        wanted: BaseModel,
+        key: str | None,
+        make: Callable[[Connection], Awaitable[Document]],
+    ) -> Document:
+        """Something new of a task. Raises NotFoundError, and ConflictError for a key of another request."""
+        async with self._pool.connection() as connection:
+            await _visible(connection, actor, task_id)
+            return await idempotency.once(
+                connection,
+                actor=actor.token_id,
+                key=key,
+                request_hash=request_hash(f"tasks/{task_id}/{kind}", wanted),
+                make=lambda: make(connection),
+            )
 
     async def history(self, actor: Actor, task_id: str) -> list[Document]:
         """Every change of the status, oldest first; of a deleted task too, to whoever sees all gateways."""
@@ -123,10 +147,10 @@ class TaskService:
         async with self._pool.connection() as connection:
             return await rows.flow(connection, since=since, until=until)
 
-    async def add_activity(self, actor: Actor, task_id: str, wanted: ActivityIn) -> Document:
+    async def add_activity(self, actor: Actor, task_id: str, wanted: ActivityIn, key: str | None) -> Document:
         """Log what an agent did. Raises NotFoundError."""
-        async with self._pool.connection() as connection:
-            await _visible(connection, actor, task_id)
+
+        async def make(connection: Connection) -> Document:
             return await rows.add_activity(
                 connection,
                 task_id,
@@ -136,17 +160,21 @@ class TaskService:
                 metadata=wanted.metadata,
             )
 
+        return await self._add(actor, task_id, "activities", wanted, key, make)
+
     async def activities(self, actor: Actor, task_id: str, before: int | None, limit: int) -> list[Document]:
         """Newest first. Raises NotFoundError."""
         async with self._pool.connection() as connection:
             await _visible(connection, actor, task_id)
             return await rows.activities(connection, task_id, before=before, limit=limit)
 
-    async def add_deliverable(self, actor: Actor, task_id: str, wanted: DeliverableIn) -> Document:
+    async def add_deliverable(self, actor: Actor, task_id: str, wanted: DeliverableIn, key: str | None) -> Document:
         """Note what a task produced. Raises NotFoundError."""
-        async with self._pool.connection() as connection:
-            await _visible(connection, actor, task_id)
+
+        async def make(connection: Connection) -> Document:
             return await rows.add_deliverable(connection, task_id, **wanted.model_dump())
+
+        return await self._add(actor, task_id, "deliverables", wanted, key, make)
 
     async def deliverables(self, actor: Actor, task_id: str, before: int | None, limit: int) -> list[Document]:
         """Newest first. Raises NotFoundError."""
@@ -154,15 +182,17 @@ class TaskService:
             await _visible(connection, actor, task_id)
             return await rows.deliverables(connection, task_id, before=before, limit=limit)
 
-    async def add_subagent(self, actor: Actor, task_id: str, wanted: SubagentIn) -> Document:
+    async def add_subagent(self, actor: Actor, task_id: str, wanted: SubagentIn, key: str | None) -> Document:
         """Put a session under a task. Raises NotFoundError, ConflictError."""
-        async with self._pool.connection() as connection:
-            await _visible(connection, actor, task_id)
+
+        async def make(connection: Connection) -> Document:
             made = await rows.add_session(
                 connection, task_id, openclaw_session_id=wanted.openclaw_session_id, agent_name=wanted.agent_name
             )
             await _note(connection, actor, "spawned", task_id, {"session": wanted.openclaw_session_id})
             return made
+
+        return await self._add(actor, task_id, "subagent", wanted, key, make)
 
     async def subagents(self, actor: Actor, task_id: str) -> list[Document]:
         """The sessions of a task, newest first. Raises NotFoundError."""

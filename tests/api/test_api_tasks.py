@@ -294,3 +294,42 @@ async def test_a_token_of_one_gateway_sees_no_tasks_of_others(client, app):
         assert await listed(limited) == [shared["id"], ours["id"]]
         for method in ("GET", "PATCH", "DELETE"):
             assert (await limited.request(method, f"/api/tasks/{theirs['id']}", json={})).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "other", "listed"),
+    [
+        ("comment", {"author": "a", "content": "c"}, {"author": "a", "content": "d"}, None),
+        ("activities", {"activity_type": "updated", "message": "m"}, {"activity_type": "updated", "message": "n"}, 1),
+        (
+            "deliverables",
+            {"deliverable_type": "url", "title": "t", "path": "https://example.org"},
+            {"deliverable_type": "artifact", "title": "u"},
+            1,
+        ),
+        ("subagent", {"openclaw_session_id": "s"}, {"openclaw_session_id": "s2"}, 1),
+    ],
+)
+async def test_what_is_added_to_a_task_is_added_once_for_each_key(client, path, body, other, listed):
+    task = (await client.post("/api/tasks", json={"title": "t"})).json()["id"]
+    url, key = f"/api/tasks/{task}/{path}", {"Idempotency-Key": "k"}
+    first = await client.post(url, json=body, headers=key)
+    again = await client.post(url, json=body, headers=key)
+    assert (first.status_code, again.status_code) == (201, 201), first.text
+    assert again.json() == first.json()
+    assert (await client.post(url, json=other, headers=key)).status_code == 409
+    if listed is None:
+        assert len((await client.get(f"/api/tasks/{task}")).json()["comments"]) == 1
+    else:
+        assert len((await client.get(url)).json()) == listed
+    elsewhere = (await client.post("/api/tasks", json={"title": "u"})).json()["id"]
+    assert (await client.post(f"/api/tasks/{elsewhere}/{path}", json=body, headers=key)).status_code == 409
+
+
+async def test_figures_of_an_agent_are_reported_once_for_each_key(client, database):
+    body = {"tokens": 5, "cost": 0.1, "runtime": 10, "tasksCompleted": 1}
+    for _ in range(2):
+        answer = await client.post("/api/agents/main/metrics", json=body, headers={"Idempotency-Key": "k"})
+        assert answer.status_code == 204, answer.text
+    cursor = await database.execute("SELECT count(*) FROM lobs.agent_metrics")
+    assert (await cursor.fetchone())[0] == 1
