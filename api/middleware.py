@@ -42,7 +42,7 @@ PUBLIC = frozenset(
         "/api/auth/login",
     }
 )
-PUBLIC_FOLDERS = ("/static/",)
+PUBLIC_FOLDERS = ("/static/", "/runbooks/")
 # Deliveries that carry a signature need no token: their route checks it before anything else. Without one: 401 here.
 SIGNED_FOLDER = "/api/hooks/"
 SIGNATURE_HEADER = "X-Lobservatory-Signature"

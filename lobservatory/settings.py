@@ -199,7 +199,7 @@ class Settings(BaseModel):
         None, description="A configuration of Alertmanager of your own, instead of ours (docs/alerts.md)."
     )
     runbook_url: str = Field(
-        "", description="Address of the folder `alerts/runbooks` in messages. Empty: its path in the repository."
+        "", description="Address of the folder `alerts/runbooks` in messages. Empty: where the API serves it."
     )
     official_metrics: bool = Field(
         default=False, description="Scrape the gateway's own plugin diagnostics-prometheus as well, under `make up`."

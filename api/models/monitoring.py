@@ -170,7 +170,7 @@ class BannerAlert(AlertEvent):
     """An alert with where to go from it."""
 
     board_url: str
-    runbook_url: str | None = Field(description="None without LOBS_RUNBOOK_URL.")
+    runbook_url: str | None = Field(description="None where the alert names no runbook.")
     silence_url: str
 
 

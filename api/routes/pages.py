@@ -89,6 +89,15 @@ async def static(name: str = "icon.svg") -> Response:
     return Response(page.content, media_type=page.media_type, headers={"Cache-Control": "max-age=300"})
 
 
+@router.get("/runbooks/{name}", include_in_schema=False)
+async def runbook(name: str) -> Response:
+    """What to do about an alert."""
+    page = web.runbook(name)
+    if page is None:
+        raise errors.NotFoundError(f"There is no runbook {name}.")
+    return Response(page.content, media_type=page.media_type)
+
+
 @router.get("/openapi.json", include_in_schema=False)
 async def openapi(request: Request) -> dict[str, object]:
     """The OpenAPI document."""

@@ -69,11 +69,11 @@ class AlertService:
         names = {"alertname": alert.alert} | ({"gateway": alert.gateway} if alert.gateway else {})
         matchers = ",".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in names.items())
         query = f"?var-gateway={urllib.parse.quote(alert.gateway, safe='')}" if alert.gateway else ""
-        runbooks = self._settings.runbook_url
+        runbooks = self._settings.runbook_url or f"{self._settings.api_listen.url}/runbooks"
         return BannerAlert(
             **alert.model_dump(),
             board_url=f"{grafana}{board}{query}",
-            runbook_url=f"{runbooks}/{urllib.parse.quote(alert.alert, safe='')}.md" if runbooks else None,
+            runbook_url=f"{runbooks}/{urllib.parse.quote(alert.alert, safe='')}.md" if alert.runbook else None,
             silence_url=f"{alertmanager}/#/silences/new?filter={urllib.parse.quote(f'{{{matchers}}}', safe='')}",
         )
 

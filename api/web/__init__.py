@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from importlib import metadata, resources
+from pathlib import Path
 from typing import NamedTuple
 
 from lobservatory.settings import Listen, Settings
@@ -30,6 +31,9 @@ _STATIC = (
 )
 
 
+RUNBOOKS = Path(__file__).resolve().parents[2] / "alerts" / "runbooks"
+
+
 class Page(NamedTuple):
     """A file and its content type."""
 
@@ -44,6 +48,12 @@ def _read(name: str) -> Page:
 def static_files() -> dict[str, Page]:
     """What `/static/` serves, by name."""
     return {name: _read(name) for name in _STATIC}
+
+
+def runbook(name: str) -> Page | None:
+    """What `/runbooks/` serves: a runbook as it is written, for the links of messages; None where there is none."""
+    paths = {path.name: path for path in RUNBOOKS.glob("*.md")}
+    return Page(paths[name].read_bytes(), "text/plain; charset=utf-8") if name in paths else None
 
 
 def docs() -> Page:

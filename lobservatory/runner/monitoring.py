@@ -82,7 +82,9 @@ def prepare_alertmanager(directory: Path, settings: Settings, addresses: Mapping
     webhook = settings.slack_webhook_url.get_secret_value().strip()
     secret = directory / "slack_url"
     _copy(ALERTS / "slack.tmpl", directory / "slack.tmpl")
-    write_private(directory / "links.tmpl", links_template(settings, addresses.get("grafana", settings.grafana_listen)))
+    api = addresses.get("api", settings.api_listen)
+    grafana = addresses.get("grafana", settings.grafana_listen)
+    write_private(directory / "links.tmpl", links_template(settings, grafana, api))
     if webhook:
         parts = urlsplit(webhook)
         if parts.scheme not in {"http", "https"} or not parts.hostname or any(mark.isspace() for mark in webhook):
@@ -98,8 +100,7 @@ def prepare_alertmanager(directory: Path, settings: Settings, addresses: Mapping
     # A copy that nobody changed is ours: without a webhook it could not even start.
     if settings.alertmanager_config is None or config.read_bytes() == ours.read_bytes():
         _copy(ours if webhook else ALERTMANAGER / "alertmanager-without-slack.yml", config)
-    api = _reachable(addresses.get("api", settings.api_listen))
-    write_private(config, config.read_text(encoding="utf-8").replace(HISTORY, f"http://{api}/"))
+    write_private(config, config.read_text(encoding="utf-8").replace(HISTORY, f"http://{_reachable(api)}/"))
     return config
 
 
@@ -122,14 +123,11 @@ def alertmanager_arguments(config: Path, data: Path, listen: Listen, settings: S
     ]
 
 
-def links_template(settings: Settings, grafana: Listen) -> str:
+def links_template(settings: Settings, grafana: Listen, api: Listen) -> str:
     """The text of `links.tmpl`: what messages link to. The addresses have been checked to hold no template marks."""
     board = settings.grafana_url or f"http://{_reachable(grafana)}"
-    runbook = (
-        f'<{settings.runbook_url}/{{{{ template "lobs.query" . }}}}.md|Runbook>'
-        if settings.runbook_url
-        else 'Runbook: alerts/runbooks/{{ template "lobs.plain" . }}.md'
-    )
+    runbooks = settings.runbook_url or f"http://{_reachable(api)}/runbooks"
+    runbook = f'<{runbooks}/{{{{ template "lobs.query" . }}}}.md|Runbook>'
     return (
         f'{{{{ define "lobs.grafana" }}}}{board}{{{{ end }}}}\n{{{{ define "lobs.runbook" }}}}{runbook}{{{{ end }}}}\n'
     )

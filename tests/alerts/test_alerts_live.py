@@ -86,7 +86,7 @@ def test_killed_gateway_is_one_message_and_its_return_another(gateway, tmp_path)
         gateway.kill()
         (down,) = slack.wait(lambda messages: len(messages) == 1)
         assert down.title == "🔴 The gateway does not answer · default"
-        assert set(down.links) == {"Board", "Silence"}
+        assert set(down.links) == {"Board", "Runbook", "Silence"}
 
         gateway.start()
         (_, back) = slack.wait(lambda messages: len(messages) == 2, 120)

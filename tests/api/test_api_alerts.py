@@ -62,7 +62,7 @@ async def test_banner_has_what_fires_the_worst_first_with_links(client, app, dat
     assert datetime.fromisoformat(down["startsAt"]) == NOW - timedelta(minutes=30), "the newest of the same"
     assert (down["action"], down["runbook"]) == ("Do it.", "alerts/runbooks/GatewayDown.md")
     assert cost["boardUrl"] == "http://127.0.0.1:3000/d/lobs-cost?var-gateway=my%20%22gate%22%20%26%20co"
-    assert cost["runbookUrl"] is None
+    assert cost["runbookUrl"] == "http://127.0.0.1:8787/runbooks/DailyCostHigh.md"
     assert "%2Cgateway%3D%22my%20%5C%22gate%5C%22%20%26%20co%22" in cost["silenceUrl"]
     assert (shown["watchdogHeardAt"], shown["watchdogSilent"]) == (None, False)
 
@@ -162,3 +162,17 @@ async def test_history_tells_the_time_to_resolve_and_ranks_the_noise(client, dat
         (1, "ToolFailures", 3, 3, 0, 120.0),
         (2, "GatewayDown", 3, 0, 1, 1200.0),
     ]
+
+
+async def test_links_of_runbooks_lead_somewhere_without_a_token(anonymous, client):
+    await tell(client, alert("GatewayDown", "critical", "f1"))
+    (shown,) = (await client.get("/api/alerts/banner")).json()["alerts"]
+    path = shown["runbookUrl"].removeprefix("http://127.0.0.1:8787")
+    answer = await anonymous.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert answer.text.startswith("# GatewayDown\n")
+
+
+@pytest.mark.parametrize("name", ["Nothing.md", "..%2Frules%2Flobs-host.yml", "%2Fetc%2Fpasswd", "GatewayDown", ""])
+async def test_runbooks_are_the_only_files_there(anonymous, name):
+    assert (await anonymous.get(f"/runbooks/{name}")).status_code == 404
