@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -25,6 +25,7 @@ Action = Literal[
     "agent.delete",
     "exec.rule.add",
     "skill.install",
+    "skill.update",
     "config.patch",
     "channel.logout",
     "gateway.restart",
@@ -121,13 +122,23 @@ class ConfirmIn(Camel):
     """A dangerous command that is about to be given."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"action": "session.delete", "target": "agent:main:dashboard:old"}]},
+        json_schema_extra={
+            "examples": [
+                {"action": "session.delete", "target": "agent:main:dashboard:old"},
+                {"action": "exec.rule.add", "target": "main", "body": {"agentId": "main", "pattern": "/usr/bin/git"}},
+            ]
+        },
         alias_generator=to_camel,
         extra="forbid",
     )
 
     action: Action
     target: SessionKey
+    body: dict[str, Any] | None = Field(
+        default=None,
+        description="The body that the command will be sent with, when it has one (of `channel.logout` its query): the"
+        " confirmation is for just that.",
+    )
 
 
 class Confirmation(Camel):

@@ -274,6 +274,14 @@ class ConfigPatch(ConfigCheck):
     base_hash: Annotated[str, Field(min_length=1, max_length=200, description="`hash` of GET /api/config."), Storable]
 
 
+class ChannelAccount(Camel):
+    """Which account of a channel is meant; null: its default one."""
+
+    model_config = _example(account=None)
+
+    account: ShortText | None = None
+
+
 class UpdateStatus(Camel):
     """Whether a newer version of the gateway is there. `available` null: the gateway has not looked yet."""
 

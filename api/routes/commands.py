@@ -39,8 +39,8 @@ ConfirmationHeader = Annotated[
 
 @router.post("/commands/confirm", summary="Confirm a dangerous command", responses=problems(body=True))
 async def confirm(context: ContextDep, actor: Commander, body: ConfirmIn) -> Confirmation:
-    """A nonce for this command on this target, once, within 60 seconds."""
-    return await context.commands.confirm(actor, body.action, body.target)
+    """A nonce for this command on this target with this body, once, within 60 seconds."""
+    return await context.commands.confirm(actor, body)
 
 
 @router.post(

@@ -204,7 +204,7 @@ async def add_rule(
     confirmation: ConfirmationHeader = None,
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
-    """Needs a confirmation `exec.rule.add` with the agent as its target (428 without)."""
+    """Needs a confirmation `exec.rule.add` with the agent as its target and this body (428 without)."""
     return JSONResponse(await context.control.add_rule(actor, body, confirmation, idempotency_key), status_code=201)
 
 
@@ -245,7 +245,7 @@ async def install_skill(
     confirmation: ConfirmationHeader = None,
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
-    """Needs a confirmation `skill.install` (428 without); its target is the slug, with `:` for `/`."""
+    """Needs a confirmation `skill.install` with this body (428 without); its target is the slug, with `:` for `/`."""
     answer = await context.control.install_skill(actor, body, confirmation, idempotency_key)
     return JSONResponse(answer, status_code=202)
 
@@ -264,8 +264,8 @@ async def update_skill(
     confirmation: ConfirmationHeader = None,
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
-    """To the newest version of the public registry, for the default agent. Needs a confirmation `skill.install` (428
-    without); its target is the slug, with `:` for `/`."""
+    """To the newest version of the public registry, for the default agent. Needs a confirmation `skill.update` with
+    this body (428 without); its target is the slug, with `:` for `/`."""
     answer = await context.control.update_skill(actor, body.slug, confirmation, idempotency_key)
     return JSONResponse(answer, status_code=202)
 
@@ -313,8 +313,8 @@ async def patch_config(
     confirmation: ConfirmationHeader = None,
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
-    """Needs a confirmation `config.patch` with the gateway's name as its target (428 without). 412 when somebody has
-    changed it since. The gateway may restart."""
+    """Needs a confirmation `config.patch` with the gateway's name as its target and this body (428 without). 412 when
+    somebody has changed it since. The gateway may restart."""
     return JSONResponse(await context.control.patch_config(actor, body, confirmation, idempotency_key))
 
 
@@ -333,7 +333,7 @@ async def logout(
     confirmation: ConfirmationHeader = None,
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
-    """Needs a confirmation `channel.logout` (428 without)."""
+    """Needs a confirmation `channel.logout`, its body `{"account": …}` where one is named (428 without)."""
     return JSONResponse(await context.control.logout(actor, channel, account, confirmation, idempotency_key))
 
 

@@ -14,17 +14,20 @@ from typing import Any, TypeVar
 
 import msgspec
 import structlog
+from pydantic import BaseModel, ValidationError
 
 from api import errors
 from api.models.commands import (
     Action,
     Confirmation,
+    ConfirmIn,
     DecisionIn,
     KillIn,
     SessionPatch,
     Transcript,
     TranscriptItem,
 )
+from api.models.control import ChannelAccount, ConfigPatch, RuleIn, SkillInstall, SkillUpdate
 from api.security.scopes import Actor
 from lobservatory import logging
 from lobservatory.settings import Settings
@@ -45,6 +48,14 @@ SCOPES = ("operator.read", "operator.write", "operator.approvals", "operator.adm
 CONFIRM_SECONDS = 60
 RPC_SECONDS = 20.0
 _TRANSCRIPT_CHARACTERS = 4_000  # of one message
+
+_BODIES: Mapping[Action, type[BaseModel]] = {  # of what is confirmed; the others are sent without one
+    "exec.rule.add": RuleIn,
+    "skill.install": SkillInstall,
+    "skill.update": SkillUpdate,
+    "config.patch": ConfigPatch,
+    "channel.logout": ChannelAccount,
+}
 
 Answer = dict[str, Any]
 _Value = TypeVar("_Value")
@@ -83,14 +94,15 @@ class CommandService:
         self._gateway = gateway
         self._client = client  # None: commands are off
 
-    async def confirm(self, actor: Actor, action: Action, target: str) -> Confirmation:
-        """A nonce for one dangerous command on one target."""
+    async def confirm(self, actor: Actor, wanted: ConfirmIn) -> Confirmation:
+        """A nonce for one dangerous command: this action on this target with this body. Raises InvalidFieldError."""
         self._connection(actor)
+        body = _body(wanted)
         nonce = secrets.token_urlsafe(24)
         async with self._pool.connection() as connection:
             await auth_rows.insert_ticket(
                 connection,
-                sha256=_confirmation(nonce, action, target),
+                sha256=_confirmation(nonce, wanted.action, wanted.target, body),
                 token_id=actor.token_id,
                 lifetime=timedelta(seconds=CONFIRM_SECONDS),
             )
@@ -205,12 +217,14 @@ class CommandService:
         if not any(row["configured"] for row in found):
             raise errors.NotFoundError(f"The gateway {self._gateway} has no agent {agent}.", field="agentId")
 
-    async def _confirmed(self, actor: Actor, action: Action, target: str, nonce: str | None) -> None:
+    async def _confirmed(
+        self, actor: Actor, action: Action, target: str, nonce: str | None, body: BaseModel | None = None
+    ) -> None:
         self._connection(actor)
         token = None
         if nonce is not None:
             async with self._pool.connection() as connection:
-                token = await auth_rows.redeem_ticket(connection, _confirmation(nonce, action, target))
+                token = await auth_rows.redeem_ticket(connection, _confirmation(nonce, action, target, body))
         if token is None or token.id != actor.token_id:
             raise errors.ConfirmationNeededError(action)
 
@@ -341,8 +355,24 @@ def session_of(agent: str, session_key: str | None) -> str:
     return session_key
 
 
-def _confirmation(nonce: str, action: str, target: str) -> bytes:
-    return hashlib.sha256(msgspec.json.encode(["confirm", nonce, action, target])).digest()
+def _body(wanted: ConfirmIn) -> BaseModel | None:
+    """The body of the command that is confirmed, read as the command itself reads it."""
+    model = _BODIES.get(wanted.action)
+    if model is None:
+        if wanted.body:
+            raise errors.InvalidFieldError(f"{wanted.action} has no body.", field="body.body")
+        return None
+    try:
+        return model.model_validate(wanted.body or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(["body", "body", *map(str, first["loc"])])
+        raise errors.InvalidFieldError(f"The body of {wanted.action}: {first['msg']}.", field=field) from None
+
+
+def _confirmation(nonce: str, action: str, target: str, body: BaseModel | None) -> bytes:
+    content = ["confirm", nonce, action, target, None if body is None else body.model_dump()]
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).digest()
 
 
 def refusal(error: GatewayError) -> errors.ApiError:

@@ -22,6 +22,7 @@ from api.models.control import (
     AgentIn,
     AgentPatch,
     At,
+    ChannelAccount,
     ConfigChecked,
     ConfigPatch,
     ConfigProblem,
@@ -36,6 +37,7 @@ from api.models.control import (
     Schedule,
     Skill,
     SkillInstall,
+    SkillUpdate,
     UpdateStatus,
 )
 from api.security.scopes import Actor
@@ -264,7 +266,7 @@ class ControlService(CommandService):
 
     async def add_rule(self, actor: Actor, wanted: RuleIn, nonce: str | None, key: str | None) -> Answer:
         """Allow a pattern from now on. Needs a confirmation."""
-        await self._confirmed(actor, "exec.rule.add", wanted.agent_id, nonce)
+        await self._confirmed(actor, "exec.rule.add", wanted.agent_id, nonce, wanted)
         return await self._change_rules(actor, "exec.rule.add", wanted, key)
 
     async def remove_rule(self, actor: Actor, wanted: RuleIn, key: str | None) -> Answer:
@@ -316,7 +318,7 @@ class ControlService(CommandService):
 
     async def install_skill(self, actor: Actor, wanted: SkillInstall, nonce: str | None, key: str | None) -> Answer:
         """Install a skill of the public registry: code that agents will run. Needs a confirmation."""
-        await self._confirmed(actor, "skill.install", _target(wanted.slug), nonce)
+        await self._confirmed(actor, "skill.install", _target(wanted.slug), nonce, wanted)
         params = {"source": "clawhub", "slug": wanted.slug}
         params |= {} if wanted.version is None else {"version": wanted.version}
         params |= {} if wanted.agent_id is None else {"agentId": wanted.agent_id}
@@ -325,9 +327,9 @@ class ControlService(CommandService):
         )
 
     async def update_skill(self, actor: Actor, slug: str, nonce: str | None, key: str | None) -> Answer:
-        """Update a skill of the public registry to its newest version: other code that agents will run. Needs the
-        confirmation of an install."""
-        await self._confirmed(actor, "skill.install", _target(slug), nonce)
+        """Update a skill of the public registry to its newest version: other code that agents will run. Needs a
+        confirmation."""
+        await self._confirmed(actor, "skill.update", _target(slug), nonce, SkillUpdate(slug=slug))
         params = {"source": "clawhub", "slug": slug}
         return await self._change(
             actor, "skill.upgrade", slug, "skills.update", params, key, params, seconds=_INSTALL_SECONDS
@@ -385,7 +387,7 @@ class ControlService(CommandService):
 
     async def patch_config(self, actor: Actor, wanted: ConfigPatch, nonce: str | None, key: str | None) -> Answer:
         """Change the configuration as it was read. Needs a confirmation; raises StaleVersionError."""
-        await self._confirmed(actor, "config.patch", self._gateway, nonce)
+        await self._confirmed(actor, "config.patch", self._gateway, nonce, wanted)
 
         async def send(client: GatewayClient) -> Answer:
             present = await call(client, "config.get", {})
@@ -412,7 +414,7 @@ class ControlService(CommandService):
         self, actor: Actor, channel: str, account: str | None, nonce: str | None, key: str | None
     ) -> Answer:
         """Log a chat channel out. Needs a confirmation: only a person at the other end can log it in again."""
-        await self._confirmed(actor, "channel.logout", channel, nonce)
+        await self._confirmed(actor, "channel.logout", channel, nonce, ChannelAccount(account=account))
         params = {"channel": channel} if account is None else {"channel": channel, "accountId": account}
         return await self._change(actor, "channel.logout", channel, "channels.logout", params, key, params)
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -28,8 +29,9 @@ class Setup:
     def sent(self, method):
         return [params for name, params in self.gateway.calls if name == method]
 
-    async def confirmed(self, action, target):
-        answer = await self.client.post("/api/commands/confirm", json={"action": action, "target": target})
+    async def confirmed(self, action, target, body=None):
+        wanted = {"action": action, "target": target, "body": body}
+        answer = await self.client.post("/api/commands/confirm", json=wanted)
         assert answer.status_code == 200, answer.text
         return {"X-Confirmation": answer.json()["nonce"]}
 
@@ -156,7 +158,7 @@ async def test_rules_are_added_and_removed_and_nothing_else_of_the_file_changes(
     setup.gateway.answers["exec.approvals.set"] = lambda params: state.update(file=params["file"]) or {}
     rule = {"agentId": "main", "pattern": "/usr/bin/git"}
     assert (await setup.client.post("/api/approval-rules", json=rule)).status_code == 428
-    nonce = await setup.confirmed("exec.rule.add", "main")
+    nonce = await setup.confirmed("exec.rule.add", "main", rule)
     assert (await setup.client.post("/api/approval-rules", json=rule, headers=nonce)).status_code == 201
     assert setup.sent("exec.approvals.set")[0]["baseHash"] == "h1"
     listed = (await setup.client.get("/api/approval-rules")).json()
@@ -178,7 +180,7 @@ async def test_skills_are_shown_installed_and_turned_off(setup):
     assert setup.sent("skills.update") == [{"skillKey": "1password", "enabled": False}]
     body = {"slug": "@owner/skill", "version": "1.0.0"}
     assert (await setup.client.post("/api/skills", json=body)).status_code == 428
-    nonce = await setup.confirmed("skill.install", "@owner:skill")
+    nonce = await setup.confirmed("skill.install", "@owner:skill", body)
     assert (await setup.client.post("/api/skills", json=body, headers=nonce)).status_code == 202
     assert setup.sent("skills.install") == [{"source": "clawhub", "slug": "@owner/skill", "version": "1.0.0"}]
     assert (await setup.client.post("/api/skills", json={"slug": "../../etc"})).status_code == 422
@@ -205,10 +207,10 @@ async def test_the_configuration_is_read_without_secrets_checked_and_patched_as_
     body = {**good, "baseHash": answer["hash"]}
     assert (await setup.client.patch("/api/config", json=body)).status_code == 428
     stale = {**good, "baseHash": "another"}
-    nonce = await setup.confirmed("config.patch", "home")
+    nonce = await setup.confirmed("config.patch", "home", stale)
     assert (await setup.client.patch("/api/config", json=stale, headers=nonce)).status_code == 412
     assert setup.sent("config.patch") == []
-    nonce = await setup.confirmed("config.patch", "home")
+    nonce = await setup.confirmed("config.patch", "home", body)
     assert (await setup.client.patch("/api/config", json=body, headers=nonce)).status_code == 200
     assert setup.sent("config.patch") == [{"raw": '{"cron": {"enabled": true}}', "baseHash": answer["hash"]}]
     assert (await audit(database))[-2][3] == {"paths": ["cron.enabled"]}
@@ -405,12 +407,78 @@ async def test_a_skill_is_updated_to_its_newest_version(setup, database):
     setup.gateway.answers["skills.update"] = lambda _: {"ok": True, "skillKey": "@owner/skill"}
     body = {"slug": "@owner/skill"}
     assert (await setup.client.post("/api/skills/update", json=body)).status_code == 428
-    nonce = await setup.confirmed("skill.install", "@owner:skill")
+    nonce = await setup.confirmed("skill.update", "@owner:skill", body)
     assert (await setup.client.post("/api/skills/update", json=body, headers=nonce)).status_code == 202
     assert setup.sent("skills.update") == [{"source": "clawhub", "slug": "@owner/skill"}]
     assert [row[:2] for row in await audit(database)] == [("skill.upgrade", "started"), ("skill.upgrade", "succeeded")]
     for wrong in ({"slug": "../../etc"}, {"slug": "x", "all": True}, {}):
         assert (await setup.client.post("/api/skills/update", json=wrong)).status_code == 422
+
+
+CONFIRMED: tuple[tuple[str, str, str, str, Any, Any], ...] = (  # action, target, method, path, what is confirmed, what is sent instead
+    (
+        "exec.rule.add", "main", "POST", "/api/approval-rules",
+        {"agentId": "main", "pattern": "/usr/bin/git"}, {"agentId": "main", "pattern": "/bin/rm"},
+    ),
+    (
+        "skill.install", "one", "POST", "/api/skills",
+        {"slug": "one", "version": "1.0.0"}, {"slug": "one", "version": "6.6.6"},
+    ),
+    ("skill.install", "one", "POST", "/api/skills", {"slug": "one"}, {"slug": "one", "agentId": "main"}),
+    ("skill.install", "one", "POST", "/api/skills/update", {"slug": "one"}, {"slug": "one"}),
+    (
+        "config.patch", "home", "PATCH", "/api/config",
+        {"patch": {"cron": {"enabled": True}}, "baseHash": "h"},
+        {"patch": {"cron": {"enabled": False}}, "baseHash": "h"},
+    ),
+    (
+        "config.patch", "home", "PATCH", "/api/config",
+        {"patch": {"a": {"b": 1}}, "baseHash": "h"}, {"patch": {"a": {"b": 1}}, "baseHash": "i"},
+    ),
+    ("channel.logout", "irc", "POST", "/api/channels/irc/logout?account=mine", {"account": "another"}, None),
+    ("channel.logout", "irc", "POST", "/api/channels/irc/logout?account=mine", None, None),
+)  # fmt: skip
+
+
+@pytest.mark.req("S4-7")
+@pytest.mark.parametrize(("action", "target", "method", "path", "confirmed", "sent"), CONFIRMED)
+async def test_a_confirmation_is_for_the_whole_command(  # noqa: PLR0917 - fixtures and one row of the table
+    setup, database, action, target, method, path, confirmed, sent
+):
+    nonce = await setup.confirmed(action, target, confirmed)
+    refused = await setup.client.request(method, path, json=sent, headers=nonce)
+    assert (refused.status_code, refused.json()["code"]) == (428, "confirmation_needed")
+    assert await audit(database) == []
+    assert [method for method, _ in setup.gateway.calls if "." in method and not method.startswith("sessions.")] == []
+
+
+async def test_a_confirmation_does_not_depend_on_how_its_body_is_written(setup):
+    setup.gateway.answers["channels.logout"] = lambda _: {"channel": "irc", "cleared": True}
+    nonce = await setup.confirmed("channel.logout", "irc", {"account": None})
+    assert (await setup.client.post("/api/channels/irc/logout", headers=nonce)).status_code == 200
+    nonce = await setup.confirmed("channel.logout", "irc", {"account": "mine"})
+    path = "/api/channels/irc/logout?account=mine"
+    assert (await setup.client.post(path, headers=nonce)).status_code == 200
+    setup.gateway.answers["skills.install"] = lambda _: {"ok": True}
+    nonce = await setup.confirmed("skill.install", "one", {"agentId": None, "version": "1", "slug": "one"})
+    body = {"slug": "one", "version": "1"}
+    assert (await setup.client.post("/api/skills", json=body, headers=nonce)).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("wanted", "field"),
+    [
+        ({"action": "exec.rule.add", "target": "main"}, "body.body.agentId"),
+        ({"action": "exec.rule.add", "target": "main", "body": {"agentId": "main"}}, "body.body.pattern"),
+        ({"action": "config.patch", "target": "home", "body": {"patch": {}, "baseHash": "h"}}, "body.body.patch"),
+        ({"action": "gateway.stop", "target": "home", "body": {"now": True}}, "body.body"),
+        ({"action": "gateway.stop", "target": "home", "body": [1]}, "body.body"),
+    ],
+)
+async def test_a_confirmation_of_a_body_that_cannot_be_is_refused(setup, wanted, field):
+    answer = await setup.client.post("/api/commands/confirm", json=wanted)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["field"] == field
 
 
 MALFORMED = (
@@ -421,8 +489,15 @@ MALFORMED = (
     "sessions.patch", "sessions.preview", "sessions.reset", "skills.install", "skills.status", "skills.update",
     "update.run", "update.status",
 )  # fmt: skip
-NONSENSE = (None, [], "text", 7, {"unexpected": [1]}, {"file": "no object", "hash": 1, "agents": [], "previews": {}})
-ASKED = (
+NONSENSE: tuple[Any, ...] = (
+    None,
+    [],
+    "text",
+    7,
+    {"unexpected": [1]},
+    {"file": "no object", "hash": 1, "agents": [], "previews": {}},
+)
+ASKED: tuple[tuple[str, str, Any, Any], ...] = (
     ("POST", "/api/agents/spawn", {"label": "l", "task": "t"}, None),
     ("POST", "/api/agents/main/send", {"message": "m"}, None),
     ("POST", "/api/agents/main/kill", {}, None),
@@ -447,7 +522,7 @@ ASKED = (
     ("DELETE", "/api/sessions/agent:main:main", None, ("session.delete", "agent:main:main")),
     ("GET", "/api/skills", None, None),
     ("POST", "/api/skills", {"slug": "one"}, ("skill.install", "one")),
-    ("POST", "/api/skills/update", {"slug": "one"}, ("skill.install", "one")),
+    ("POST", "/api/skills/update", {"slug": "one"}, ("skill.update", "one")),
     ("PATCH", "/api/skills/one", {"enabled": False}, None),
     ("GET", "/api/config", None, None),
     ("POST", "/api/config/validate", {"patch": {"a": 1}}, None),
@@ -466,7 +541,7 @@ async def test_an_answer_that_makes_no_sense_is_said_and_audited(setup, database
         for known in MALFORMED:
             setup.gateway.answers[known] = lambda _, nonsense=nonsense: nonsense
         headers = {} if method == "GET" else {"Idempotency-Key": f"{number}"}
-        headers |= await setup.confirmed(*confirm) if confirm else {}
+        headers |= await setup.confirmed(*confirm, body) if confirm else {}
         answer = await setup.client.request(method, path, json=body, headers=headers)
         assert answer.status_code in {200, 201, 202, 404, 412, 502}, (nonsense, answer.text)
         if answer.status_code == 502:
