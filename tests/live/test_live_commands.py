@@ -29,6 +29,11 @@ class PatientClient(httpx.Client):
         return answer
 
 
+def logged_in(url, password):
+    token = httpx.post(f"{url}/api/auth/login", json={"password": password}).raise_for_status().json()["token"]
+    return PatientClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=SECONDS)
+
+
 def accepted(answer: httpx.Response, status: int = 202) -> Any:
     assert answer.status_code == status, answer.text
     return answer.json()
@@ -196,7 +201,7 @@ def queued_pipeline(client, slack):
 def streamed_reply(client):
     """A reply is heard while it is written."""
     words = " ".join(f"word{n}" for n in range(40))
-    run = accepted(client.post("/api/agents/spawn", json={"label": "Tell", "task": f"Go [[slow 4]] [[say {words}]]"}))
+    run = accepted(client.post("/api/agents/spawn", json={"label": "Tell", "task": f"Go [[slow 8]] [[say {words}]]"}))
     with client.stream("GET", f"/api/runs/{run['id']}/reply") as answer:
         lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: ")]
     heard = [json.loads(line) for line in lines]
@@ -232,8 +237,7 @@ def test_a_real_gateway_does_what_it_is_told(start_gateway, slack, tmp_path, pos
         wait_ready(exporter, f"http://{settings['LOBS_METRICS_LISTEN']}/healthz", "the exporter")
         wait_ready(api, f"{url}/healthz", "the API")
         password = (folder / "api_password").read_text().strip()
-        token = httpx.post(f"{url}/api/auth/login", json={"password": password}).raise_for_status().json()["token"]
-        with PatientClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=SECONDS) as client:
+        with logged_in(url, password) as client:
             wait_for(lambda: any(one["id"] == "main" for one in client.get("/api/agents").json()), "the agent", SECONDS)
             wait_for(
                 lambda: client.get("/api/agents/main/transcript").status_code == 200, "the API's connection", SECONDS
@@ -243,7 +247,8 @@ def test_a_real_gateway_does_what_it_is_told(start_gateway, slack, tmp_path, pos
             changed_session(client, claw)
             job_run(client)
             queued_pipeline(client, slack)
-            streamed_reply(client)
+            with logged_in(url, password) as fresh:  # which does not have to wait for its next command
+                streamed_reply(fresh)
             told = accepted(client.get("/api/audit", params={"limit": 500}), 200)
         phases = {(row["action"], row["phase"]) for row in told}
         for action in ("agent.spawn", "agent.send", "agent.kill", "session.patch", "session.delete", "cron.run"):
