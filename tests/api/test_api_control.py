@@ -415,7 +415,8 @@ async def test_a_skill_is_updated_to_its_newest_version(setup, database):
         assert (await setup.client.post("/api/skills/update", json=wrong)).status_code == 422
 
 
-CONFIRMED: tuple[tuple[str, str, str, str, Any, Any], ...] = (  # action, target, method, path, what is confirmed, what is sent instead
+# Action, target, method, path, what is confirmed, what is sent instead.
+CONFIRMED: tuple[tuple[str, str, str, str, Any, Any], ...] = (
     (
         "exec.rule.add", "main", "POST", "/api/approval-rules",
         {"agentId": "main", "pattern": "/usr/bin/git"}, {"agentId": "main", "pattern": "/bin/rm"},
