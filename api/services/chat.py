@@ -127,7 +127,7 @@ class _Reply:
         if self.state:
             return
         state = payload.get("state")
-        self.text = _text(payload) or self.text  # the end of a run may come without its text
+        self.text = commands.written(payload) or self.text  # the end of a run may come without its text
         if state in {"final", "error", "aborted"}:
             self.state = str(state)
         self.changed.set()
@@ -147,17 +147,6 @@ class _Reply:
             case "" if self.lost:
                 raise GatewayUnavailableError("the connection was lost while the model answered")
         return bool(self.state)
-
-
-def _text(payload: Mapping[str, Any]) -> str:
-    """All that a `chat` event says the model has written so far."""
-    message = payload.get("message")
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return ""
-    return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
 
 
 @dataclass(slots=True)

@@ -145,7 +145,7 @@ async function whole() {
 
 async function command(path, body, done) {
   const answer = await attempt(() => ask(path, { method: "POST", body, headers: { "Idempotency-Key": crypto.randomUUID() } }));
-  if (answer) notice(done);
+  if (answer) notice(answer.data?.status === "waiting" ? "You have as many runs as you may: it waits for the end of one." : done);
 }
 
 async function confirmed(action, target, path, done) {
