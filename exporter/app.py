@@ -55,6 +55,7 @@ from store.migrate import MigrateError, check_schema, set_timezone
 from store.pool import Pool, open_pool
 from store.postgres_ledger import PostgresLedger
 from store.rows import HostSample
+from store.shown import ShownTotals
 
 log = logging.get(__name__)
 
@@ -161,6 +162,7 @@ class Exporter:
             zone=settings.zone,
             counted=lambda: self.ingest is not None and self.ingest.status.looked,
             send_spans=self._send_spans(),
+            contents=settings.store_content,
         )
         if self._watch.traces is not None:
             self.registry.register("traces", self._watch.traces.render)
@@ -288,7 +290,9 @@ class Exporter:
                 on_registry=on_registry,
                 declare=configured_series(self._gateway, config),
                 committed=self._committed,
-                mark=self._settings.data_dir / f"counted-{sha256(self._gateway.encode()).hexdigest()[:12]}",
+                shown=ShownTotals(
+                    self._settings.data_dir / f"shown-{sha256(self._gateway.encode()).hexdigest()[:12]}.sqlite"
+                ),
             )
 
         thread = IngestThread(make)

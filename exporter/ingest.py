@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar, get_args
 
 import uvloop
@@ -38,6 +37,7 @@ from lobservatory.catalogue import SOURCES, TOKEN_TYPES
 from openclaw.stores import Chunk, Discovery, Place, SessionInfo, Source, Store, StoreError, place
 from store.ledger import Ledger, LedgerHeldError, LedgerUnavailableError, Transaction
 from store.rows import Position, Session, Total
+from store.shown import ShownTotals
 
 log = logging.get(__name__)
 
@@ -129,8 +129,8 @@ class Status:
 
 class Ingest:
     """Reads, accounts and commits, for ever. `on_registry(function, *arguments)` runs a method of the registry where
-    it belongs; `committed` is called there after every commit; `poke()` makes it look at once. `mark`: a file beside
-    the ledger that tells how much was shown, so that a ledger that was restored from a backup is noticed."""
+    it belongs; `committed` is called there after every commit; `poke()` makes it look at once. `shown`:
+    what the counters said, so that a ledger that was restored from a backup is noticed and lowers none."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Ingest:
         on_registry: OnRegistry | None = None,
         declare: Iterable[tuple[str, tuple[str, ...]]] = (),
         committed: Callable[[], None] = lambda: None,
-        mark: Path | None = None,
+        shown: ShownTotals | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: Callable[[], float] = random.random,
@@ -159,8 +159,10 @@ class Ingest:
         self._on_registry = on_registry or _directly
         self._declare = tuple(declare)
         self._committed = committed
-        self._mark = mark
-        self._counted = 0  # calls, as the ledger has them
+        self._shown_file = shown
+        self._shown: dict[Key, Decimal] = {}  # the highest that every counter was shown with
+        self._totals: dict[Key, Decimal] = {}  # as the ledger has them
+        self._behind = False  # the ledger knows less than was shown
         self._clock = clock
         self._sleep = sleep
         self._rng = rng
@@ -197,6 +199,8 @@ class Ingest:
         finally:
             self._watch.stop()
             self._stores.close()
+            if self._shown_file is not None:
+                self._shown_file.close()
             with contextlib.suppress(LedgerUnavailableError):
                 await self._ledger.close()
 
@@ -325,6 +329,8 @@ class Ingest:
         if batch:
             await self._commit(batch)
         self._report(discovery, broken, unread)
+        if self._behind and not broken and all(self.status.up.values()) and not any(unread.values()):
+            await self._make_up()
         if not self._begun:
             await self._end_first_scan(discovery)
         self.status.looked = True
@@ -398,24 +404,74 @@ class Ingest:
             for key, position in self._positions.items()
             if key.startswith(_NEWEST)
         }
+        self._totals = {(total.metric, total.labels): total.value for total in totals}
+        self._find_behind()
+        if self._behind and not self._begun:
+            shown = [Total(*key, value) for key, value in self._shown.items()]
+            await self._on_registry(self._registry.restore, shown)
         await self._on_registry(self._registry.restore, totals)
         self._look_up_prices((total.metric, total.labels) for total in totals)
         if not self.status.ledger_up and self.failures["unavailable"]:
             log.info("rows can be kept again")
         self.status.ledger_up = True
         self._in_step = True
-        self._counted = _calls_of(totals)
         if not self._begun and _SCANNED in self._positions:
-            if self._counted >= self._marked():
-                # The first scan ended in an earlier life: its totals are complete, and what came since was born live.
-                await self._show()
-            else:
-                log.warning(
-                    "the ledger knows less than was shown before, as after a restore: totals are shown when all session"
-                    " stores have been read again, so that no counter falls",
-                    calls=self._counted,
-                    shown=self._marked(),
-                )
+            # The first scan ended in an earlier life: its totals are complete, and what came since was born live.
+            await self._show()
+
+    def _find_behind(self) -> None:
+        """Whether the ledger was put back to an older state. Books that are empty begin anew."""
+        if self._shown_file is not None and not self._shown:
+            self._shown = self._shown_file.load()
+        if not self._begun and _SCANNED not in self._positions:
+            self._shown = {}
+        lacking = self._lacking()
+        if lacking and not self._behind:
+            log.warning(
+                "the ledger knows less than was shown before, as after a restore: counters stand still until all"
+                " session stores have been read again",
+                counters=len(lacking),
+            )
+        self._behind = bool(lacking)
+
+    def _lacking(self) -> dict[Key, Decimal]:
+        """What counters were shown with and the ledger does not have."""
+        return {
+            key: EXACT.subtract(value, self._totals.get(key, Decimal(0)))
+            for key, value in self._shown.items()
+            if self._totals.get(key, 0) < value
+        }
+
+    async def _make_up(self) -> None:
+        """Give a restored ledger what was shown and no store can tell again: what was counted stays counted."""
+        lost = self._lacking()
+        if lost:
+            self._in_step = False
+            async with self._ledger.transaction() as transaction:
+                await transaction.add_totals(lost)
+            await self._on_registry(self._registry.restore, await self._ledger.totals())
+            self._in_step = True
+            self._raise_totals(lost)
+            log.warning(
+                "totals keep what was counted before a restore and no session store holds any more; rows do not",
+                calls=int(_sum_of(lost, "claw_model_calls_total")),
+                billed_usd=f"{_sum_of(lost, 'claw_cost_usd_total'):.8f}",
+            )
+        self._behind = False
+
+    def _raise_totals(self, admitted: Mapping[Key, Decimal | int]) -> None:
+        for key, value in admitted.items():
+            self._totals[key] = EXACT.add(self._totals.get(key, Decimal(0)), Decimal(value))
+        if self._begun:
+            self._keep_shown(admitted)
+
+    def _keep_shown(self, keys: Iterable[Key], *, instead: bool = False) -> None:
+        if self._shown_file is None:
+            return
+        higher = {key: self._totals[key] for key in keys if self._totals[key] > self._shown.get(key, -1)}
+        if higher or instead:
+            self._shown.update(higher)
+            self._shown_file.keep(higher, instead=instead)
 
     async def _show(self) -> None:
         def begin() -> None:
@@ -425,21 +481,8 @@ class Ingest:
 
         await self._on_registry(begin)
         self._begun = True
-        self._set_mark()
+        self._keep_shown(self._totals, instead=not self._shown)
         self.status.first_scan, self.status.progress = "done", 1.0
-
-    def _marked(self) -> int:
-        """How many calls were shown at the end of the life before, or 0."""
-        try:
-            return int(self._mark.read_text(encoding="ascii")) if self._mark is not None else 0
-        except (OSError, ValueError):
-            return 0
-
-    def _set_mark(self) -> None:
-        if self._mark is not None and self._begun:
-            with contextlib.suppress(OSError):  # without it a restore may show a fall, and all else goes on
-                self._mark.parent.mkdir(parents=True, exist_ok=True)
-                self._mark.write_text(f"{self._counted}", encoding="ascii")
 
     async def _commit(self, batch: _Batch) -> None:
         self._in_step = False  # until the commit is known to have worked
@@ -460,9 +503,7 @@ class Ingest:
         self.status.ledger_up = True
         self._positions.update(batch.positions)
         self._places.update(filter(None, map(_place, batch.positions)))
-        if counted := sum(int(value) for (metric, _), value in admitted.items() if metric == "claw_model_calls_total"):
-            self._counted += counted
-            self._set_mark()
+        self._raise_totals(admitted)
         for info in batch.infos:
             self._known[info.agent, info.session_id] = info
             self._forgotten.pop((info.agent, info.session_id), None)
@@ -636,8 +677,8 @@ def _place(key: str) -> Place | None:
     return Place(agent, session_id, "archive")
 
 
-def _calls_of(totals: Iterable[Total]) -> int:
-    return int(sum(total.value for total in totals if total.metric == "claw_model_calls_total"))
+def _sum_of(totals: Mapping[Key, Decimal], metric: str) -> Decimal:
+    return sum((value for (name, _), value in totals.items() if name == metric), Decimal(0))
 
 
 def _info_of(row: Session) -> SessionInfo:

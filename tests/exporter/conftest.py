@@ -24,6 +24,7 @@ from openclaw.state_dir import load_config
 from openclaw.stores import Stores
 from store.checkpoint import CheckpointLedger
 from store.postgres_ledger import PostgresLedger
+from store.shown import ShownTotals
 from tests.archives import extract
 
 SAMPLES = Path(__file__).parents[1] / "fixtures" / "samples"
@@ -72,7 +73,7 @@ class Life:
             watch=Watch(state_dir),
             registry=self.registry,
             sleep=sleep,
-            mark=mark,
+            shown=ShownTotals(mark) if mark is not None else None,
         )
         self.registry.register("ingest", self.ingest.samples)
         self._raised = asyncio.Event()

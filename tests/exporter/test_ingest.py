@@ -11,8 +11,10 @@ import pytest
 
 from exporter.scan import scan
 from openclaw.state_dir import load_config
+from openclaw.stores import StoreError
 from store.checkpoint import CheckpointLedger
 from store.ledger import LedgerHeldError, LedgerUnavailableError
+from store.shown import ShownTotals
 
 COST = "claw_cost_usd_total"
 CALLS = "claw_model_calls_total"
@@ -371,6 +373,99 @@ async def test_a_backup_restored_under_a_running_exporter_is_counted_again_but_n
     assert (alive.exact(COST), alive.exact(CALLS)) == (Decimal("0.75"), 2)
     assert {total.metric: total.value for total in await restored.totals()}[COST] == Decimal("0.75")
     await restored.close()
+
+
+@pytest.fixture
+def restored(files_dir, tmp_path, life, transcript, call):
+    """Two sessions were counted; the ledger is of a time before the last calls; the one session was pruned since."""
+
+    def alive():
+        return life(files_dir, CheckpointLedger(tmp_path / "data", "g"), mark=tmp_path / "shown.sqlite")
+
+    async def make():
+        pruned, kept = transcript(), transcript()
+        pruned.append(call("0.5"))
+        kept.append(call("0.25"))
+        one = alive()
+        async with one.running():
+            assert one.exact(COST) == Decimal("0.75")
+        backup = one.ledger.path.read_bytes()
+        pruned.append(call("1"))
+        kept.append(call("2", model="newborn"))
+        two = alive()
+        async with two.running():
+            await two.until(lambda: two.exact(COST) == Decimal("3.75"))
+        two.ledger.path.write_bytes(backup)
+        pruned.path.unlink()
+        return kept
+
+    return make, alive
+
+
+@pytest.mark.req("P-2")
+async def test_a_restore_after_a_prune_lowers_no_counter(restored, call):
+    """What no store can tell again stays in the totals; what it tells again is counted once."""
+    make, alive = restored
+    kept = await make()
+    third = alive()
+    begin, shown = third.registry.begin, []
+    third.registry.begin = lambda: (shown.append(third.exact(COST)), begin())
+    async with third.running():
+        assert shown == [Decimal("3.75")]
+        assert (third.exact(COST), third.exact(CALLS)) == (Decimal("3.75"), 4)
+        kept.append(call("0.125"))
+        await third.until(lambda: third.exact(COST) == Decimal("3.875"))
+        assert {total.metric: total.value for total in await third.ledger.totals()}[CALLS] > 0
+    # The ledger itself has it now, whatever becomes of the file beside it.
+    third.ingest._shown_file.path.unlink()
+    async with alive().running() as fourth:
+        assert (fourth.exact(COST), fourth.exact(CALLS)) == (Decimal("3.875"), 5)
+
+
+@pytest.mark.req("P-2")
+async def test_a_restore_counts_nothing_twice_when_a_store_can_be_read_only_later(restored, call):
+    """What a store cannot tell now is not lost yet: nothing is made up for before everything was read."""
+    make, alive = restored
+    kept = await make()
+    third = alive()
+    read, locked = third.stores.read, True
+
+    def refuse(source, position, **options):
+        if locked and kept.session_id in source.key:
+            raise StoreError(f"{source.key}: cannot be read")
+        return read(source, position, **options)
+
+    third.stores.read = refuse
+    async with third.running():
+        assert third.exact(COST) == Decimal("3.75")
+        locked = False
+        await third.ingest.look()
+        assert third.exact(COST) == Decimal("3.75")
+        kept.append(call("0.125"))
+        await third.until(lambda: third.exact(COST) == Decimal("3.875"))
+    async with alive().running() as fourth:
+        assert (fourth.exact(COST), fourth.exact(CALLS)) == (Decimal("3.875"), 5)
+
+
+async def test_empty_books_begin_anew(restored):
+    make, alive = restored
+    await make()
+    alive().ledger.path.unlink()
+    for _ in range(2):
+        async with alive().running() as one:
+            assert one.exact(COST) == Decimal("2.25")  # what the stores hold
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all" * 400])
+async def test_a_broken_file_of_what_was_shown_stops_nothing(restored, content, call):
+    make, alive = restored
+    kept = await make()
+    path = alive().ingest._shown_file.path
+    path.write_bytes(content)
+    async with alive().running() as one:
+        kept.append(call("0.125"))
+        await one.until(lambda: one.exact(COST) == Decimal("2.875"))  # 0.5 of the backup, 2.25 and 0.125
+    assert ShownTotals(path).load()[COST, ("g", "main", "fake", "fake-1", "unknown")] > 0
 
 
 @pytest.mark.req("P-2")

@@ -4,13 +4,16 @@ import asyncio
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import psycopg
 import pytest
 import typer
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from lobservatory.cli.reprice import reprice
+from lobservatory.runner import postgres
 from lobservatory.settings import Listen
 
 CONFIG = """\
@@ -259,3 +262,59 @@ async def test_no_counter_moves_when_prices_change(lab, tmp_path, prometheus_ser
     assert {model: cost for model, cost in most.items() if cost} == {"m": 4.0}
     jump = await prometheus.query("max(max_over_time(idelta(claw_cost_usd_total[5s])[10m:1s]))")
     assert jump[""] <= 3  # one call at its price
+
+
+@pytest.fixture
+def backup_of(postgres_server, postgres_database):
+    """Makes a copy of the test's database, as a backup that is restored later; gives its DSN."""
+    if postgres_server.cluster is None:
+        pytest.skip("TimescaleDB's workers are connected to every database of this server: none can be copied")
+    copy = f"{postgres_database}_backup"
+
+    def make():
+        with psycopg.connect(postgres_server.admin, autocommit=True) as admin:
+            admin.execute(f"CREATE DATABASE {copy} TEMPLATE {postgres_database}")
+        return postgres_server.dsn(copy, postgres.WRITER)
+
+    yield make
+    with psycopg.connect(postgres_server.admin, autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE IF EXISTS {copy} WITH (FORCE)")
+
+
+@pytest.mark.req("P-2")
+async def test_no_counter_falls_when_a_backup_older_than_a_prune_is_restored(
+    lab, tmp_path, prometheus_server, postgres_dsn, backup_of
+):
+    """Counters keep what was billed; rows and the windows over them are what the backup and the stores hold."""
+    pruned, kept = lab.transcript(), lab.transcript()
+    at = datetime.now(UTC) - timedelta(minutes=90)
+    pruned.append(lab.call("0.5", at=at))
+    kept.append(lab.call("0.25", at=at))
+    prometheus, life = await watching(lab, tmp_path, prometheus_server, dsn=postgres_dsn)
+    billed, window = "sum(claw_cost_usd_total)", 'sum(claw_cost_window_usd{window="30d"})'
+    async with life():
+        await prometheus.until(billed, lambda shown: shown.get("") == 0.75)
+    backup = backup_of()
+    async with life():
+        pruned.append(lab.call("4", at=at))
+        kept.append(lab.call("2", at=at, model="newborn"))
+        await prometheus.until(billed, lambda shown: shown.get("") == 6.75)
+    pruned.path.unlink()
+    async with life(database_url=SecretStr(backup)) as alive:
+        async with asyncio.timeout(60):
+            while not alive.exporter.ingest.status.looked:  # noqa: ASYNC110 - of another thread
+                await asyncio.sleep(0.02)
+        await prometheus.until(billed, lambda shown: shown.get("") == 6.75)
+        kept.append(lab.call("8"))
+        await prometheus.until(billed, lambda shown: shown.get("") == 14.75)
+        alive.exporter._runner.wake("windows")
+        with psycopg.connect(backup) as connection:
+            ((rows,),) = connection.execute("SELECT sum(cost_usd) FROM usage_15m").fetchall()
+        assert rows == Decimal("10.75")  # without the 4 that only the pruned file knew
+        await prometheus.until(window, lambda shown: shown.get("") == 10.75)
+    async with life(database_url=SecretStr(backup)):
+        kept.append(lab.call("0.125"))
+        await prometheus.until(billed, lambda shown: shown.get("") == 14.875)
+    for counter in ("cost_usd", "tokens", "model_calls", "source_entries", "source_bytes", "duplicate_entries"):
+        falls = await prometheus.query(f"sum(resets(claw_{counter}_total{SINCE_START}))")
+        assert falls == {"": 0.0}, counter
