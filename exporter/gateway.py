@@ -28,6 +28,7 @@ from exporter.collectors.quota import QuotaCollector
 from exporter.collectors.sessions import SessionsCollector
 from exporter.collectors.silence import Silence
 from exporter.collectors.usage import Usage, UsageCollector
+from exporter.contents import Contents
 from exporter.operations import HISTORY, Derived, RunTracker, merged
 from exporter.traces import Span, Traces
 from lobservatory import logging
@@ -35,8 +36,9 @@ from openclaw import journal
 from openclaw.client import GatewayClient
 from openclaw.protocol import Pushed
 from openclaw.state_records import StateRecords
-from store import calls, operations, usage
 from store import gateway as rows
+from store import operations, usage
+from store import traces as trace_rows
 from store.operations import DerivedOperation
 from store.pool import Pool
 from store.rows import AgentEvent, AgentState
@@ -198,13 +200,14 @@ class OperationsFeed:
         since = self._now() - HISTORY - timedelta(hours=1)
         try:
             async with pool.connection() as connection:
-                known = await operations.list_operations(
-                    connection, since=since, limit=operations.MOST_LISTED, gateways=[self._gateway]
-                )
+                known = await operations.derived_since(connection, self._gateway, since)
+                sent_to = await trace_rows.sent_to(connection, self._gateway)
         except psycopg.Error as error:
             self._complain(error)
             return False
-        self.tracker.restore((one for one in known if one["gateway"] == self._gateway), self._now())
+        self.tracker.restore(known, self._now())
+        if self.traces is not None:
+            self.traces.restore(known, sent_to)
         self._restored = True
         self._recovered()
         return True
@@ -235,6 +238,7 @@ class GatewayWatch:
         zone: ZoneInfo | None = None,
         counted: Callable[[], bool] = lambda: True,
         send_spans: Callable[[Sequence[Span]], None] | None = None,
+        contents: bool = False,
     ) -> None:
         self._counted = counted
         self.client = GatewayClient(url, token)
@@ -244,7 +248,8 @@ class GatewayWatch:
         self._gateway = gateway
         self._pool = pool
         self._state_dir = state_dir
-        self.traces = Traces(send_spans, None if pool is None else self._calls_of_run) if send_spans else None
+        self._contents = Contents(self.feed.tracker.operation_of) if contents and send_spans else None
+        self.traces = self._made_traces(send_spans) if send_spans else None
         self.feed.traces = self.traces
         self._state = GatewayCollector(
             gateway, self.client, interval=interval, record=self._record if pool is not None else None
@@ -252,6 +257,11 @@ class GatewayWatch:
         self.collectors: tuple[Collector, ...] = tuple(
             self._made(interval, StateRecords(state_dir) if state_dir is not None else None, zone)
         )
+
+    def _made_traces(self, send: Callable[[Sequence[Span]], None]) -> Traces:
+        if self._pool is None:
+            return Traces(send, contents=self._contents)
+        return Traces(send, self._calls_of_run, save=self._save_sent_to, contents=self._contents)
 
     def _made(self, interval: float, records: StateRecords | None, zone: ZoneInfo | None) -> list[Collector]:
         gateway, client, feed = self._gateway, self.client, self.feed
@@ -318,6 +328,19 @@ class GatewayWatch:
             )
         return made
 
+    @property
+    def listeners(self) -> list[Callable[[Pushed], None]]:
+        """All that take in every pushed event."""
+        told: list[Callable[[Pushed], None]] = [
+            self.feed.pushed,
+            self.activity.pushed,
+            self._state.pushed,
+            self.silence.pushed,
+        ]
+        if self._contents is not None:
+            told.append(self._contents.pushed)
+        return told
+
     async def run(self, wake: Wake) -> None:
         """Connect and derive until cancelled. `wake(*names)` refreshes collectors at once (`Runner.wake`)."""
 
@@ -325,15 +348,12 @@ class GatewayWatch:
             if event.event == "cron":
                 wake("cron")
 
-        ends = (
-            self.client.subscribe(self.feed.pushed),
-            self.client.subscribe(self.activity.pushed),
-            self.client.subscribe(self._state.pushed),
-            self.client.subscribe(self.silence.pushed),
+        ends = [
+            *(self.client.subscribe(listener) for listener in self.listeners),
             self.client.subscribe(on_event),
             self.client.on_refetch(self.silence.refetch),
             self.client.on_refetch(lambda _why: wake()),
-        )
+        ]
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.client.run(), name="gateway-client")
@@ -386,11 +406,25 @@ class GatewayWatch:
             async with self._pool.connection() as connection:
                 await rows.insert_gateway_event(connection, self._gateway, datetime.now(UTC), event, detail)
 
-    async def _calls_of_run(self, session: str, since: datetime, until: datetime) -> list[calls.RunCall]:
-        if self._pool is None:
+    async def _calls_of_run(self, operation: DerivedOperation) -> list[trace_rows.RunCall]:
+        if self._pool is None or not (operation.session_id and operation.started_at and operation.completed_at):
             return []
+        # A job's or a webhook's run has a session of its own, and maybe several run ids.
+        own = operation.type in {"scheduled", "webhook"} and ":run:" in (operation.session_key or "")
         async with self._pool.connection(timeout=_SAVE_WAIT) as connection:
-            return await calls.of_session(connection, self._gateway, session, since, until)
+            return await trace_rows.calls_of_run(
+                connection,
+                self._gateway,
+                operation.session_id,
+                operation.started_at,
+                operation.completed_at,
+                run_id=None if own else operation.run_id,
+            )
+
+    async def _save_sent_to(self, at: datetime) -> None:
+        if self._pool is not None:
+            async with self._pool.connection(timeout=_SAVE_WAIT) as connection:
+                await trace_rows.save_sent_to(connection, self._gateway, at)
 
     async def _our_usage(self, since: datetime, until: datetime, agent: str | None) -> Usage:
         if self._pool is None:

@@ -134,30 +134,21 @@ class RunTracker:
         """The present state of each agent that was seen."""
         return self._states
 
-    def restore(self, documents: Iterable[Mapping[str, Any]], now: datetime) -> None:
-        """Go on after a restart from the operations of the last day, as `store.operations` gives them."""
-        for document in documents:
-            if document.get("source") == "posted" or document["id"] in self._runs or document["id"] in self._ended:
+    def restore(self, known: Iterable[DerivedOperation], now: datetime) -> None:
+        """Go on after a restart from the operations of the last day, as `store.operations.derived_since` gives them."""
+        for operation in known:
+            if operation.id in self._runs or operation.id in self._ended:
                 continue
-            if document["status"] != "in_progress":
-                self._remember(document["id"])
+            if operation.status != "in_progress":
+                self._remember(operation.id)
                 continue
-            operation = DerivedOperation(
-                id=document["id"],
-                gateway=self._gateway,
-                type=document["type"],
-                name=document["name"],
-                status="in_progress",
-                source=document["source"],
-                agent_id=document["agentId"],
-                channel=document["channel"],
-                run_id=document["runId"],
-                session_key=document["sessionKey"],
-                started_at=datetime.fromisoformat(document["startedAt"]) if document["startedAt"] else now,
-                metadata=document["metadata"],
-                tags=tuple(document["tags"]),
-            )
-            self._runs[operation.id] = _Run(operation, session_kind(operation.session_key), now - POLL_SLACK * 2)
+            kept = replace(operation, started_at=operation.started_at or now, steps=())
+            run = _Run(kept, session_kind(kept.session_key), now - POLL_SLACK * 2)
+            for step in operation.steps:
+                run.steps[step.id] = step
+                if step.status == "running":
+                    run.tools[step.id] = activity_text(step.name)
+            self._runs[operation.id] = run
 
     # --- pushed events ------------------------------------------------------------------------------------
 
@@ -191,7 +182,7 @@ class RunTracker:
                 derived = self._activity(payload, at, now, "Trying the model again")
         return derived
 
-    def _key(self, payload: Mapping[str, Any]) -> str:
+    def operation_of(self, payload: Mapping[str, Any]) -> str:
         """The id of the operation. One cron or webhook run has a session of its own, and maybe several run ids (and the
         history of the scheduler none that the agent knows)."""
         key, session_id = text(payload.get("sessionKey")) or "", text(payload.get("sessionId"))
@@ -204,10 +195,12 @@ class RunTracker:
 
     def _find(self, payload: Mapping[str, Any], at: datetime, now: datetime) -> tuple[_Run | None, bool]:
         """The run of an event, begun if it is new; None when it has ended before."""
-        key = self._key(payload)
+        key = self.operation_of(payload)
         known = self._runs.get(key)
         if known is not None:
             known.touched = now
+            if known.operation.session_id is None:  # not every event tells it
+                known.operation = replace(known.operation, session_id=text(payload.get("sessionId")))
             self._runs.move_to_end(key)
             return known, False
         if key in self._ended:
@@ -469,17 +462,18 @@ class RunTracker:
                 seen.setdefault(self._session_key(session, last), (session, False))
             found += [self._still_running(session, run_id, now) for run_id in active]
         where = {text(session.get(name)): session for session in listed for name in ("sessionId", "key")}
+        where.pop(None, None)
         for run in list(self._runs.values()):
             if run.touched > asked_at - POLL_SLACK or seen.get(run.operation.id, (None, False))[1]:
                 continue
-            own = where.get(run.operation.session_id or run.operation.session_key)
+            own = where.get(run.operation.session_id) or where.get(run.operation.session_key)
             found.append(self._lost(run, own, asked_at))
         found += [self._unseen(key, session, now) for key, (session, running) in seen.items() if not running]
         return merged(found)
 
     def _session_key(self, session: Mapping[str, Any], run_id: str) -> str:
         key = {"sessionKey": session.get("key"), "sessionId": session.get("sessionId"), "runId": run_id}
-        return self._key(key)
+        return self.operation_of(key)
 
     def _still_running(self, session: Mapping[str, Any], run_id: str, now: datetime) -> Derived:
         shape = _as_payload(session, run_id)

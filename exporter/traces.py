@@ -3,24 +3,26 @@
 On when `OTEL_EXPORTER_OTLP_ENDPOINT` (or `…_TRACES_ENDPOINT`) is set; the SDK reads those variables itself. Off, not
 even the SDK is imported. A run is sent when it has ended, whole. Ids are hashes of run ids, so that the same run is
 the same trace whoever sends it and after any restart. A sub-agent's run is a child of the run that was at work in its
-parent's session, and linked to it. No content: names, times, numbers.
+parent's session, and linked to it. Names, times, numbers; texts only when `LOBS_STORE_CONTENT` allows them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from exporter.contents import Contents, RunContent
 from exporter.exposition import Sample
 from lobservatory import logging
-from store.calls import RunCall
 from store.operations import TERMINAL, DerivedOperation, DerivedStep
+from store.traces import RunCall
 
 log = logging.get(__name__)
 
@@ -29,11 +31,16 @@ MOST_WAITING: Final = 2_000  # ended and not sent yet; beyond it the oldest are 
 MOST_STEPS: Final = 500
 BATCH: Final = 50  # runs
 SETTLE: Final = 3.0  # seconds: the last model call becomes a row a moment after the run's end
+LONGEST: Final = 30.0  # seconds that a run waits for its rows, when the ingest is behind
 _SEND_LIMIT: Final = 30.0
 _RETRIES: Final = 3
 _PAUSE: Final = 1.0
+_LAST_SEND: Final = 1.5  # seconds that a stop gives what waits, where nothing remembers it
+_STEP: Final = 0.001  # seconds: just before
+_NO_CONTENT: Final = RunContent()
 
-Calls = Callable[[str, datetime, datetime], Awaitable[Sequence[RunCall]]]
+Calls = Callable[[DerivedOperation], Awaitable[Sequence[RunCall]]]
+Attribute = str | int | float
 
 
 def _hash(kind: str, *parts: str, size: int) -> int:
@@ -64,7 +71,7 @@ class Span:
     client: bool = False
     error: str | None = None
     link: tuple[int, int] | None = None
-    attributes: Mapping[str, str | int] = field(default_factory=dict)
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
 
 def _ns(at: datetime) -> int:
@@ -77,12 +84,17 @@ def _code(operation: DerivedOperation) -> str | None:
     return str((operation.disposition or {}).get("errorCode") or operation.status)[:64]
 
 
-def _present(**attributes: str | int | None) -> dict[str, str | int]:
+def _present(**attributes: Attribute | None) -> dict[str, Attribute]:
     return {name.replace("__", "."): value for name, value in attributes.items() if value is not None}
 
 
 def tree(
-    operation: DerivedOperation, calls: Sequence[RunCall], *, trace: int, parent: tuple[int, int] | None = None
+    operation: DerivedOperation,
+    calls: Sequence[RunCall],
+    *,
+    trace: int,
+    parent: tuple[int, int] | None = None,
+    content: RunContent = _NO_CONTENT,
 ) -> list[Span]:
     """The spans of an ended run. `parent`: (trace, span) of the run that started it."""
     started, ended = operation.started_at, operation.completed_at
@@ -115,15 +127,17 @@ def tree(
                 openclaw__run__id=operation.run_id,
                 openclaw__channel=operation.channel,
                 openclaw__cron__job__id=operation.cron_job_id,
+                gen_ai__input__messages=content.asked,
+                gen_ai__output__messages=content.answered,
             ),
         },
     )
-    tools = [_tool(operation, step, trace, ended) for step in operation.steps if step.started_at is not None]
+    tools = [_tool(operation, step, trace, ended, content) for step in operation.steps if step.started_at is not None]
     chats = _chats(operation, calls, tools, trace=trace) if calls else _gaps(operation, tools, root)
     return [root, *sorted((*tools, *chats), key=lambda span: span.start)]
 
 
-def _tool(operation: DerivedOperation, step: DerivedStep, trace: int, ended: datetime) -> Span:
+def _tool(operation: DerivedOperation, step: DerivedStep, trace: int, ended: datetime, content: RunContent) -> Span:
     started = step.started_at or ended
     done = step.completed_at or ended
     return Span(
@@ -138,6 +152,10 @@ def _tool(operation: DerivedOperation, step: DerivedStep, trace: int, ended: dat
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": step.name,
             "gen_ai.tool.call.id": step.id,
+            **_present(
+                gen_ai__tool__call__arguments=content.arguments.get(step.id),
+                gen_ai__tool__call__result=content.results.get(step.id),
+            ),
         },
     )
 
@@ -171,6 +189,9 @@ def _chats(
                 "gen_ai.usage.output_tokens": call.output_tokens,
                 "gen_ai.usage.cache_read.input_tokens": call.cache_read_tokens,
                 "gen_ai.usage.cache_creation.input_tokens": call.cache_write_tokens,
+                "gen_ai.usage.reasoning.output_tokens": call.reasoning_tokens,
+                "openclaw.billing": call.billing,
+                **_present(openclaw__cost__usd=None if call.cost_usd is None else float(call.cost_usd)),
             },
         )
         before = max(before, end)
@@ -208,23 +229,42 @@ class _Followed:
     parent: tuple[int, int] | None
     steps: OrderedDict[str, DerivedStep] = field(default_factory=OrderedDict)
     sent: bool = False
+    due_since: float | None = None  # when its rows were asked for first
+
+    @property
+    def ended(self) -> float:
+        """Epoch seconds."""
+        return 0.0 if self.operation.completed_at is None else self.operation.completed_at.timestamp()
+
+
+def _all_there(operation: DerivedOperation, calls: Sequence[RunCall]) -> bool:
+    """Whether the ingest has come to the end of a run: one that was completed ends with a call after its last tool."""
+    if operation.status != "completed":
+        return bool(calls)
+    last = max((step.started_at for step in operation.steps if step.started_at is not None), default=None)
+    return bool(calls) and (last is None or calls[-1].ended_at >= last)
 
 
 class Traces:
     """Follows runs and sends those that have ended. `send` takes spans, in a thread; it raises when they did not
-    arrive. `calls` gives the model calls of a session between two instants; None: there are no rows."""
+    arrive. `calls` gives the model calls of a run; None: there are no rows. `save` keeps until when runs were sent:
+    with it, `restore` must be called once. `contents`: what runs said, where it may be told."""
 
     def __init__(
         self,
         send: Callable[[Sequence[Span]], None],
         calls: Calls | None = None,
         *,
+        save: Callable[[datetime], Awaitable[None]] | None = None,
+        contents: Contents | None = None,
         settle: float = SETTLE,
         pause: float = _PAUSE,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._send = send
         self._calls = calls
+        self._save = save
+        self._contents = contents
         self._settle = settle if calls is not None else 0.0
         self._pause = pause
         self._clock = clock
@@ -232,9 +272,22 @@ class Traces:
         self._runs: OrderedDict[str, _Followed] = OrderedDict()
         self._ended: deque[tuple[float, str]] = deque()
         self._filled = asyncio.Event()
+        self._restored = asyncio.Event()
+        if save is None:
+            self._restored.set()
+        self._newest = self._since  # end of the last run that was dealt with
+        self._saved: float | None = None
         self._sent = 0
         self._dropped = {"queue_full": 0, "not_sent": 0}
         self._failing = False
+
+    def restore(self, known: Iterable[DerivedOperation], sent_to: datetime | None) -> None:
+        """Go on after a restart: with the runs that were at work, which others may name as their parent, and with those
+        that ended since the last one was sent (None: nothing was ever sent, and history stays history)."""
+        if sent_to is not None:
+            self._since = self._newest = self._saved = sent_to.timestamp()
+        self.add(known)
+        self._restored.set()
 
     def add(self, operations: Iterable[DerivedOperation]) -> None:
         """Take in what was derived, in order."""
@@ -246,8 +299,8 @@ class Traces:
                     run.steps[step.id] = step
             if operation.status in TERMINAL and not run.sent:
                 run.sent = True
-                # What ended before this process began was sent by the one before it.
-                if operation.completed_at is not None and operation.completed_at.timestamp() >= self._since:
+                # What ended before that was sent by the process before this one.
+                if operation.completed_at is not None and operation.completed_at.timestamp() > self._since:
                     self._wait_for(operation.id)
 
     def _wait_for(self, operation: str) -> None:
@@ -296,13 +349,22 @@ class Traces:
     # --- sending ------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Send until cancelled."""
-        while True:
-            await self._filled.wait()
-            due = self._ended[0][0] - self._clock() if self._ended else 0.0
-            if due > 0:
-                await asyncio.sleep(due)
-            await self.step()
+        """Send until cancelled. What waits then is sent by the next process, or now where nothing remembers it."""
+        await self._restored.wait()
+        try:
+            await self._note()
+            while True:
+                await self._filled.wait()
+                due = self._ended[0][0] - self._clock() if self._ended else 0.0
+                if due > 0:
+                    await asyncio.sleep(due)
+                await self.step()
+        finally:
+            if self._save is None and self._ended:
+                batch = [span for _, name in self._ended for span in await self._spans(self._runs[name])]
+                with contextlib.suppress(Exception):  # a stop goes on, whatever the backend does
+                    async with asyncio.timeout(_LAST_SEND):
+                        await asyncio.to_thread(self._send, batch)
 
     async def step(self) -> None:
         """Send what is due now."""
@@ -313,20 +375,44 @@ class Traces:
             run = self._runs.get(self._ended.popleft()[1])
             if run is not None:
                 batch += await self._spans(run)
-        if not self._ended:
-            self._filled.clear()
         if batch:
             await self._deliver(batch)
+        if not self._ended:
+            self._filled.clear()
+        await self._note()
+
+    async def _note(self) -> None:
+        """Remember until when everything was sent, for the next process."""
+        if self._save is None:
+            return
+        waiting = [self._runs[name].ended for _, name in self._ended if name in self._runs]
+        # What still waits ended later than what is noted: the next process sends it (again), under the same ids.
+        sent_to = min([self._newest, *(ended - _STEP for ended in waiting)])
+        if sent_to == self._saved:
+            return
+        try:
+            await self._save(datetime.fromtimestamp(sent_to, UTC))
+        except Exception as error:  # noqa: BLE001 - the next note will do, and runs are sent twice at worst
+            log.debug("how far runs were sent is not noted", error=str(error))
+        else:
+            self._saved = sent_to
 
     async def _spans(self, run: _Followed) -> list[Span]:
         operation = replace(run.operation, steps=tuple(run.steps.values()))
         calls: Sequence[RunCall] = ()
         if self._calls and operation.session_id and operation.started_at and operation.completed_at:
             try:
-                calls = await self._calls(operation.session_id, operation.started_at, operation.completed_at)
+                calls = await self._calls(operation)
             except Exception as error:  # noqa: BLE001 - whatever keeps the rows away, the run has a trace without them
                 log.debug("the calls of a run are not known", error=str(error))
-        return tree(operation, calls, trace=run.trace, parent=run.parent)
+            if run.due_since is None:
+                run.due_since = self._clock()
+            if self._clock() - run.due_since < LONGEST and not _all_there(operation, calls):
+                self._wait_for(operation.id)
+                return []
+        self._newest = max(self._newest, run.ended)
+        content = _NO_CONTENT if self._contents is None else self._contents.take(operation.id)
+        return tree(operation, calls, trace=run.trace, parent=run.parent, content=content)
 
     async def _deliver(self, spans: Sequence[Span]) -> None:
         for attempt in range(_RETRIES):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, Final
 
 from psycopg import AsyncConnection
@@ -247,6 +248,34 @@ async def page_of_operations(
     return found[:most], order.cursor(row) if row else None
 
 
+async def derived_since(connection: AsyncConnection[Any], gateway: str, since: datetime) -> list[DerivedOperation]:
+    """What was derived of a gateway and changed at `since` or later, with its steps, oldest first: what is in progress
+    before all else, and at most 1,000."""
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(
+            "SELECT * FROM lobs.operations WHERE gateway = %s AND source <> 'posted' AND updated_at >= %s"
+            " ORDER BY (status IN ('pending', 'in_progress')) DESC, updated_at DESC, id LIMIT %s",
+            [gateway, since, MOST_LISTED],
+        )
+        known = await cursor.fetchall()
+        await cursor.execute(
+            "SELECT operation_id, id, name, status, started_at, completed_at, duration_ms, error"
+            " FROM lobs.operation_steps WHERE operation_id = ANY(%s) ORDER BY operation_id, position, id",
+            [[row["id"] for row in known]],
+        )
+        steps: dict[str, list[DerivedStep]] = {}
+        for step in await cursor.fetchall():
+            steps.setdefault(step.pop("operation_id"), []).append(DerivedStep(**step))
+    names = [one.name for one in fields(DerivedOperation) if one.name not in {"steps", "tags"}]
+    found = [
+        DerivedOperation(
+            **{name: row[name] for name in names}, steps=tuple(steps.get(row["id"], ())), tags=tuple(row["tags"])
+        )
+        for row in known
+    ]
+    return sorted(found, key=lambda one: (one.started_at or since, one.id))
+
+
 async def patch(
     connection: AsyncConnection[Any],
     operation_id: str,
@@ -364,14 +393,13 @@ async def patch_metrics(
 
 async def upsert_derived(connection: AsyncConnection[Any], found: Iterable[DerivedOperation]) -> list[Document]:
     """Merge what was seen of operations; gives (and publishes) those that were new or changed. Seeing the same again
-    changes nothing, and what has ended never begins again. Tokens and cost come from the model calls of `run_id`."""
+    changes nothing, and what has ended never begins again. Tokens and cost come from its model calls."""
     events: list[OutboxEvent] = []
     # In the order of their ids: two writers that see the same ones then never deadlock.
     for one in sorted(found, key=lambda operation: operation.id):
         before = await _documents(connection, "WHERE o.id = %s FOR UPDATE OF o", [one.id])
         await _merge(connection, one, before[0] if before else None)
-        if one.run_id is not None:
-            await _measure(connection, one.gateway, one.id, one.run_id)
+        await _measure(connection, one.id)
         after = await get(connection, one.id)
         if before and before[0] == after:
             continue
@@ -382,18 +410,30 @@ async def upsert_derived(connection: AsyncConnection[Any], found: Iterable[Deriv
     return [dict(event.payload) for event in events]
 
 
-async def refresh_runs(connection: AsyncConnection[Any], gateway: str, run_ids: Collection[str]) -> list[OutboxEvent]:
-    """Bring tokens and cost of the operations of these runs up to their model calls; gives the messages to publish.
-    For the ledger, in the transaction that inserts the calls."""
+async def refresh_runs(
+    connection: AsyncConnection[Any],
+    gateway: str,
+    run_ids: Collection[str],
+    sessions: Mapping[str, tuple[datetime, datetime]] = MappingProxyType({}),
+) -> list[OutboxEvent]:
+    """Bring tokens and cost of operations up to their model calls; gives the messages to publish. Of these runs, and
+    of those that were at work in a session between two instants (for calls that do not tell their run). For the
+    ledger, in the transaction that inserts the calls."""
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(
-            "SELECT id, run_id FROM lobs.operations WHERE gateway = %s AND run_id = ANY(%s) ORDER BY id FOR UPDATE",
-            [gateway, list(run_ids)],
-        )
+            "SELECT id FROM lobs.operations WHERE id IN (SELECT id FROM lobs.operations WHERE gateway = %s AND"
+            " run_id = ANY(%s) UNION SELECT o.id FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[])"
+            " AS s (session_id, since, until) JOIN lobs.operations AS o USING (session_id) WHERE o.gateway = %s"
+            " AND o.started_at <= s.until AND coalesce(o.completed_at, 'infinity') >= s.since) ORDER BY id FOR UPDATE",
+            [
+                gateway, list(run_ids), list(sessions), [since for since, _ in sessions.values()],
+                [until for _, until in sessions.values()], gateway,
+            ],
+        )  # fmt: skip
         known = await cursor.fetchall()
     events = []
     for row in known:
-        if await _measure(connection, gateway, row["id"], row["run_id"]):
+        if await _measure(connection, row["id"]):
             await _update(connection, row["id"], {})
             events.append(OutboxEvent(TOPIC, UPDATED, await get(connection, row["id"]), gateway))
     return events
@@ -477,18 +517,31 @@ async def _merge(connection: AsyncConnection[Any], one: DerivedOperation, before
         )  # fmt: skip
 
 
-async def _measure(connection: AsyncConnection[Any], gateway: str, operation_id: str, run_id: str) -> bool:
-    """Sum the model calls of a run into an operation; whether anything changed. Equivalent money is not billed money:
-    a run that only a subscription pays for has no cost here."""
+async def _measure(connection: AsyncConnection[Any], operation_id: str) -> bool:
+    """Sum its model calls into an operation; whether anything changed. They are those that name its run, and those of
+    its session while it ran that name none (older gateways); a job's or webhook's run has a session of its own, and
+    maybe several run ids. Equivalent money is not billed money: a run that only a subscription pays for has no cost
+    here."""
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(
-            "SELECT count(*) AS calls,"
-            " coalesce(sum(input_tokens + cache_read_tokens + cache_write_tokens), 0)::bigint AS prompt,"
-            " coalesce(sum(output_tokens), 0)::bigint AS completion,"
-            " sum(cost_usd) FILTER (WHERE billing = 'billed') AS cost,"
-            " (array_agg(model ORDER BY ts DESC))[1] AS model"
-            " FROM lobs.model_calls WHERE gateway = %s AND run_id = %s",
-            [gateway, run_id],
+            """
+            WITH o AS MATERIALIZED (SELECT * FROM lobs.operations WHERE id = %s)
+            SELECT count(*) AS calls,
+                coalesce(sum(c.input_tokens + c.cache_read_tokens + c.cache_write_tokens), 0)::bigint AS prompt,
+                coalesce(sum(c.output_tokens), 0)::bigint AS completion,
+                sum(c.cost_usd) FILTER (WHERE c.billing = 'billed') AS cost,
+                (array_agg(c.model ORDER BY c.ts DESC))[1] AS model
+            FROM (
+                SELECT c.* FROM o JOIN lobs.model_calls AS c ON c.gateway = o.gateway AND c.run_id = o.run_id
+                UNION ALL
+                SELECT c.* FROM o JOIN lobs.model_calls AS c ON c.gateway = o.gateway AND c.session_id = o.session_id
+                    AND c.ts BETWEEN o.started_at AND coalesce(o.completed_at, 'infinity')
+                WHERE c.run_id IS NULL
+                    OR (c.run_id IS DISTINCT FROM o.run_id AND o.type IN ('scheduled', 'webhook')
+                        AND o.session_key LIKE '%%:run:%%')
+            ) AS c
+            """,
+            [operation_id],
         )
         row = await cursor.fetchone()
     if row is None or row["calls"] == 0:

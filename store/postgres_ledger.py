@@ -317,6 +317,7 @@ class PostgresTransaction:
         self._connection = connection
         self._gateway = gateway
         self._runs: set[str] = set()
+        self._sessions: dict[str, tuple[datetime, datetime]] = {}  # of calls whose run is found by the session
         self._events: list[OutboxEvent] = []
         # Tool calls wait for the results of the same batch, so that most are written once and complete.
         self._open_calls: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -342,6 +343,10 @@ class PostgresTransaction:
             await self._many(_RAISE_SESSION, _session_usage(kept_rows))
             await self._many(_RAISE_AGENT, _agents(kept_rows))
             self._runs.update(row.run_id for row in kept_rows if row.run_id is not None)
+            for row in kept_rows:
+                if row.run_id is None or ":run:" in (row.session_key or ""):
+                    first, last = self._sessions.get(row.session_id, (row.ts, row.ts))
+                    self._sessions[row.session_id] = min(first, row.ts), max(last, row.ts)
         return new
 
     async def counted_before(self, rows: Sequence[ModelCall]) -> list[bool]:
@@ -461,8 +466,10 @@ class PostgresTransaction:
         if self._tool_calls:
             records = [tuple(record.values()) for record in self._tool_calls]
             await self._store("tool_calls", _TOOL_CALLS, records)
-        if self._runs:
-            self._events.extend(await operations.refresh_runs(self._connection, self._gateway, self._runs))
+        if self._runs or self._sessions:
+            self._events.extend(
+                await operations.refresh_runs(self._connection, self._gateway, self._runs, self._sessions)
+            )
         await outbox.publish(self._connection, self._events)
 
     async def _insert(

@@ -126,25 +126,8 @@ def test_the_same_again_after_a_restart_is_the_same():
 def test_a_restart_in_the_middle_goes_on_with_the_same_operation(cut):
     runs = tracker()
     before = played(EVENTS[:cut], into=runs)
-    documents = [
-        {
-            "id": operation.id,
-            "type": operation.type,
-            "name": operation.name,
-            "status": operation.status,
-            "source": operation.source,
-            "agentId": operation.agent_id,
-            "channel": operation.channel,
-            "runId": operation.run_id,
-            "sessionKey": operation.session_key,
-            "startedAt": operation.started_at.isoformat(),
-            "metadata": dict(operation.metadata),
-            "tags": list(operation.tags),
-        }
-        for operation in before.operations
-    ]
     again = tracker()
-    again.restore([*documents, {"source": "posted"}], NOW)
+    again.restore(before.operations, NOW)
     after = played(EVENTS[cut:], into=again)
     ended_before = {operation.id for operation in before.operations if operation.status != "in_progress"}
     assert not ended_before & {operation.id for operation in after.operations}

@@ -1,10 +1,12 @@
 """Traces: the spans of a run as a backend gets them, decoded from the protobuf that was sent."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 
@@ -12,8 +14,8 @@ from exporter.gateway import GatewayWatch
 from exporter.traces import SendError, Span, Traces, otlp_sender, span_id, trace_id, tree
 from lobservatory.otlp import wanted
 from openclaw.protocol import Pushed
-from store.calls import RunCall
 from store.operations import DerivedOperation, DerivedStep
+from store.traces import RunCall
 from tests.otlp import values
 
 T0 = datetime(2026, 11, 21, 1, tzinfo=UTC)
@@ -148,6 +150,164 @@ async def test_what_ended_before_this_process_is_not_sent_again():
     traces.add([replace(run("run_c"), completed_at=at(3599))])  # a poll tells of it once more
     await traces.step()
     assert [span.name for span in sent if span.parent is None] == ["invoke_agent main"]
+
+
+class Remembered:
+    """A place for how far runs were sent, and the runs themselves, as a database gives them after a restart."""
+
+    def __init__(self):
+        self.sent_to = None
+        self.known = []
+
+    async def save(self, at):
+        self.sent_to = at
+
+    def traces(self, send, now, **more):
+        made = Traces(send, save=self.save, clock=lambda: now, **more)
+        made.restore(self.known, self.sent_to)
+        return made
+
+
+def runs_of(spans):
+    return [span.attributes["openclaw.operation.id"] for span in spans if span.name.startswith("invoke_agent")]
+
+
+@pytest.mark.req("P-16")
+async def test_a_restart_in_the_middle_of_a_run_and_of_its_sub_agent_changes_no_id_and_loses_no_step():
+    child = {"session": "agent:main:subagent:x", "parent": "agent:main:main", "start": 5, "end": 9}
+    begun = [
+        run(status="in_progress", steps=STEPS[:1]),
+        run("run_b", status="in_progress", **child),
+    ]
+    ended = [run("run_b", **child), run(steps=STEPS[1:])]
+    whole, before, after = [], [], []
+    one = Remembered().traces(whole.extend, T0.timestamp())
+    one.add([*begun, *ended])
+    await one.step()
+    kept = Remembered()
+    first = kept.traces(before.extend, T0.timestamp())
+    first.add(begun)
+    await first.step()
+    kept.known = begun
+    second = kept.traces(after.extend, T0.timestamp() + 60)  # later than the runs' ends, told by a poll
+    second.add(ended)
+    await second.step()
+    assert before == []
+    assert after == whole
+    assert len({span.trace for span in after}) == 1
+    assert {span.link for span in after if span.name.startswith("invoke")} == {
+        None,
+        (trace_id("run_a"), span_id("run_a")),
+    }
+
+
+@pytest.mark.req("P-16")
+async def test_runs_that_ended_just_before_or_during_a_restart_are_sent_once_and_older_ones_are_not():
+    kept, sent = Remembered(), []
+    first = kept.traces(sent.extend, T0.timestamp())
+    first.add([run("old", end=1), run("waits", end=2)])
+    await first.step()
+    assert runs_of(sent) == ["old", "waits"]
+    assert kept.sent_to == at(2)
+    kept.known = [run("old", end=1), run("waits", end=2), run("between", end=30), run("goes_on", status="in_progress")]
+    sent.clear()
+    second = kept.traces(sent.extend, T0.timestamp() + 3600)
+    second.add([run("found_by_a_poll", end=40), run("between", end=30)])
+    await second.step()
+    assert runs_of(sent) == ["between", "found_by_a_poll"]
+    assert kept.sent_to == at(40)
+
+
+async def test_what_waits_for_its_rows_at_a_stop_is_sent_by_the_next_process():
+    kept, sent, rows = Remembered(), [], []
+
+    async def calls(_operation):
+        return rows
+
+    first = kept.traces(sent.extend, T0.timestamp() + 20, calls=calls, settle=0.0)
+    first._since = 0.0
+    first.add([run("first", end=5, steps=STEPS), run("late", end=9, steps=STEPS)])
+    rows += [RunCall(at(2), "fake", "fake-1", "ok", 1, 2, 3, 4, None)]  # the call after the tools is not there yet
+    await first.step()
+    assert sent == []
+    kept.known = [run("first", end=5, steps=STEPS), run("late", end=9, steps=STEPS)]
+    rows += [RunCall(at(9), "fake", "fake-1", "ok", 10, 20, 30, 40, None, 5, Decimal("0.000000007"))]
+    assert kept.sent_to < at(5)
+    second = kept.traces(sent.extend, T0.timestamp() + 3600, calls=calls, settle=0.0)
+    await second.step()
+    assert runs_of(sent) == ["first", "late"]
+    chats = [span for span in sent if span.client]
+    assert [span.attributes["gen_ai.usage.output_tokens"] for span in chats] == [2, 20] * 2
+    assert [span.attributes.get("openclaw.cost.usd") for span in chats] == [None, 7e-09] * 2
+    assert chats[1].attributes["gen_ai.usage.reasoning.output_tokens"] == 5
+
+
+async def test_rows_that_never_come_are_not_waited_for_for_ever():
+    now, sent = [T0.timestamp()], []
+
+    async def calls(_operation):
+        return []
+
+    traces = Traces(sent.extend, calls, settle=3.0, clock=lambda: now[0])
+    traces.add([run()])
+    for _ in range(10):
+        now[0] += 3.0
+        await traces.step()
+        assert bool(sent) == (now[0] >= T0.timestamp() + 33)
+    now[0] += 3.0
+    await traces.step()
+    assert runs_of(sent) == ["run_a"]
+
+
+async def test_without_a_database_a_stop_sends_what_waits():
+    sent = []
+    traces = Traces(sent.extend, clock=T0.timestamp)
+    task = asyncio.create_task(traces.run())
+    await asyncio.sleep(0)
+    traces._ended.append((T0.timestamp() + 100, "run_a"))
+    traces._follow(run())
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert runs_of(sent) == ["run_a"]
+
+
+CONTENT = (
+    ("session.message", None, {"message": {"role": "user", "content": "dear diary sk-ant-api03-abcdefghijklmnop"}}),
+    ("agent", "lifecycle", {"phase": "start", "startedAt": 0}),
+    ("agent", "tool", {"phase": "start", "name": "exec", "toolCallId": "c1", "args": {"command": "cat diary"}}),
+    ("agent", "tool", {"phase": "result", "name": "exec", "toolCallId": "c1", "result": {"content": "dear " * 9_000}}),
+    ("agent", "assistant", {"text": "it says dear"}),
+    ("agent", "lifecycle", {"phase": "end", "endedAt": 300, "terminalReply": {"text": "it says dear diary \ud800"}}),
+)
+
+
+@pytest.mark.req("P-16")
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_texts_are_sent_only_where_they_may_be_stored(receiver, allowed):
+    watch = GatewayWatch("home", "ws://127.0.0.1:9", str, send_spans=otlp_sender("home", "1"), contents=allowed)
+    now = int(datetime.now(UTC).timestamp() * 1000)
+    common = {"runId": "r", "sessionKey": "agent:main:main", "sessionId": "s", "agentId": "main", "ts": now}
+    for event, stream, data in CONTENT:
+        moved = {name: value + now if name in {"startedAt", "endedAt"} else value for name, value in data.items()}
+        inside = data if event == "session.message" else {"stream": stream, "data": moved}
+        for listener in watch.listeners:
+            listener(Pushed(event, common | inside, None))
+    await watch.feed.step()
+    await watch.traces.step()
+    found = {span.name: values(span.attributes) for span, _ in receiver.spans()}
+    body = b"".join(receiver.requests)
+    assert found.keys() == {"invoke_agent main", "execute_tool exec"} | (found.keys() & {"chat"})
+    if not allowed:
+        assert b"diary" not in body
+        assert b"dear" not in body
+        return
+    root, tool = found["invoke_agent main"], found["execute_tool exec"]
+    assert json.loads(root["gen_ai.input.messages"]) == [
+        {"role": "user", "parts": [{"type": "text", "content": "dear diary [hidden]"}]}
+    ]
+    assert json.loads(root["gen_ai.output.messages"])[0]["parts"][0]["content"] == "it says dear diary ?"
+    assert json.loads(tool["gen_ai.tool.call.arguments"]) == {"command": "cat diary"}
+    assert len(tool["gen_ai.tool.call.result"]) == 4_000
 
 
 async def test_a_backend_that_refuses_costs_its_spans_only_and_is_counted():

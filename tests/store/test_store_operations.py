@@ -224,6 +224,78 @@ async def test_a_run_becomes_an_operation_with_tools_as_steps_tokens_and_cost(po
     assert told[1].payload["metrics"]["tokens"]["total"] == 465
 
 
+@pytest.mark.req("S0-18")
+async def test_calls_that_name_no_run_count_for_what_was_at_work_in_their_session(pool, postgres_dsn):
+    """As with older gateways; and a job's run has a session of its own, whatever run ids its calls name."""
+
+    def at(seconds):
+        return T0 + timedelta(seconds=seconds)
+
+    def operation(identifier, session, start, end, **more):
+        fields = {"type": "agent_task", "source": "run", **more}
+        return DerivedOperation(
+            id=identifier, gateway="gw", name="N", status="completed", session_id=session, started_at=at(start),
+            completed_at=at(end), **fields,
+        )  # fmt: skip
+
+    job = {"type": "scheduled", "source": "cron", "session_key": "agent:main:cron:j:run:own"}
+    known = [
+        operation("first", "shared", 0, 10, run_id="r1"),
+        operation("second", "shared", 20, 30, run_id="r2"),
+        operation("job", "own", 0, 10, **job),
+    ]
+
+    def call(number, session, seconds, run_id=None, key=None):
+        return ModelCall(
+            "gw", "main", session, f"e{number}", bytes([number] * 16), at(seconds), "p", "m", "main", "ok", number, 0,
+            0, 0, 0, Decimal(number), "reported", "billed", run_id=run_id, session_key=key,
+        )  # fmt: skip
+
+    calls = [
+        call(1, "shared", 5),
+        call(2, "shared", 15),  # between the two: of neither
+        call(4, "shared", 25),
+        call(8, "shared", 26, "r3"),  # of a run that is none of these
+        call(16, "own", 5, "inner", job["session_key"]),
+        call(32, "other", 5),
+    ]
+    await derive(pool, *known[:2])
+    ledger = PostgresLedger(postgres_dsn, "gw")
+    await ledger.open()
+    try:
+        async with ledger.transaction() as transaction:
+            await transaction.insert_model_calls(calls)
+    finally:
+        await ledger.close()
+    await derive(pool, known[2])  # after its calls
+    async with pool.connection() as connection:
+        found = {one["id"]: one["metrics"]["tokens"] for one in await operations.list_operations(connection)}
+    assert {name: (tokens["prompt"], tokens["cost"]) for name, tokens in found.items()} == {
+        "first": (1, 1.0),
+        "second": (4, 4.0),
+        "job": (16, 16.0),
+    }
+
+
+async def test_what_was_derived_comes_back_whole_and_in_order(pool):
+    step = DerivedStep("c1", "read", "failed", T0, T0 + timedelta(seconds=2), 2000, "the tool reported an error")
+    ended = DerivedOperation(
+        id="a", gateway="gw", type="skill", name="Skill x", status="failed", source="run", agent_id="main", channel="c",
+        run_id="ra", session_key="k", session_id="s", started_at=T0 + timedelta(seconds=1),
+        completed_at=T0 + timedelta(seconds=3), current_step="read", current_step_index=0, activity="Failed",
+        skill_name="x", disposition={"success": False, "error": "e", "errorCode": "c"}, steps=(step,),
+        metadata={"kind": "direct"}, tags=("t",),
+    )  # fmt: skip
+    await derive(pool, ended, run("in_progress"), replace(run("in_progress"), id="other", gateway="elsewhere"))
+    await make(pool)
+    async with pool.connection() as connection:
+        known = await operations.derived_since(connection, "gw", datetime.now(UTC) - timedelta(hours=1))
+        none = await operations.derived_since(connection, "gw", datetime.now(UTC) + timedelta(hours=1))
+    assert [one.id for one in known] == ["run:gw:r1", "a"]
+    assert known[1] == ended
+    assert none == []
+
+
 async def test_seeing_a_run_again_changes_and_tells_nothing(pool):
     assert len(await derive(pool, run("completed", completed_at=T0))) == 1
     assert await derive(pool, run("completed", completed_at=T0)) == []
