@@ -48,4 +48,4 @@ class ThresholdIn(Snake):
     severity: Literal["critical", "warning", "info"]
     gateway: Scope = ""
     agent: Scope = ""
-    value: Annotated[float, Field(allow_inf_nan=False)]
+    value: Annotated[float, Field(strict=True, allow_inf_nan=False)]  # as in a file: no text, no true or false

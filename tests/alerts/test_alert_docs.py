@@ -14,6 +14,7 @@ from lobservatory.runner.monitoring import prepare_alertmanager
 from lobservatory.settings import Settings
 from lobservatory.thresholds import THRESHOLDS
 from tests.alerts.stack import fast_alertmanager
+from tests.fakes.mail import fake_mail
 from tests.fakes.slack import fake_slack
 from tests.servers import post, wait_for
 from tests.tools import REPOSITORY, debian_tool
@@ -145,3 +146,33 @@ def test_quiet_hours_mute_warnings_only_and_a_webhook_hears_all(tmp_path):
                 wait_for(lambda before=number: len(other.refused) > before, "the webhook hears of it")
             slack.wait(bool)
             assert [message.title for message in slack.messages] == ["🔴 critical · home"]
+
+
+HOSTILE = "<b onload=x>&'\"{{ .ExternalURL }} <!channel>"
+
+
+@pytest.mark.req("S1-7")
+def test_the_mail_of_the_example_arrives_with_names_as_names(tmp_path):
+    mail = example("email_configs")
+    ((config,),) = [receiver["email_configs"] for receiver in mail["receivers"]]
+    secret = tmp_path / "smtp_password"
+    secret.write_text("a password for tests only")
+    with fake_mail(config["auth_username"], secret.read_text()) as server, fake_slack() as slack:
+        config |= {"smarthost": f"127.0.0.1:{server.port}", "auth_password_file": str(secret), "require_tls": False}
+        ours = prepare_alertmanager(
+            tmp_path / "ours", Settings.model_validate({"slack_webhook_url": slack.url}), {}
+        ).read_text()
+        own = tmp_path / "own.yml"
+        own.write_text(yaml.safe_dump(merged(yaml.safe_load(ours), mail)))
+        with fast_alertmanager(tmp_path / "am", slack.url, alertmanager_config=str(own)) as alerts:
+            labels = {"alertname": "GatewayDown", "gateway": "home", "severity": "critical", "agent": HOSTILE}
+            alerts.send([{"labels": labels, "annotations": {"summary": "The gateway does not answer"}}])
+            (told,) = server.wait(1)
+            slack.wait(bool)  # the first one, as before
+    assert (told["To"], told["From"]) == (config["to"], config["from"])
+    assert "GatewayDown home" in told["Subject"]
+    page = told.get_body(("html",)).get_content()
+    assert "The gateway does not answer" in page
+    assert "<b onload" not in page
+    assert "&lt;b onload=x&gt;" in page
+    assert server.refused == 0

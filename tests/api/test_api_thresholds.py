@@ -61,6 +61,9 @@ async def test_a_threshold_is_set_exported_audited_and_forgotten(client, databas
         ({"alert": "HostMemoryLow", "value": 0.1}, "only these have values for single agents"),
         ({"value": -1}, "must be from 0 to 1e+09 US$"),
         ({"severity": "loud"}, "severity"),
+        ({"value": True}, "body.value"),
+        ({"value": "42"}, "body.value"),
+        ({"value": None}, "body.value"),
         ({"agent": "x" * 65}, "agent"),
     ],
 )
