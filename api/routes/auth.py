@@ -42,6 +42,13 @@ async def ticket(context: ContextDep, actor: Reader) -> Ticket:
     return await context.auth.ticket(actor)
 
 
+@router.post("/logout", status_code=204, summary="Log out", responses=problems())
+async def logout(context: ContextDep, actor: Reader) -> None:
+    """Ends the token of a log-in at once, its live connections within 10 seconds. A token that was made with
+    `POST /api/auth/tokens` goes on: an administrator revokes it."""
+    await context.auth.logout(actor)
+
+
 @router.get("/preferences", summary="What you chose for our pages", responses=problems())
 async def preferences(context: ContextDep, actor: Reader) -> Preferences:
     """Of the user whose token this is, on every device."""

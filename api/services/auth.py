@@ -24,6 +24,7 @@ from store.pool import Pool
 log = structlog.get_logger(__name__)
 
 PREFIX = "lobs_"
+_LOGIN = "password"  # who made the token of a log-in
 SESSION = timedelta(hours=24)
 TICKET_SECONDS = 30
 FAILURES = 5  # wrong passwords from one address …
@@ -97,7 +98,7 @@ class AuthService:
                 name="login",
                 scopes=Scope.ADMIN.held(),
                 gateways=None,
-                created_by="password",
+                created_by=_LOGIN,
                 expires_at=expires_at,
             )
             await rows.clear_login_failures(connection, address)
@@ -188,6 +189,15 @@ class AuthService:
             if not await rows.revoke_token(connection, token_id):
                 raise errors.NotFoundError("There is no token with this id.", field="path.token_id")
             await rows.audit(connection, phase="succeeded", actor=actor.name, action="token.revoke", target=token_id)
+
+    async def logout(self, actor: Actor) -> None:
+        """End the token of a log-in; one that was made for a program goes on."""
+        async with self._pool.connection() as connection:
+            token = await rows.token(connection, actor.token_id)
+            if token is None or token.created_by != _LOGIN:
+                return
+            await rows.revoke_token(connection, token.id)
+            await rows.audit(connection, phase="succeeded", actor=actor.name, action="logout", target=token.id)
 
     async def still_valid(self, token_ids: Sequence[str]) -> set[str]:
         """Those that are neither revoked nor expired."""

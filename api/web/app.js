@@ -183,12 +183,25 @@ function signOut(text) {
   byId("secret").focus();
 }
 
+// A token is tried as one first: it is no wrong password, which would be counted, and after some lock everybody out.
 async function signIn(secret) {
-  const answer = await fetch("/api/auth/login", {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ password: secret }),
-  });
-  if (answer.status === 429) throw new Problem(429, await answer.json());
-  token = answer.ok ? (await answer.json()).token : secret;
+  const verified = /^[\w-]{32,}$/.test(secret) && await fetch("/api/auth/verify", { headers: { Authorization: `Bearer ${secret}` } });
+  if (verified && verified.ok) {
+    token = secret;
+  } else if (secret.startsWith("lobs_")) {
+    byId("signin-problem").textContent = "That token is not valid, or no longer.";
+    return;
+  } else {
+    const answer = await fetch("/api/auth/login", {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ password: secret }),
+    });
+    if (!answer.ok && answer.status !== 401) throw new Problem(answer.status, await answer.json());
+    if (!answer.ok) {
+      byId("signin-problem").textContent = "That is neither the password nor a valid token.";
+      return;
+    }
+    token = (await answer.json()).token;
+  }
   sessionStorage.setItem(KEY, token);
   await start();
 }
@@ -198,7 +211,7 @@ async function start() {
     scopes = (await ask("/api/auth/verify")).data.scopes;
   } catch (error) {
     if (error.status !== 401) throw error;
-    byId("signin-problem").textContent = "That is neither the password nor a valid token.";
+    signOut("That sign-in has ended.");
     return;
   }
   started = true;
@@ -225,6 +238,10 @@ byId("signin").addEventListener("submit", (event) => {
   attempt(() => signIn(byId("secret").value.trim()));
   byId("secret").value = "";
 });
-byId("leave").addEventListener("click", () => { signOut("Signed out."); location.reload(); });
+byId("leave").addEventListener("click", async () => {
+  await attempt(() => ask("/api/auth/logout", { method: "POST" })); // its token is worth nothing from now on
+  signOut("Signed out.");
+  location.reload();
+});
 if (token) attempt(start);
 else signOut("");

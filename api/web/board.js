@@ -25,13 +25,19 @@ async function whole() {
   draw();
 }
 
+// An answer may come later than the news of a change after it: what is newer stays.
+function keep(task) {
+  const known = tasks.get(task.id);
+  if (!known || !(task.version < known.version)) tasks.set(task.id, { ...known, ...task });
+}
+
 async function move(task, status) {
   if (task.status === status || !STATUSES.includes(status)) return;
   const answer = await attempt(() => ask(`/api/tasks/${encodeURIComponent(task.id)}`, {
     method: "PATCH", body: { status }, headers: { "If-Match": `"${task.version}"` },
   }));
   if (answer) {
-    tasks.set(task.id, answer.data);
+    keep(answer.data);
     notice(`Moved “${task.title}” to ${TITLES[status]}.`);
     draw();
     document.querySelector(`[data-id="${CSS.escape(task.id)}"]`)?.focus();
@@ -92,7 +98,7 @@ export async function show(view) {
       body: { title: title.value, priority: priority.value, board: board || "default" }, headers: { "Idempotency-Key": crypto.randomUUID() } }));
     if (!made) return;
     title.value = "";
-    tasks.set(made.data.id, made.data);
+    keep(made.data);
     draw();
   });
   const boards = element("select", { "aria-label": "Board" }, element("option", { value: "", textContent: "All boards" }));
@@ -120,7 +126,7 @@ export async function show(view) {
   listen("/ws?channels=tasks", { whole, message(got) {
     if (got.type !== "task:update" || !["created", "updated", "deleted"].includes(got.action)) return;
     if (got.action === "deleted") tasks.delete(got.data.id);
-    else tasks.set(got.data.id, { ...tasks.get(got.data.id), ...got.data });
+    else keep(got.data);
     draw();
   } });
 }

@@ -185,3 +185,16 @@ async def test_only_a_trusted_proxy_says_who_the_client_is(settings, database, t
 def test_a_proxy_is_an_address_or_a_network(wrong):
     with pytest.raises(ValidationError, match="no address and no network"):
         Settings.model_validate({"trusted_proxies": wrong})
+
+
+@pytest.mark.req("S2-1")
+async def test_logging_out_ends_the_token_of_a_log_in_and_no_other(app, anonymous, database):
+    token = (await anonymous.post("/api/auth/login", json={"password": PASSWORD})).json()["token"]
+    async with connected(app, token) as there, connected(app, await new_token(app, Scope.READ)) as program:
+        assert (await there.post("/api/auth/logout")).status_code == 204
+        assert (await there.get("/api/auth/verify")).status_code == 401
+        assert (await there.post("/api/auth/logout")).status_code == 401
+        assert (await program.post("/api/auth/logout")).status_code == 204
+        assert (await program.get("/api/auth/verify")).status_code == 200, "a program's token goes on"
+    cursor = await database.execute("SELECT count(*) FROM lobs.audit_log WHERE action = 'logout'")
+    assert (await cursor.fetchone())[0] == 1

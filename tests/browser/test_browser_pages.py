@@ -195,3 +195,44 @@ async def test_an_alert_shows_at_the_top_of_a_page_until_it_ends(browser: Browse
         (await client.post("/api/webhooks/alertmanager", json={"alerts": [ended]})).raise_for_status()
     await expect(banner).to_be_hidden()
     watched.check(service)
+
+
+@pytest.mark.req("S2-1")
+async def test_a_token_signs_in_without_being_tried_as_the_password_and_signing_out_ends_a_log_in(
+    browser: Browser, service: Service, postgres_dsn: str
+) -> None:
+    context = await browser.new_context()
+    page = await context.new_page()
+    tried: list[str] = []
+    page.on("request", lambda request: tried.append(request.url.removeprefix(service.url)))
+    await page.goto(f"{service.url}/board")
+    for wrong in ("lobs_" + "x" * 43, "y" * 43):
+        await page.fill("#secret", wrong)
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#signin-problem")).to_contain_text("not valid" if wrong[0] == "l" else "neither")
+    assert tried.count("/api/auth/login") == 1, "what looks like a token of ours is tried as nothing else"
+    await page.fill("#secret", "s" * 43)
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#connection")).to_have_text("live")
+    assert tried.count("/api/auth/login") == 1
+    async with await psycopg.AsyncConnection.connect(postgres_dsn) as database:
+        cursor = await database.execute("SELECT count(*) FROM lobs.login_failures")
+        assert await cursor.fetchone() == (1,)
+    assert await page.evaluate("() => document.cookie + Object.keys(localStorage).join()") == ""
+    assert (
+        await page.evaluate(
+            "() => { try { document.body.innerHTML = '<b>x</b>'; return 'markup'; } catch { return 'refused'; } }"
+        )
+        == "refused"
+    )
+    await context.close()
+    context = await browser.new_context()
+    watched = await signed_in(context, service, "/board")
+    token = await watched.page.evaluate("() => sessionStorage.getItem('lobservatory.token')")
+    async with watched.page.expect_navigation():
+        await watched.page.click("#leave")
+    await expect(watched.page.locator("#signin")).to_be_visible()
+    headers = {"Authorization": f"Bearer {token}"}
+    async with service.client() as client:
+        assert (await client.get("/api/auth/verify", headers=headers)).status_code == 401
+    await context.close()
