@@ -176,16 +176,27 @@ async def release(connection: Connection, run: str) -> None:
     await connection.execute("UPDATE lobs.requested_runs SET held_until = NULL WHERE id = %s", [run])
 
 
-async def sent(connection: Connection, run: RequestedRun, *, run_id: str, operation_id: str) -> None:
-    """The gateway has the stage at hand: its text is not kept any longer."""
+async def sent(connection: Connection, run: RequestedRun, *, run_id: str, operation_id: str) -> bool:
+    """The gateway has the stage at hand: its text is not kept any longer. False: it was cancelled meanwhile."""
     stages = list(run.stages)
     stages[run.stage] = msgspec.structs.replace(
         run.at_hand, task=None, run_id=run_id, operation_id=operation_id, session_key=run.at_hand.session_key
     )
-    await connection.execute(
-        "UPDATE lobs.requested_runs SET stages = %s, operation_id = %s, held_until = NULL WHERE id = %s AND stage = %s",
+    if await _cancelled(connection, run):  # whose texts of later stages are gone already
+        stages = [msgspec.structs.replace(stage, task=None) for stage in stages]
+    cursor = await connection.execute(
+        "UPDATE lobs.requested_runs SET stages = %s, operation_id = %s, held_until = NULL WHERE id = %s AND stage = %s"
+        " RETURNING status",
         [_json(stages), operation_id, run.id, run.stage],
     )
+    row = await cursor.fetchone()
+    return row is not None and row["status"] == "running"
+
+
+async def _cancelled(connection: Connection, run: RequestedRun) -> bool:
+    cursor = await connection.execute("SELECT status FROM lobs.requested_runs WHERE id = %s FOR UPDATE", [run.id])
+    row = await cursor.fetchone()
+    return row is not None and row["status"] != "running"
 
 
 async def take_ended(connection: Connection, *, gateway: str) -> tuple[RequestedRun, str, str | None] | None:
@@ -209,13 +220,16 @@ async def take_ended(connection: Connection, *, gateway: str) -> tuple[Requested
 
 
 async def take_lost(connection: Connection, *, gateway: str) -> RequestedRun | None:
-    """A run whose holder died before the gateway had the stage at hand, or whose end nobody saw for `LONGEST`; held."""
+    """A run whose holder died before the gateway had the stage at hand, or whose end nobody will see; held."""
     return await _maybe(
         connection,
-        "UPDATE lobs.requested_runs SET held_until = now() + %(hold)s WHERE id = (SELECT id FROM lobs.requested_runs"
-        " WHERE gateway = %(gateway)s AND status = 'running' AND (held_until < now()"
-        "  OR (held_until IS NULL AND started_at < now() - %(longest)s * jsonb_array_length(stages)))"
-        " ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED)",
+        "UPDATE lobs.requested_runs SET held_until = now() + %(hold)s WHERE id = (SELECT r.id"
+        " FROM lobs.requested_runs AS r WHERE r.gateway = %(gateway)s AND r.status = 'running'"
+        " AND CASE WHEN r.operation_id IS NULL THEN r.held_until < now()"
+        "  ELSE (r.held_until IS NULL OR r.held_until < now())"
+        "   AND (r.started_at < now() - %(longest)s * jsonb_array_length(r.stages)"
+        "    OR NOT EXISTS (SELECT 1 FROM lobs.operations AS o WHERE o.id = r.operation_id)) END"
+        " ORDER BY r.created_at LIMIT 1 FOR UPDATE SKIP LOCKED)",
         {"gateway": gateway, "hold": HOLD, "longest": LONGEST},
     )
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, Literal
 
 import structlog
@@ -42,7 +42,7 @@ from store import auth as auth_rows
 from store import commands as command_rows
 from store import operations, tasks
 from store import requested_runs as rows
-from store.errors import NotFoundError
+from store.errors import ConflictError, NotFoundError
 from store.pool import Connection, Pool
 from store.requested_runs import Stage
 
@@ -168,15 +168,18 @@ class RunService(CommandService):
         task = required(first.task, action, "task")
 
         async def send(client: GatewayClient) -> Answer:
-            async with self._pool.connection() as connection:
-                run = await rows.place(
-                    connection,
-                    asked,
-                    gateway=self._gateway,
-                    token_id=actor.token_id,
-                    requested_by=actor.name,
-                    most=self._most,
-                )
+            try:
+                async with self._pool.connection() as connection:
+                    run = await rows.place(
+                        connection,
+                        asked,
+                        gateway=self._gateway,
+                        token_id=actor.token_id,
+                        requested_by=actor.name,
+                        most=self._most,
+                    )
+            except ConflictError as error:
+                raise errors.ConflictError(f"{error}.") from None
             answer = {
                 "id": run.id,
                 "status": run.status,
@@ -231,8 +234,10 @@ class RunService(CommandService):
                 agent=stage.agent_id,
                 user=run.requested_by,
             )
-            await rows.sent(connection, run, run_id=run_id, operation_id=operation_id)
+            wanted = await rows.sent(connection, run, run_id=run_id, operation_id=operation_id)
             await _log(connection, run, f"Stage {run.stage + 1} of {len(run.stages)} has started.", operation_id)
+        if not wanted:  # it was cancelled at this moment
+            await call(client, "chat.abort", {"sessionKey": stage.session_key, "runId": run_id})
         return {"runId": run_id, "operationId": operation_id}
 
     # --- the work behind it -----------------------------------------------------------------------------------
@@ -242,27 +247,31 @@ class RunService(CommandService):
         client = self._client
         if client is None:
             return  # commands are off: what waits goes on waiting
-        looks = 0
+        looks, away = 0, False
         while True:
             try:
-                while await self._step(client):
+                while await self._count() and await self._step(client):
                     pass
-                await self._count()
                 if looks % _FORGET_EVERY == 0:
                     async with self._pool.connection() as connection:
                         await rows.forget(connection)
+                away = False
             except errors.DATABASE_AWAY as error:
-                log.warning("runs that were asked for could not be looked at", error=type(error).__name__)
+                if not away:
+                    log.warning("runs that were asked for could not be looked at", error=type(error).__name__)
+                away = True
             looks += 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS)
             self._woken.clear()
 
-    async def _count(self) -> None:
+    async def _count(self) -> bool:
+        """Whether there is anything that could be done."""
         async with self._pool.connection() as connection:
             now = await rows.counts(connection, gateway=self._gateway)
         self._counts.runs = {status: now[status] for status in ("waiting", "running", "undelivered")}
         self._counts.oldest_waiting = now["oldest"].timestamp() if now["oldest"] else None
+        return any(self._counts.runs.values())
 
     async def _step(self, client: GatewayClient) -> bool:
         """One thing that is to be done; False: there is none."""
@@ -270,19 +279,33 @@ class RunService(CommandService):
             due = await rows.take_delivery(connection, gateway=self._gateway)
             ended = await rows.take_ended(connection, gateway=self._gateway)
         if due is not None:
-            await self._deliver(client, due)
+            await self._guarded(due, self._deliver(client, due))
         if ended is not None:
-            await self._ended(client, *ended)
+            await self._guarded(ended[0], self._ended(client, *ended))
         if client.state != "connected":
             return due is not None or ended is not None
         async with self._pool.connection() as connection:
             lost = await rows.take_lost(connection, gateway=self._gateway)
             waiting = await rows.take_waiting(connection, gateway=self._gateway, most=self._most)
         if lost is not None:
-            await self._found(client, lost)
+            await self._guarded(lost, self._found(client, lost))
         if waiting is not None:
-            await self._continue(client, waiting)
+            await self._guarded(waiting, self._continue(client, waiting))
         return any(one is not None for one in (due, ended, lost, waiting))
+
+    async def _guarded(self, run: rows.RequestedRun, action: Coroutine[Any, Any, None]) -> None:
+        """A run that cannot be handled fails; it does not take the service with it."""
+        try:
+            await action
+        except errors.DATABASE_AWAY:
+            raise  # it is taken again when the database is back
+        except Exception:
+            log.exception("a run that was asked for could not be handled", run=run.id)
+            async with self._pool.connection() as connection:
+                if not await rows.finish(
+                    connection, run, "failed", "The service could not handle it; its log says why."
+                ):
+                    await rows.not_delivered(connection, run.id, "The service could not deliver it.", None)
 
     async def _ended(self, client: GatewayClient, run: rows.RequestedRun, status: str, error: str | None) -> None:
         last = run.stage + 1 == len(run.stages)
@@ -303,7 +326,9 @@ class RunService(CommandService):
         operation_id = command_rows.run_operation_id(self._gateway, run_id)
         async with self._pool.connection() as connection:
             if stage.run_id is not None:
-                await rows.finish(connection, run, "failed", "No end of the run was seen; its operation tells more.")
+                there = await operations.exists(connection, operation_id)
+                why = "No end of the run was seen; its operation tells more." if there else "Its operation was deleted."
+                await rows.finish(connection, run, "failed", why)
                 return
             if await operations.exists(connection, operation_id):  # the exporter has seen it
                 await rows.sent(connection, run, run_id=run_id, operation_id=operation_id)
@@ -381,7 +406,9 @@ class RunService(CommandService):
                 reply = await self._reply(client, run.at_hand.session_key)
         done = [stage.operation_id for stage in run.stages if stage.operation_id]
         async with self._pool.connection() as connection:
-            documents = [await operations.get(connection, one) for one in done]
+            documents = [
+                await operations.get(connection, one) for one in done if await operations.exists(connection, one)
+            ]
         metrics = [(one.get("metrics") or {}).get("tokens") or {} for one in documents]
         costs = [one["cost"] for one in metrics if one.get("cost") is not None]
         seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at and run.started_at else None
@@ -467,6 +494,8 @@ class RunService(CommandService):
         if stage.operation_id is None:
             return None
         async with self._pool.connection() as connection:
+            if not await operations.exists(connection, stage.operation_id):
+                return {"type": "error", "runId": stage.run_id}
             status = (await operations.get(connection, stage.operation_id))["status"]
         if status == "completed":
             try:

@@ -8,11 +8,12 @@ import http.server
 import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from fastapi import FastAPI
 
@@ -64,7 +65,7 @@ class Setup:
     client: httpx.AsyncClient
     gateway: ReplayGateway
     database: Any
-    ended: set[str] = field(default_factory=set)
+    dsn: str
 
     @property
     def sent(self) -> list[dict[str, Any]]:
@@ -105,7 +106,7 @@ async def running(settings, gateway, database, **more: Any) -> AsyncIterator[Set
         connection = of_app(app).runs._client
         assert connection is not None
         await connection.wait_connected()
-        yield Setup(app, client, gateway, database)
+        yield Setup(app, client, gateway, database, chosen.database_url.get_secret_value())
 
 
 @pytest.fixture
@@ -339,6 +340,55 @@ async def test_a_run_without_an_end_gives_its_place_back_after_a_day(setup):
     run = await setup.spawn()
     await setup.database.execute("UPDATE lobs.requested_runs SET started_at = now() - interval '25 hours'")
     assert "No end of the run was seen" in (await setup.until(run["id"], status="failed"))["error"]
+
+
+async def test_runs_of_which_nobody_saw_the_end_are_told_from_those_that_ended(setup):
+    """Several at once, each as a process leaves it that died while it handled their ends."""
+    runs = [await setup.spawn("one"), await setup.spawn("two")]
+    for run in runs:
+        await setup.database.execute(
+            "UPDATE lobs.requested_runs SET held_until = now() + interval '1 hour' WHERE id = %s", [run["id"]]
+        )
+        await setup.end(run["operationId"])
+    await setup.database.execute("UPDATE lobs.requested_runs SET held_until = now() - interval '1 second'")
+    for run in runs:
+        await setup.until(run["id"], status="completed")
+
+
+async def test_a_run_whose_operation_was_deleted_ends_and_is_still_delivered(settings, gateway, database):
+    with fake_slack() as slack:
+        async with running(settings, gateway, database, slack_webhook_url=slack.url) as setup:
+            run = await setup.spawn(deliverTo="slack")
+            await database.execute("DELETE FROM lobs.operations WHERE id = %s", [run["operationId"]])
+            found = await setup.until(run["id"], delivery="delivered")
+            assert (found["status"], found["error"]) == ("failed", "Its operation was deleted.")
+
+
+async def test_a_run_that_is_cancelled_while_it_is_sent_is_stopped(setup):
+    identifier: list[str] = []
+
+    def answer(params: Any) -> Any:
+        identifier.append(params["idempotencyKey"].rpartition("-")[0])
+        with psycopg.connect(setup.dsn, autocommit=True) as connection:  # somebody else is quicker
+            connection.execute("UPDATE lobs.requested_runs SET status = 'cancelled' WHERE id = %s", identifier)
+        return {"runId": params["idempotencyKey"], "sessionKey": params["sessionKey"]}
+
+    setup.gateway.answers["agent"] = answer
+    run = await setup.spawn()
+    aborted = [params for method, params in setup.gateway.calls if method == "chat.abort"]
+    assert aborted == [{"sessionKey": run["sessionKey"], "runId": run["runId"]}]
+    assert (await setup.run(run["id"]))["status"] == "cancelled"
+
+
+async def test_a_run_that_cannot_be_handled_fails_alone(setup, monkeypatch):
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(of_app(setup.app).runs, "_ended", broken)
+    run = await setup.spawn()
+    await setup.end(run["operationId"])
+    assert "could not handle it" in (await setup.until(run["id"], status="failed"))["error"]
+    assert (await setup.spawn())["status"] == "running"
 
 
 async def test_what_a_revoked_token_asked_for_is_not_started(setup):
