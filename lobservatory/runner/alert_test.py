@@ -10,6 +10,7 @@ import json
 import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -93,11 +94,22 @@ def _follow(base: str, before: dict[tuple[str, str], float], ways: set[str], end
             yield f"alert-test: sent to {_WAYS[way]}; its end follows within a few minutes"
         seen = arrived
     if waiting:
+        _refuse_muted(base)
         lost = ", ".join(sorted(_WAYS[way] for way in waiting))
         raise UserError(
             f"alert-test: not delivered to {lost}: Alertmanager's log says why (a wrong webhook, no network, or "
             "the API is not running)"
         )
+
+
+def _refuse_muted(base: str) -> None:
+    """Raises UserError when Alertmanager keeps the alert to itself on purpose."""
+    wanted = urllib.parse.urlencode({"filter": f'alertname="{NAME}"'})
+    for one in _ask(f"{base}/api/v2/alerts?{wanted}"):
+        if one["status"]["silencedBy"]:
+            raise UserError(f"alert-test: a silence covers it: end it at {base}/#/silences, then try again")
+        if one["status"]["inhibitedBy"]:
+            raise UserError(f"alert-test: another alert inhibits it (ExporterDown?): see {base}/#/alerts")
 
 
 def _receivers(base: str) -> set[str]:

@@ -21,7 +21,7 @@ from tests.alerts.stack import fast_alertmanager, fast_prometheus
 from tests.fakes.exporter import fake_exporter
 from tests.fakes.slack import fake_slack
 from tests.live.stack import our_process, wait_ready
-from tests.servers import alertmanager, free_port, prometheus, wait_for
+from tests.servers import alertmanager, free_port, post, prometheus, wait_for
 from tests.tools import REPOSITORY
 
 
@@ -185,6 +185,41 @@ def test_alert_test_says_what_was_not_delivered(tmp_path):
         with pytest.raises(UserError, match=r"not delivered to .*our history"):
             list(alert_test.run(settings, alerts.url, wait=15))
         slack.wait(bool)
+
+
+def tried(alerts, folder):
+    """What it says without waiting long: (lines before the error, the error)."""
+    lines = []
+    with pytest.raises(UserError) as refused:
+        lines.extend(alert_test.run(Settings.model_validate({"data_dir": folder}), alerts.url, wait=3))
+    return lines, str(refused.value)
+
+
+def test_alert_test_says_what_keeps_slack_from_it(tmp_path):
+    nowhere = f"127.0.0.1:{free_port()}"
+    with fast_alertmanager(tmp_path / "none", "", api_listen=nowhere) as alerts:
+        lines, _ = tried(alerts, tmp_path)
+        assert "it has no receiver for Slack: set LOBS_SLACK_WEBHOOK_URL_FILE (docs/alerts.md)" in lines[1]
+    with fake_slack() as slack:
+        with fast_alertmanager(tmp_path / "wrong", f"{slack.url}/x", api_listen=nowhere) as alerts:
+            assert "not delivered to Slack, our history" in tried(alerts, tmp_path)[1]
+            wait_for(lambda: "no_service" in slack.refused, "Slack was asked")
+        with fast_alertmanager(tmp_path / "silenced", slack.url, api_listen=nowhere) as alerts:
+            now = datetime.now(UTC)
+            silence = {
+                "matchers": [{"name": "gateway", "value": "default", "isRegex": False, "isEqual": True}],
+                "startsAt": now.isoformat(),
+                "endsAt": (now + timedelta(hours=1)).isoformat(),
+                "createdBy": "me",
+                "comment": "an upgrade",
+            }
+            post(f"{alerts.url}/api/v2/silences", silence)
+            assert f"a silence covers it: end it at {alerts.url}/#/silences" in tried(alerts, tmp_path)[1]
+        with fast_alertmanager(tmp_path / "inhibited", slack.url, api_listen=nowhere) as alerts:
+            down = alert("ExporterDown", "critical")
+            alerts.send([{**down, "labels": {**down["labels"], "gateway": "default"}}])
+            slack.wait(bool)
+            assert "another alert inhibits it" in tried(alerts, tmp_path)[1]
 
 
 @pytest.mark.parametrize(
