@@ -34,12 +34,20 @@ from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
 from openclaw.fields import flag, items, mapping
 from openclaw.fields import text as text_of
-from openclaw.protocol import CallTimeoutError, GatewayError, MalformedReplyError, NotReadyError, RpcError
+from openclaw.protocol import (
+    CallTimeoutError,
+    GatewayError,
+    MalformedReplyError,
+    NotReadyError,
+    RpcError,
+    TooManyRequestsError,
+)
 from openclaw.state_dir import OpenClawConfig, StateDirError, gateway_token, load_config, resolve
 from store import agents as agent_rows
 from store import auth as auth_rows
 from store import commands as rows
 from store import feed
+from store.errors import StoreError
 from store.pool import Connection, Pool
 
 log = structlog.get_logger(__name__)
@@ -56,6 +64,8 @@ _BODIES: Mapping[Action, type[BaseModel]] = {  # of what is confirmed; the other
     "config.patch": ConfigPatch,
     "channel.logout": ChannelAccount,
 }
+
+NOT_SENT = (NotReadyError, TooManyRequestsError)  # errors after which nothing has happened
 
 Answer = dict[str, Any]
 _Value = TypeVar("_Value")
@@ -274,17 +284,17 @@ class CommandService:
             await auth_rows.audit(connection, phase="started", request_id=request_id, detail=detail, **common)
         try:
             answer: Answer = await send(client)
-        except (GatewayError, errors.ApiError) as error:
+        except (GatewayError, errors.ApiError, StoreError) as error:
             async with self._pool.connection() as connection:
                 # After a deadline, a lost connection or an answer that makes no sense nobody knows whether it was
                 # carried out: the key stays taken.
-                if key is not None and isinstance(error, NotReadyError | RpcError | errors.ApiError):
+                if key is not None and isinstance(error, (*NOT_SENT, RpcError, errors.ApiError)):
                     await rows.release(connection, actor=actor.token_id, key=key)
                 reason = error.code if isinstance(error, RpcError | errors.ApiError) else type(error).__name__
                 await auth_rows.audit(
                     connection, phase="failed", request_id=request_id, detail={"reason": reason}, **common
                 )
-            if isinstance(error, errors.ApiError):  # what was found there did not allow it; nothing was changed
+            if not isinstance(error, GatewayError):  # what was found there did not allow it
                 raise
             raise refusal(error) from error
         async with self._pool.connection() as connection:
@@ -383,6 +393,8 @@ def refusal(error: GatewayError) -> errors.ApiError:
         return errors.GatewayRefusedError(
             f"The gateway's answer is not what {error.method} gives; whether it was carried out is not known."
         )
+    if isinstance(error, TooManyRequestsError):
+        return errors.GatewayUnavailableError("Too many requests wait for the gateway's answer; nothing was sent.")
     if isinstance(error, NotReadyError):
         return errors.GatewayUnavailableError("The gateway is not connected; nothing was sent.")
     return errors.GatewayUnavailableError(

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,6 +19,8 @@ from api.security.scopes import Scope
 from exporter.operations import operation_id
 from lobservatory.demo.gateway import ReplayGateway
 from openclaw.client import GatewayClient
+from openclaw.protocol import TooManyRequestsError
+from store import requested_runs
 from store.commands import run_operation_id
 from tests.api.conftest import LOOSE, connected, new_token, started
 
@@ -194,6 +197,33 @@ async def test_a_connection_lost_after_sending_keeps_the_key_so_that_nothing_is_
     again = await setup.client.post("/api/agents/spawn", json=body, headers=headers)
     assert again.status_code == 409, "whether it was carried out is not known"
     assert len(setup.sent("agent")) == 1
+
+
+async def test_what_was_not_sent_for_lack_of_room_may_be_tried_again(setup, database, monkeypatch):
+    async def full(*_: Any, **__: Any) -> Any:
+        raise TooManyRequestsError("cron.run: 1000 requests wait for an answer already")
+
+    headers = {"Idempotency-Key": "k"}
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway_client(setup.app), "call", full)
+        refused = await setup.client.post("/api/crons/j/run", headers=headers)
+    assert refused.status_code == 503
+    assert refused.json()["detail"].endswith("nothing was sent.")
+    assert (await setup.client.post("/api/crons/j/run", headers=headers)).status_code == 202
+    assert [phase for _, phase, _ in await audit(database)] == ["started", "failed", "started", "succeeded"]
+
+
+async def test_a_queue_that_is_full_refuses_and_the_key_stays_free(setup, database, monkeypatch):
+    monkeypatch.setattr(requested_runs, "MOST_WAITING", 0)
+    body, headers = {"label": "l", "task": "t"}, {"Idempotency-Key": "k"}
+    most = of_app(setup.app).settings.runs_per_user
+    for _ in range(most):
+        assert (await setup.client.post("/api/agents/spawn", json=body)).json()["status"] == "running"
+    for _ in range(2):
+        refused = await setup.client.post("/api/agents/spawn", json=body, headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    phases = [phase for _, phase, _ in await audit(database)]
+    assert phases == ["started", "succeeded"] * most + ["started", "failed"] * 2
 
 
 @pytest.mark.req("S4-7")
