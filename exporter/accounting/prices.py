@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,10 @@ from openclaw.state_dir import ModelPrice
 
 _ONE_HOUR = Decimal(2)  # times the input price: cache writes that live for an hour
 _FIVE_MINUTES = Decimal("1.25")
+_WIDE = Context(prec=200)  # prices may have any number of digits, and money is exact
 _DATED = re.compile(r"-(?:\d{8}|\d{4}-\d{2}-\d{2}|latest)$")
+_LARGEST = 1_000_000  # a dollar a token
+_SMALLEST = -30  # digits behind the point; beyond them no money is
 _CLASSES = ("input", "output", "cache_read", "cache_write")
 
 
@@ -66,7 +69,8 @@ class Price:
                 continue
             if price is None:
                 return None
-            cost += (tokens * price).scaleb(-6)  # exact, as a division might not be
+            # Not a division, which might not be exact.
+            cost = _WIDE.add(cost, _WIDE.scaleb(_WIDE.multiply(Decimal(tokens), price), -6))
         return cost
 
 
@@ -121,7 +125,10 @@ def table() -> dict[tuple[str, str], Price]:
 
 
 def load_prices(text: bytes, name: str) -> dict[tuple[str, str], Price]:
-    """Rows `[[price]]` with providers, models, the four classes, source and date. Raises PricesError."""
+    """Rows `[[price]]` with providers, models, the four classes, source and date. Raises PricesError.
+
+    Of several rows for one model the newest date counts, and of equal dates the later row.
+    """
     try:
         document = tomllib.loads(text.decode("utf-8"), parse_float=Decimal)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -130,12 +137,14 @@ def load_prices(text: bytes, name: str) -> dict[tuple[str, str], Price]:
     if not isinstance(rows, list):
         raise PricesError(f"{name}: rows of prices are written as [[price]]")
     prices: dict[tuple[str, str], Price] = {}
+    dates: dict[tuple[str, str], str] = {}
     for number, row in enumerate(rows, 1):
         place = f"{name}: [[price]] number {number}"
         price = _row(row, place)
         for provider in _names(row, "providers", place):
             for model in _names(row, "models", place):
-                prices[provider, model] = price
+                if str(row["date"]) >= dates.get((provider, model), ""):
+                    prices[provider, model], dates[provider, model] = price, str(row["date"])
     return prices
 
 
@@ -148,12 +157,22 @@ def _row(row: Any, place: str) -> Price:
     values = []
     for name in _CLASSES:
         value = row.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | Decimal) or not value >= 0):
-            raise PricesError(f"{place}: {name} must be a number of US dollars per million tokens")
+        if value is not None and not _is_price(value):
+            raise PricesError(f"{place}: {name} must be a number of US dollars per million tokens, from 0 to 1000000")
         values.append(None if value is None else Decimal(value))
     if not row.get("source") or not row.get("date"):
         raise PricesError(f"{place}: source and date are missing: say where the price is from and of which day")
     return Price(f"{row['source']}@{row['date']}", *values)
+
+
+def _is_price(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        return False
+    price = Decimal(value)
+    if not price.is_finite() or not 0 <= price <= _LARGEST:
+        return False
+    exponent = price.normalize(_WIDE).as_tuple().exponent
+    return isinstance(exponent, int) and exponent >= _SMALLEST
 
 
 def _names(row: Mapping[str, Any], key: str, place: str) -> list[str]:

@@ -183,6 +183,13 @@ def test_each_class_of_tokens_has_a_price_of_its_own_also_from_a_users_file(toke
         ("price = 5", "written as [[price]]"),
         ("[[price]\n", "not valid TOML"),
         ('[[price]]\nproviders = ["a"]\nmodels = ["b"]\ninput = -1\nsource = "s"\ndate = 2026-01-01', "input must be"),
+        *(
+            (
+                f'[[price]]\nproviders = ["a"]\nmodels = ["b"]\noutput = {wrong}\nsource = "s"\ndate = 2026-01-01',
+                "output must be",
+            )
+            for wrong in ("nan", "inf", "-inf", "true", '"1"', "1e7", "1e-40", "1e9999999", "[1]")
+        ),
         ('[[price]]\nproviders = ["a"]\nmodels = ["b"]\ninput = 1', "source and date are missing"),
         ('[[price]]\nproviders = "a"\nmodels = ["b"]\nsource = "s"\ndate = 2026-01-01', "providers must be a list"),
         ('[[price]]\nprovider = "a"', "unknown key 'provider'"),
