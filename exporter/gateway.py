@@ -27,6 +27,8 @@ from exporter.collectors.probe import ProbeCollector
 from exporter.collectors.quota import QuotaCollector
 from exporter.collectors.sessions import SessionsCollector
 from exporter.collectors.silence import Silence
+from exporter.collectors.subagents import SubagentsCollector
+from exporter.collectors.update import UpdateCollector
 from exporter.collectors.usage import Usage, UsageCollector
 from exporter.contents import Contents
 from exporter.operations import HISTORY, Derived, RunTracker, merged
@@ -34,7 +36,8 @@ from exporter.traces import Span, Traces
 from lobservatory import logging
 from openclaw import journal
 from openclaw.client import GatewayClient
-from openclaw.protocol import Pushed
+from openclaw.fields import mapping, number
+from openclaw.protocol import Hello, Pushed
 from openclaw.state_records import StateRecords
 from store import gateway as rows
 from store import operations, usage
@@ -97,6 +100,13 @@ class OperationsFeed:
         """A listener for the client."""
         if event.event in _AGENT_EVENTS:
             self._put(event)
+
+    def connected(self, hello: Hello | None) -> None:
+        """A listener for the client: a gateway that tells how long it is up tells what died before."""
+        uptime = number(mapping(hello.payload if hello else None, "snapshot").get("uptimeMs"))
+        if uptime is not None:
+            started = self._now() - timedelta(milliseconds=uptime)
+            self._put(lambda: self.tracker.gateway_started(started))
 
     def sessions_listed(self, listed: Sequence[Mapping[str, Any]], asked_at: datetime) -> None:
         """A listener for the collector `sessions`."""
@@ -254,6 +264,7 @@ class GatewayWatch:
         self._state = GatewayCollector(
             gateway, self.client, interval=interval, record=self._record if pool is not None else None
         )
+        self._update = UpdateCollector(gateway, self.client, interval=4 * interval)
         self.collectors: tuple[Collector, ...] = tuple(
             self._made(interval, StateRecords(state_dir) if state_dir is not None else None, zone)
         )
@@ -283,7 +294,6 @@ class GatewayWatch:
                 records=records,
                 live=feed,
                 save=self._saver_of_all(rows.save_agents),
-                save_subagents=self._saver(rows.save_subagent_runs),
             ),
             CronCollector(
                 gateway,
@@ -298,7 +308,7 @@ class GatewayWatch:
                 gateway, client, interval=interval, records=records, save=self._saver_of_all(rows.save_channels)
             ),
         ]
-        made.append(QuotaCollector(gateway, client, interval=20 * interval))
+        made += [self._update, QuotaCollector(gateway, client, interval=20 * interval)]
         made += [make(gateway, client, 20 * interval) for make in (skills.collector, models.collector)]
         made += [
             nodes.collector(gateway, client, 4 * interval),
@@ -310,6 +320,15 @@ class GatewayWatch:
         unit = None if self._state_dir is None else journal.owned_unit(self._state_dir)
         made.append(LogsCollector(gateway, client, self._state_dir, interval=interval, connect=connect, unit=unit))
         if records is not None:
+            made.append(
+                SubagentsCollector(
+                    gateway,
+                    records,
+                    interval=interval,
+                    alive=lambda: client.state == "connected",
+                    save=self._saver(rows.save_subagent_runs),
+                )
+            )
             made.append(ApprovalsCollector(gateway, records, interval=interval, save=self._saver(rows.save_approvals)))
         if self._pool is not None:
             snapshots = self._saver(rows.insert_cost_snapshots)
@@ -334,7 +353,7 @@ class GatewayWatch:
         told: list[Callable[[Pushed], None]] = [
             self.feed.pushed,
             self.activity.pushed,
-            self._state.pushed,
+            self._update.pushed,
             self.silence.pushed,
         ]
         if self._contents is not None:
@@ -348,11 +367,16 @@ class GatewayWatch:
             if event.event == "cron":
                 wake("cron")
 
+        def on_refetch(why: str) -> None:
+            if why == "connected":
+                self.feed.connected(self.client.hello)
+            wake()
+
         ends = [
             *(self.client.subscribe(listener) for listener in self.listeners),
             self.client.subscribe(on_event),
             self.client.on_refetch(self.silence.refetch),
-            self.client.on_refetch(lambda _why: wake()),
+            self.client.on_refetch(on_refetch),
         ]
         try:
             async with asyncio.TaskGroup() as group:

@@ -40,10 +40,12 @@ SERVICE_STATES = ("active", "activating", "deactivating", "inactive", "failed", 
 SKILL_STATES = ("ready", "disabled", "blocked", "missing")
 TASK_RUNTIMES = ("cli", "cron", "subagent", "acp", "other")
 TASK_STATUSES = ("queued", "running", "completed", "failed", "timed_out", "cancelled", "lost", "unknown")
+SUBAGENT_STATUSES = ("running", "ok", "error", "timeout", "unknown")
 COLLECTORS = (
     "gateway",
     "sessions",
     "agents",
+    "subagents",
     "cron",
     "channels",
     "approvals",
@@ -62,6 +64,7 @@ COLLECTORS = (
     "probe",
     "gpu",
     "service",
+    "update",
 )
 
 ALL_SERIES = 2_000  # bound of a family whose labels come from outside
@@ -462,6 +465,14 @@ METRICS: tuple[Metric, ...] = (
         ("gateway", "agent"),
     ),
     Metric("claw_subagents_running", "gauge", "Sub-agents in progress.", "", ("gateway",), 10),
+    Metric(
+        "claw_subagent_runs",
+        "gauge",
+        "Runs of sub-agents in the gateway's records, by status.",
+        "",
+        ("gateway", "status"),
+        10,
+    ),
     Metric("claw_agents", "gauge", "Configured agents.", "", ("gateway",), 10),
     Metric(
         "claw_agent_last_activity_timestamp_seconds",

@@ -1,21 +1,20 @@
-"""Configured agents, what each does now, and the runs of sub-agents."""
+"""Configured agents and what each does now."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Protocol
 
 from exporter.exposition import Sample
 from lobservatory.catalogue import AGENT_STATES
 from openclaw.client import GatewayClient
-from openclaw.fields import instant, items, mapping, number, text
-from openclaw.state_records import ASK_RECORDS, NoRecordsError, StateRecords
-from store.rows import Agent, AgentState, SubagentRun
+from openclaw.fields import instant, items, mapping, text
+from openclaw.state_records import ASK_RECORDS, StateRecords
+from store.rows import Agent, AgentState
 
 SaveAgents = Callable[[Sequence[Agent]], Awaitable[None]]
-SaveSubagents = Callable[[Sequence[SubagentRun]], Awaitable[None]]
 
 
 class Live(Protocol):
@@ -59,29 +58,6 @@ def last_activity(health: Any) -> dict[str, datetime]:
     return newest
 
 
-def to_subagent_run(gateway: str, run: Mapping[str, Any]) -> SubagentRun | None:
-    """The row of a recorded run: 2026.9 nests its course in `execution`, before it lay at the top."""
-    run_id, child = text(run.get("runId")), text(run.get("childSessionKey"))
-    if run_id is None or child is None:
-        return None
-    course = mapping(run, "execution") or run
-    started, ended = instant(course.get("startedAt")), instant(course.get("endedAt"))
-    outcome = mapping(course, "outcome")
-    elapsed = number(outcome.get("elapsedMs"))
-    if ended is None and started is not None and elapsed is not None:
-        ended = started + timedelta(milliseconds=elapsed)
-    return SubagentRun(
-        gateway=gateway,
-        run_id=run_id,
-        child_session_key=child,
-        parent_session_key=text(run.get("requesterSessionKey")),
-        status=text(outcome.get("status"), 32) or ("running" if ended is None else "unknown"),
-        label=text(run.get("label"), 200),
-        started_at=started or instant(run.get("createdAt")),
-        ended_at=ended,
-    )
-
-
 class AgentsCollector:
     """Polls `agents.list` and `health`; the present state of each agent comes from pushed events (`live`)."""
 
@@ -96,7 +72,6 @@ class AgentsCollector:
         records: StateRecords | None = None,
         live: Live | None = None,
         save: SaveAgents | None = None,
-        save_subagents: SaveSubagents | None = None,
     ) -> None:
         self.interval = interval
         self.deadline = 30.0
@@ -105,7 +80,6 @@ class AgentsCollector:
         self._records = records
         self._live = live
         self._save = save
-        self._save_subagents = save_subagents
         self._agents: list[Agent] = []
         self._activity: dict[str, datetime] = {}
         self._known = False
@@ -113,8 +87,6 @@ class AgentsCollector:
     async def refresh(self) -> None:
         """Raises GatewayError, StateRecordsError."""
         try:
-            if self._records is not None and self._save_subagents is not None:
-                await self._subagents(self._records, self._save_subagents)
             listed = await self._client.call("agents.list")
             health = await self._client.call("health")
         except ASK_RECORDS:
@@ -132,14 +104,6 @@ class AgentsCollector:
         self._known = True
         if self._save is not None:
             await self._save(self._agents)
-
-    async def _subagents(self, records: StateRecords, save: SaveSubagents) -> None:
-        """Before the gateway is asked, so that they are kept while it is away."""
-        try:
-            runs = await asyncio.to_thread(records.subagent_runs)
-        except NoRecordsError:
-            return
-        await save([row for row in (to_subagent_run(self._gateway, run) for run in runs) if row is not None])
 
     def render(self) -> Iterable[Sample]:
         """How many there are, when each was last active and what it does; `offline` while the gateway is away."""

@@ -18,7 +18,7 @@ from exporter.exposition import Sample
 from lobservatory.catalogue import CONNECTION_STATES
 from openclaw.client import FAILURES, GatewayClient, Stats
 from openclaw.fields import flag, mapping, number, text
-from openclaw.protocol import DROP_REASONS, GatewayUnavailableError, Hello, Pushed
+from openclaw.protocol import DROP_REASONS, GatewayUnavailableError
 
 HTTP_TIMEOUT = 3.0
 _MAX_BODY = 1 << 20
@@ -96,20 +96,6 @@ class GatewayCollector:
         self._boot = ""
         self._started_at: float | None = None
         self._restarts = 0
-        self._update: tuple[Hello, bool] | None = None  # whether there is one, told at or after this hello
-
-    def pushed(self, event: Pushed) -> None:
-        """A listener for the client: the gateway tells when it learns of a newer version."""
-        hello = self._client.hello
-        if event.event == "update.available" and hello is not None:
-            payload = mapping(event.payload)
-            told = mapping(payload, "updateAvailable") if "updateAvailable" in payload else payload
-            self._update = (hello, bool(told))
-
-    def _update_available(self, hello: Hello) -> bool:
-        if self._update is None or self._update[0] is not hello:
-            self._update = (hello, bool(mapping(mapping(hello.payload, "snapshot"), "updateAvailable")))
-        return self._update[1]
 
     async def refresh(self) -> None:
         """Raises RpcError when the gateway refuses `health`, which needs no scope."""
@@ -164,7 +150,6 @@ class GatewayCollector:
         if client.hello is not None:
             version = text(client.hello.version, 64) or "unknown"
             yield Sample("claw_gateway_info", (gateway, version, str(client.hello.protocol)), 1)
-            yield Sample("claw_gateway_update_available", (gateway,), float(self._update_available(client.hello)))
         if self._event_loop_delay is not None and connected:
             yield Sample("claw_gateway_event_loop_delay_p99_seconds", (gateway,), self._event_loop_delay)
         for state in CONNECTION_STATES:

@@ -26,7 +26,7 @@ from lobservatory import logging
 from openclaw import journal
 from openclaw.client import GatewayClient
 from openclaw.fields import mapping, text, whole
-from openclaw.log_lines import LEVELS, LogLine, Position, Tail, candidates, parse
+from openclaw.log_lines import LEVELS, MAX_MESSAGE, LogLine, Position, Tail, candidates, parse
 from openclaw.state_dir import load_config
 from store import logs as rows
 from store.logs import LogLineRow, LogPosition, SignatureCount
@@ -73,7 +73,10 @@ def signature(subsystem: str, message: str) -> str:
 
 def redacted(line: LogLine) -> LogLine:
     """The line without secrets and without parameters of tools."""
-    message = logging.REDACTOR.text(line.message)
+    message = line.message
+    if len(message) >= MAX_MESSAGE:  # it was cut, and the half of a secret does not look like one
+        message = message[: message.rfind(" ") + 1] + "…"
+    message = logging.REDACTOR.text(message)
     return replace(
         line,
         message=_CONTENT.sub(rf"\g<keep>{logging.HIDDEN}", message),

@@ -90,3 +90,11 @@ def newer_state_dir(tmp_path):
     with tarfile.open(SAMPLES / "state-2026.9.6.tar.gz") as archive:
         extract(archive, tmp_path)
     return tmp_path / ".openclaw"
+
+
+@pytest.fixture(params=["2026.9.6", "2026.4.27"])
+async def connected(request, helpers):
+    """A client of a gateway that answers as recorded, and its version."""
+    replies = helpers.recordings(request.param)
+    async with ReplayGateway(token=helpers.token, replies=replies) as replay, helpers.watched(replay) as client:
+        yield client, request.param

@@ -4,13 +4,9 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
 from exporter.collectors.activity import MOST_SESSIONS, Activity
 from exporter.collectors.approvals import ApprovalsCollector
 from exporter.collectors.cron import CronCollector
-from exporter.collectors.gateway import GatewayCollector, Readiness
-from exporter.collectors.quota import QuotaCollector, used
 from exporter.collectors.sessions import SessionsCollector
 from openclaw.protocol import Pushed
 from openclaw.state_records import StateRecords
@@ -163,35 +159,3 @@ async def test_expired_approvals_of_a_day(newer_state_dir, helpers):
         collector = ApprovalsCollector("home", records, now=lambda now=now: now)
         await collector.refresh()
         assert helpers.shown(collector)["claw_exec_approvals_expired", "home"] == expected
-
-
-async def test_allowances_are_shares_and_a_provider_without_them_shows_none(gateway, helpers):
-    async with helpers.watched(gateway) as client:
-        collector = QuotaCollector("home", client)
-        await collector.refresh()
-        assert not helpers.shown(collector), "no provider of the recorded gateway has an allowance"
-        windows = [{"label": "5h", "usedPercent": 92.5}, {"label": "Week", "groupLabel": "Opus", "usedPercent": 10}]
-        broken = {"provider": "other", "windows": [{"label": "x", "usedPercent": "many"}], "error": "no"}
-        gateway.answers["usage.status"] = lambda _params: {
-            "providers": [{"provider": "anthropic", "windows": windows}, broken]
-        }
-        await collector.refresh()
-    assert helpers.shown(collector) == {
-        ("claw_provider_quota_used_ratio", "home", "anthropic", "5h"): 0.925,
-        ("claw_provider_quota_used_ratio", "home", "anthropic", "Opus Week"): 0.1,
-    }
-    assert used(None) == {}
-
-
-@pytest.mark.parametrize("wrapped", [True, False])
-async def test_an_update_is_told_by_the_gateway(gateway, helpers, wrapped):
-    metric = ("claw_gateway_update_available", "home")
-    async with helpers.watched(gateway) as client:
-        collector = GatewayCollector("home", client, readiness=lambda _url: Readiness(ready=True))
-        await collector.refresh()
-        assert helpers.shown(collector)[metric] == 0
-        news = {"currentVersion": "1", "latestVersion": "2", "channel": "stable"}
-        collector.pushed(pushed("update.available", {"updateAvailable": news} if wrapped else news))
-        assert helpers.shown(collector)[metric] == 1
-        collector.pushed(pushed("update.available", {"updateAvailable": None}))
-        assert helpers.shown(collector)[metric] == 0

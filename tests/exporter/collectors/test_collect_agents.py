@@ -3,7 +3,6 @@ from datetime import UTC, datetime
 import pytest
 
 from exporter.collectors.agents import AgentsCollector
-from openclaw.state_records import StateRecords
 from store.rows import AgentState
 
 AT = datetime(2026, 11, 21, 1, 30, tzinfo=UTC)
@@ -39,20 +38,3 @@ async def test_agents_have_a_state_and_a_last_activity(gateway, helpers):
         ("guarded", False, "fake/fake-1"),
         ("helper", False, "fake/fake-1"),
     ]
-
-
-@pytest.mark.req("S3-9")
-async def test_sub_agent_runs_of_both_versions_are_rows(gateway, state_dir, helpers):
-    runs = []
-
-    async def save_subagents(rows):
-        runs.extend(rows)
-
-    async with helpers.watched(gateway) as client:
-        records = StateRecords(state_dir)
-        await AgentsCollector("home", client, records=records, save_subagents=save_subagents).refresh()
-    (run,) = runs
-    assert run.status == "ok"
-    assert run.parent_session_key == "agent:main:main"
-    assert run.child_session_key.startswith("agent:main:subagent:")
-    assert 0 < (run.ended_at - run.started_at).total_seconds() < 1

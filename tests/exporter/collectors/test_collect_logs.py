@@ -71,6 +71,14 @@ def test_secrets_and_parameters_of_tools_are_cut_out():
         assert secret not in kept
 
 
+def test_half_a_secret_at_the_end_of_a_message_that_was_cut_goes_too():
+    raw = line("word " * 395 + "and postgres://me:hunter2222hunter2222hunter2222hunter2222@host/db")
+    parsed = parse(raw, NOW)
+    assert "hunter2" in parsed.message
+    assert "hunter" not in redacted(parsed).message
+    assert redacted(parsed).message.endswith("and …")
+
+
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "logs"

@@ -1,0 +1,28 @@
+"""A method or a scope that is missing costs its collector only."""
+
+import pytest
+
+from exporter.collectors import models, nodes, skills
+from exporter.registry import Registry
+from exporter.runner import Runner
+from openclaw.protocol import MissingScopeError, UnknownMethodError
+
+
+@pytest.mark.req("S4-16")
+async def test_a_missing_method_or_scope_costs_that_collector_and_tells_which(gateway, helpers):
+    gateway.faults.missing_methods |= {"skills.status"}
+    gateway.faults.missing_scope["models.list"] = "operator.admin"
+    async with helpers.watched(gateway) as client:
+        made = [module.collector("home", client, 60) for module in (skills, models, nodes)]
+        registry = Registry()
+        runner = Runner(registry, "home", made)
+        assert [await runner.refresh(collector) for collector in made] == [False, False, True]
+        with pytest.raises(UnknownMethodError, match=r"skills\.status"):
+            await made[0].refresh()
+        with pytest.raises(MissingScopeError, match=r"operator\.admin"):
+            await made[1].refresh()
+        text = registry.render()
+    assert 'lobservatory_collector_success{gateway="home",collector="skills"} 0' in text
+    assert 'lobservatory_collector_success{gateway="home",collector="nodes"} 1' in text
+    assert "claw_nodes{" in text
+    assert "claw_skills{" not in text
