@@ -20,17 +20,52 @@ HIDDEN = "[hidden]"
 _SHORTEST = 6  # a shorter "secret" is no secret, and hiding it would garble every line
 _SECRET_KEY = re.compile(r"(?i)(token|password|passwd|secret|authorization|api_?key|cookie|webhook_url|credential)s?$")
 _PATTERNS = (
-    (re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)", re.IGNORECASE), r"\g<keep>" + HIDDEN),
-    (re.compile(r"(?P<keep>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE), r"\g<keep>" + HIDDEN),
+    # A block that was cut off hides what is left of it.
     (
         re.compile(
-            r"(?P<keep>\b(?:access_)?(?:token|password|secret|ticket|api_?key)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;]{6,}",
+            r"-----BEGIN (?P<kind>[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?)-----.*?(?:-----END (?P=kind)-----|\Z)", re.DOTALL
+        ),
+        HIDDEN,
+    ),
+    # A line of such a block, where each line comes alone (journald).
+    (re.compile(r"^[A-Za-z0-9+/]{60,}={0,2}$", re.MULTILINE), HIDDEN),
+    # Whoever stands before the @ of an address: `user:password` leaves the user, a lone token goes.
+    (re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/]+(?=@)", re.IGNORECASE), r"\g<keep>" + HIDDEN),
+    (re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]*://)[^\s/:@]{16,}(?=@)", re.IGNORECASE), r"\g<keep>" + HIDDEN),
+    (re.compile(r"(?P<keep>\b(?:bearer|basic|bot)\s+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE), r"\g<keep>" + HIDDEN),
+    (
+        re.compile(
+            r"(?P<keep>(?:\b|_)(?:token|password|passwd|pwd|secret|ticket|api[_-]?key|access[_-]?key|secret[_-]?key"
+            r"|auth|authorization|cookie)(?:[_-]?id)?\\?[\"']?\s*[=:]\s*\\?[\"']?)[^\s\"'\\&,;\[]{6,}",
             re.IGNORECASE,
         ),
         r"\g<keep>" + HIDDEN,
     ),
     (re.compile(r"(?P<keep>https://hooks\.slack\.com/)\S+"), r"\g<keep>" + HIDDEN),
-    (re.compile(r"\b(?:sk|xox[abpr]|gh[pousr])[-_][A-Za-z0-9_-]{16,}"), HIDDEN),
+    (re.compile(r"(?P<keep>https://(?:\w+\.)?discord(?:app)?\.com/api/(?:v\d+/)?webhooks/)\S+"), r"\g<keep>" + HIDDEN),
+    # By what the issuers put in front: OpenAI, Anthropic, Stripe, Slack, GitHub, GitLab, npm, PyPI, Hugging Face.
+    (
+        re.compile(
+            r"(?<![A-Za-z0-9])(?:(?:sk|rk|pk)[-_]|xox[a-z](?:\.xox[a-z])?-|xapp-|xwfp-|gh[pousr]_|github_pat_|glpat-|npm_"
+            r"|pypi-|hf_|gsk_|xai-|r8_|dop_v1_|shpat_|whsec_)[A-Za-z0-9_-]{12,}"
+        ),
+        HIDDEN,
+    ),
+    (re.compile(r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b"), HIDDEN),  # AWS
+    (re.compile(r"\bAIza[A-Za-z0-9_-]{35}"), HIDDEN),  # Google
+    (re.compile(r"\bya29\.[A-Za-z0-9_-]{16,}"), HIDDEN),
+    (re.compile(r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}"), HIDDEN),  # SendGrid
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*){0,3}"), HIDDEN),  # JWT
+    (re.compile(r"(?<!\d)\d{8,10}:[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])"), HIDDEN),  # Telegram
+    (re.compile(r"\b(?:mfa\.|[MNO][A-Za-z0-9_-]{22,27}\.[A-Za-z0-9_-]{6}\.)[A-Za-z0-9_-]{20,}"), HIDDEN),  # Discord
+    # An AWS secret key has no mark of its own: 40 characters of base64 with a sign, both cases and a digit in it.
+    (
+        re.compile(
+            r"(?<![A-Za-z0-9/+])(?=[^\s]{0,39}[/+])(?=[^\s]{0,39}\d)(?=[^\s]{0,39}[a-z])(?=[^\s]{0,39}[A-Z])"
+            r"[A-Za-z0-9+]{2}[A-Za-z0-9/+]{38}(?![A-Za-z0-9/+=.])"
+        ),
+        HIDDEN,
+    ),
 )
 
 

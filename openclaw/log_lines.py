@@ -135,6 +135,7 @@ class Tail:
     def __init__(self, positions: Iterable[Position] = ()) -> None:
         self.positions = {position.file: position for position in positions}
         self.skipped = 0  # lines that were too long
+        self._within: set[str] = set()  # files whose position is inside of such a line
 
     def read(self, paths: Iterable[Path], limit: int) -> Iterator[bytes]:
         """New lines of all files, at most about `limit` bytes; the rest comes with the next call."""
@@ -148,6 +149,8 @@ class Tail:
                     identity = f"{status.st_dev}:{status.st_ino}"
                     present.add(identity)
                     position = self._start(file, identity, status.st_size)
+                    if position is None or not position.offset:
+                        self._within.discard(identity)  # another file under the same identity
                     if position is None:
                         newest = first_look and path == paths[-1]
                         offset = max(0, status.st_size - FIRST_LOOK) if newest else status.st_size if first_look else 0
@@ -177,22 +180,21 @@ class Tail:
 
     def _lines(self, file: Any, position: Position, limit: int) -> Iterator[bytes]:
         file.seek(position.offset)
-        offset, skipping = position.offset, False
+        identity = position.file
         while limit > 0:
             line = file.readline(MAX_LINE)
             limit -= len(line)
-            if not line:
-                break
-            if not line.endswith(b"\n"):
-                if len(line) < MAX_LINE:
-                    break  # not finished yet
-                skipping, offset = True, offset + len(line)
-            else:
-                offset += len(line)
-                if skipping:
-                    skipping = False
-                    self.skipped += 1
-                elif line.strip():
-                    yield line
-            if not skipping:
-                self.positions[position.file] = replace(position, offset=offset)
+            ended, skipping = line.endswith(b"\n"), identity in self._within
+            if not ended and len(line) < MAX_LINE and not skipping:
+                break  # not finished yet, or the end
+            position = replace(position, offset=position.offset + len(line))
+            self.positions[identity] = position
+            if ended and skipping:
+                self._within.discard(identity)
+                self.skipped += 1
+            elif not ended:
+                self._within.add(identity)
+                if not line:
+                    break
+            elif line.strip():
+                yield line

@@ -123,6 +123,45 @@ def test_a_line_of_megabytes_is_skipped_and_counted_in_constant_memory(path):
     assert tail.skipped == 1
 
 
+def test_a_line_longer_than_a_look_is_skipped_over_several_looks_while_it_grows(path):
+    tail = known(path)
+    with path.open("wb", buffering=0) as file:
+        for _ in range(10):
+            file.write(b"x" * (1 << 20))
+            assert lines(tail, path, limit=MAX_LINE) == []
+        looks = 0
+        file.write(b" the end\nafter\nnot fini")
+        while not (found := lines(tail, path, limit=1 << 20)):
+            looks += 1
+            assert looks < 12
+        assert found == ["after"]
+        file.write(b"shed\n")
+    assert lines(tail, path, limit=1 << 20) == ["not finished"]
+    assert tail.skipped == 1
+
+
+def test_a_new_file_is_not_within_the_long_line_of_the_one_before_it(path):
+    tail = known(path)
+    path.write_bytes(b"x" * (MAX_LINE * 3))
+    assert lines(tail, path) == []
+    path.write_bytes(b"a\nb\n")  # truncated in place
+    assert lines(tail, path) == ["a", "b"]
+
+
+def test_at_midnight_the_last_lines_of_the_old_file_and_the_first_of_the_new_one_are_read(tmp_path):
+    old, new = tmp_path / "openclaw-2026-01-01.log", tmp_path / "openclaw-2026-01-02.log"
+    old.write_text("a\n")
+    tail = Tail()
+    assert lines(tail, *candidates(None, [tmp_path])) == ["a"]
+    with old.open("a") as file:
+        file.write("b\nhalf")
+    new.write_text("d\n")
+    assert lines(tail, *candidates(None, [tmp_path])) == ["b", "d"]
+    with old.open("a") as file:
+        file.write(" a line\n")
+    assert lines(tail, *candidates(None, [tmp_path])) == ["half a line"]
+
+
 def test_one_look_is_bounded_and_the_next_goes_on(path):
     tail = known(path)
     path.write_text("".join(f"line {number}\n" for number in range(100)))
