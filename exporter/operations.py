@@ -410,6 +410,13 @@ class RunTracker:
             return Derived()
         return self.cron_run(payload, now)
 
+    def gateway_started(self, at: datetime) -> Derived:
+        """The gateway's process began at `at`: what ran before died with the process before it. (What the gateway takes
+        up again is a new run.)"""
+        dead = [run for run in self._runs.values() if run.operation.started_at and run.operation.started_at < at]
+        lost = "failed", "gateway_restarted", "the gateway ended while it ran"
+        return merged([self._finish(run, *(run.outcome or (at, *lost))) for run in dead])
+
     # --- polls --------------------------------------------------------------------------------------------
 
     def jobs(self, names: Mapping[str, str]) -> None:
