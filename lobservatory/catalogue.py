@@ -816,6 +816,7 @@ METRICS: tuple[Metric, ...] = (
         ("gateway", "chip", "sensor"),
         100,
     ),
+    Metric("claw_host_gpus", "gauge", "NVIDIA GPUs that can be read; 0 without any.", "", ("gateway",), 10),
     Metric("claw_host_gpu_info", "info", "Name of a GPU.", "", ("gateway", "gpu", "name"), 50),
     Metric("claw_host_gpu_utilization_ratio", "gauge", "Share of time in use.", "ratio", ("gateway", "gpu"), 50),
     Metric("claw_host_gpu_memory_used_bytes", "gauge", "GPU memory in use.", "bytes", ("gateway", "gpu"), 50),
