@@ -53,6 +53,10 @@ RUNNER_VARIABLES = frozenset(
 )
 
 
+# Names that PostgreSQL takes for abbreviations without summer time; the zones that they are links to have it.
+_NOT_ABBREVIATED = {"CET": "Europe/Brussels", "MET": "Europe/Brussels", "EET": "Europe/Athens", "WET": "Europe/Lisbon"}
+
+
 class Listen(BaseModel):
     """An address to listen on, written `host:port` (`[::1]:9464` for IPv6)."""
 
@@ -164,7 +168,7 @@ class Settings(BaseModel):
     result_webhook_secret: SecretStr = Field(
         SecretStr(""), description="Key of that signature, at least 32 characters."
     )
-    store_content: bool = Field(default=False, description="Store texts of prompts and replies. Off: sizes and names.")
+    store_content: bool = Field(default=False, description="Send texts with traces. Off: names, sizes.")
     allow_query_token: bool = Field(
         default=False, description="Accept a full token in a WebSocket URL. Off: only single-use tickets."
     )
@@ -298,7 +302,7 @@ class Settings(BaseModel):
             ZoneInfo(value)
         except (KeyError, ValueError, OSError) as error:
             raise ValueError(f"{value!r} is not an IANA time zone, for example Europe/Berlin") from error
-        return value
+        return _NOT_ABBREVIATED.get(value, value)
 
     @field_validator("trusted_proxies", mode="before")
     @classmethod
