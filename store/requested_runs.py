@@ -1,8 +1,8 @@
 """Runs that users asked for: a cap per user, the queue behind it, pipelines, and results to deliver.
 
 A row is *held* by one process at a time, for `HOLD`: whoever takes it to act on it. When that process dies, the row is
-taken again afterwards. A run of the gateway carries the id that `gateway_run` makes of the row and its stage, so that
-sending it twice starts it once.
+taken again afterwards. The text of a stage is dropped just before it is sent: what still has it was certainly not sent,
+and of what has none nobody knows, unless the exporter has seen the run, whose id `gateway_run` makes of the row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from psycopg.types.json import Jsonb
 from store.errors import ConflictError
 from store.pool import Connection
 
-HOLD: Final = timedelta(seconds=60)
+HOLD: Final = timedelta(minutes=2)  # longer than all calls together that one stage takes
 KEPT: Final = timedelta(days=30)  # of what has ended
 LONGEST: Final = timedelta(days=1)  # of one stage whose end nobody has seen
 MOST_WAITING: Final = 100  # of one user
@@ -162,18 +162,32 @@ async def take_waiting(connection: Connection, *, gateway: str, most: int) -> Re
     )
 
 
-async def put_back(connection: Connection, run: str) -> None:
-    """It could not be sent and nothing happened: it waits again, at its old place."""
+async def put_back(connection: Connection, run: RequestedRun) -> None:
+    """It was not sent: at its first stage it waits again, at its old place; at another one it soon is a lost one."""
     await connection.execute(
-        "UPDATE lobs.requested_runs SET status = 'waiting', started_at = NULL, held_until = NULL"
-        " WHERE id = %s AND status = 'running' AND stage = 0",
-        [run],
+        "UPDATE lobs.requested_runs SET stages = %s, status = CASE WHEN stage = 0 THEN 'waiting' ELSE status END,"
+        " started_at = CASE WHEN stage > 0 THEN started_at END,"
+        " held_until = CASE WHEN stage > 0 THEN now() + interval '5 seconds' END"
+        " WHERE id = %s AND status = 'running' AND stage = %s",
+        [_json(run.stages), run.id, run.stage],
     )
 
 
-async def release(connection: Connection, run: str) -> None:
-    """Nobody acts on it any more."""
-    await connection.execute("UPDATE lobs.requested_runs SET held_until = NULL WHERE id = %s", [run])
+async def withdraw(connection: Connection, run: RequestedRun) -> None:
+    """It was not sent, and whoever asked for it is told so."""
+    await connection.execute("DELETE FROM lobs.requested_runs WHERE id = %s AND status = 'running'", [run.id])
+
+
+async def sending(connection: Connection, run: RequestedRun) -> bool:
+    """From now on the stage at hand may have been sent. False: it may not be, it was cancelled meanwhile."""
+    stages = list(run.stages)
+    stages[run.stage] = msgspec.structs.replace(run.at_hand, task=None)
+    cursor = await connection.execute(
+        "UPDATE lobs.requested_runs SET stages = %s, held_until = now() + %s"
+        " WHERE id = %s AND status = 'running' AND stage = %s",
+        [_json(stages), HOLD, run.id, run.stage],
+    )
+    return cursor.rowcount > 0
 
 
 async def sent(connection: Connection, run: RequestedRun, *, run_id: str, operation_id: str) -> bool:
@@ -182,7 +196,8 @@ async def sent(connection: Connection, run: RequestedRun, *, run_id: str, operat
     stages[run.stage] = msgspec.structs.replace(
         run.at_hand, task=None, run_id=run_id, operation_id=operation_id, session_key=run.at_hand.session_key
     )
-    if await _cancelled(connection, run):  # whose texts of later stages are gone already
+    now = await locked(connection, run.id)
+    if now is not None and now.status != "running":  # whose texts of later stages are gone already
         stages = [msgspec.structs.replace(stage, task=None) for stage in stages]
     cursor = await connection.execute(
         "UPDATE lobs.requested_runs SET stages = %s, operation_id = %s, held_until = NULL WHERE id = %s AND stage = %s"
@@ -191,12 +206,6 @@ async def sent(connection: Connection, run: RequestedRun, *, run_id: str, operat
     )
     row = await cursor.fetchone()
     return row is not None and row["status"] == "running"
-
-
-async def _cancelled(connection: Connection, run: RequestedRun) -> bool:
-    cursor = await connection.execute("SELECT status FROM lobs.requested_runs WHERE id = %s FOR UPDATE", [run.id])
-    row = await cursor.fetchone()
-    return row is not None and row["status"] != "running"
 
 
 async def take_ended(connection: Connection, *, gateway: str) -> tuple[RequestedRun, str, str | None] | None:
@@ -234,12 +243,12 @@ async def take_lost(connection: Connection, *, gateway: str) -> RequestedRun | N
     )
 
 
-async def next_stage(connection: Connection, run: RequestedRun) -> RequestedRun:
-    """On to the next one, still held."""
-    return await _one(
+async def next_stage(connection: Connection, run: RequestedRun) -> RequestedRun | None:
+    """On to the next one, still held; None: it was cancelled meanwhile."""
+    return await _maybe(
         connection,
         "UPDATE lobs.requested_runs SET stage = stage + 1, operation_id = NULL, held_until = now() + %s"
-        " WHERE id = %s AND stage = %s",
+        " WHERE id = %s AND status = 'running' AND stage = %s",
         [HOLD, run.id, run.stage],
     )
 
@@ -251,7 +260,7 @@ async def finish(connection: Connection, run: RequestedRun, status: str, error: 
         "UPDATE lobs.requested_runs SET status = %s, error = %s, stages = %s, ended_at = now(), held_until = NULL,"
         " delivery = CASE WHEN deliver_to IS NOT NULL THEN 'pending' END, deliver_after = now()"
         " WHERE id = %s AND status IN ('waiting', 'running')",
-        [status, error, _json(stages), run.id],
+        [status, None if error is None else error.replace("\0", ""), _json(stages), run.id],
     )
     return cursor.rowcount > 0
 
@@ -281,6 +290,13 @@ async def not_delivered(connection: Connection, run: str, error: str, again_in: 
         " deliver_after = now() + coalesce(%s, interval '0') WHERE id = %s",
         [error, again_in is None, again_in, run],
     )
+
+
+async def locked(connection: Connection, run: str) -> RequestedRun | None:
+    """One, which nobody else changes before the end of the transaction."""
+    async with connection.cursor(row_factory=class_row(RequestedRun)) as cursor:
+        await cursor.execute(f"SELECT {_COLUMNS} FROM lobs.requested_runs WHERE id = %s FOR UPDATE", [run])  # noqa: S608 - constants
+        return await cursor.fetchone()
 
 
 async def get(connection: Connection, run: str) -> RequestedRun | None:

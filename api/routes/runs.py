@@ -16,6 +16,7 @@ from api.models.commands import Run
 from api.models.runs import Cancelled, RequestedRun, RequestedRuns, RunIn, RunStatus
 from api.openapi import problems
 from api.routes.operations import IdempotencyKey
+from api.services.runs import KEEP_ALIVE
 
 router = APIRouter(prefix="/api/runs", tags=["commands"])
 RunId = Annotated[Identifier, Path(description="Of `POST /api/runs`, `POST /api/agents/spawn` and the like.")]
@@ -91,6 +92,9 @@ async def reply(context: ContextDep, actor: Commander, run_id: RunId) -> Streami
     async def stream() -> AsyncIterator[str]:
         number = 0
         async for event in events:
+            if event["type"] == KEEP_ALIVE:
+                yield f": {KEEP_ALIVE}\n\n"
+                continue
             number += 1
             yield server_sent_event(event["type"], {k: v for k, v in event.items() if k != "type"}, number)
 

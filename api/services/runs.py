@@ -25,6 +25,7 @@ from api.services import delivery
 from api.services.agents import gateways_of
 from api.services.auth import actor_of
 from api.services.commands import (
+    NOT_SENT,
     Answer,
     CommandService,
     Note,
@@ -54,7 +55,11 @@ _LAST_MESSAGES = 10
 _LONGEST_REPLY = 50_000  # characters
 _STREAM_SECONDS = 3_600.0
 _STREAM_LOOK_SECONDS = 2.0  # at the operation, for an end that no event told
-_MOST_EVENTS = 1_000
+_MOST_EVENTS = 16  # each has all that was written so far, so that the newest tell everything
+_MOST_STREAMS = 100
+_KEEP_ALIVE_LOOKS = 7
+KEEP_ALIVE = "keep-alive"  # no proxy ends the connection while the model thinks
+_LONGEST_TASK = 400_000  # characters, with the replies of the stage before
 _FORGET_EVERY = 3_600  # looks
 
 Event = dict[str, Any]
@@ -69,6 +74,7 @@ class RunService(CommandService):
         self._settings = settings
         self._most = settings.runs_per_user
         self._woken = asyncio.Event()
+        self._streams = 0
 
     # --- asked for by users -----------------------------------------------------------------------------------
 
@@ -104,14 +110,13 @@ class RunService(CommandService):
 
         async def send(client: GatewayClient) -> Answer:
             async with self._pool.connection() as connection:
-                if not await rows.finish(connection, run, "cancelled"):
+                now = await rows.locked(connection, run.id)
+                if now is not None and now.status == "running" and client.state != "connected":
+                    raise NotReadyError("chat.abort: the gateway is not connected")
+                if now is None or not await rows.finish(connection, now, "cancelled"):
                     raise errors.ConflictError("The run has ended already.")
-            if run.status == "waiting":
-                return {"ok": True, "aborted": False}
-            params: Answer = {"sessionKey": run.at_hand.session_key}
-            params |= {"runId": run.at_hand.run_id} if run.at_hand.run_id else {}
-            payload = await call(client, "chat.abort", params)
-            return {"ok": True, "aborted": bool(payload.get("aborted"))}
+            # One that is being sent at this moment is stopped by whoever sends it.
+            return {"ok": True, "aborted": now.status == "running" and await _abort(client, now)}
 
         answer = await self._run(
             actor,
@@ -207,12 +212,16 @@ class RunService(CommandService):
         )
 
     async def _begin(self, client: GatewayClient, run: rows.RequestedRun, task: str) -> Answer:
-        """Send the stage at hand. When that fails, the run has failed. Raises GatewayError."""
+        """Send the stage at hand. Raises GatewayError; after one that leaves open whether the gateway has it, the run
+        stays held, and is looked for afterwards."""
         try:
             return await self._send(client, run, task)
-        except GatewayError as error:
+        except NOT_SENT:
             async with self._pool.connection() as connection:
-                await rows.finish(connection, run, "failed", refusal(error).detail)
+                await rows.withdraw(connection, run)
+            raise
+        except (RpcError, MalformedReplyError) as error:
+            await self._fail(run, refusal(error).detail)
             raise
 
     async def _send(self, client: GatewayClient, run: rows.RequestedRun, task: str) -> Answer:
@@ -220,7 +229,9 @@ class RunService(CommandService):
         if stage.model is not None:
             model = {"key": stage.session_key, "model": stage.model.replace(":", "/", 1)}
             await call(client, "sessions.create", model)
-        # The same key again starts no second run: whoever takes over from a process that died may send once more.
+        async with self._pool.connection() as connection:
+            if not await rows.sending(connection, run):
+                raise errors.ConflictError("The run was cancelled.")
         params = {"message": task, "sessionKey": stage.session_key, "idempotencyKey": name}
         payload = await call(client, "agent", params)
         run_id = required(text(payload.get("runId")), "agent", "runId")
@@ -237,7 +248,7 @@ class RunService(CommandService):
             wanted = await rows.sent(connection, run, run_id=run_id, operation_id=operation_id)
             await _log(connection, run, f"Stage {run.stage + 1} of {len(run.stages)} has started.", operation_id)
         if not wanted:  # it was cancelled at this moment
-            await call(client, "chat.abort", {"sessionKey": stage.session_key, "runId": run_id})
+            await _abort(client, run)
         return {"runId": run_id, "operationId": operation_id}
 
     # --- the work behind it -----------------------------------------------------------------------------------
@@ -316,8 +327,9 @@ class RunService(CommandService):
                     error = f"Stage {run.stage + 1} failed{f': {error}' if error else '.'}"
                 await rows.finish(connection, run, status, error)
                 return
-            run = await rows.next_stage(connection, run)
-        await self._continue(client, run)
+            following = await rows.next_stage(connection, run)
+        if following is not None:
+            await self._continue(client, following)
 
     async def _found(self, client: GatewayClient, run: rows.RequestedRun) -> None:
         """Go on with what another process left behind, when that can be done without doing anything twice."""
@@ -334,7 +346,7 @@ class RunService(CommandService):
                 await rows.sent(connection, run, run_id=run_id, operation_id=operation_id)
                 return
             if stage.task is None:
-                text_ = "The service ended while it sent the run; whether it was carried out is not known."
+                text_ = "Its sending was cut off; whether it was carried out is not known."
                 await rows.finish(connection, run, "failed", text_)
                 return
         await self._continue(client, run)
@@ -352,8 +364,12 @@ class RunService(CommandService):
             task = required(stage.task, "agent", "task")
             if PREVIOUS in task:
                 before = run.stages[run.stage - 1]
-                reply = await self._reply(client, before.session_key)
-                task = task.replace(PREVIOUS, reply or "")
+                reply = await self._reply(client, before.session_key) or ""
+                if len(task) + task.count(PREVIOUS) * len(reply) > _LONGEST_TASK:
+                    raise errors.InvalidFieldError(
+                        f"With the reply of the stage before, the task has more than {_LONGEST_TASK:,} characters."
+                    )
+                task = task.replace(PREVIOUS, reply)
             return await self._send(client, run, task)
 
         try:
@@ -368,13 +384,11 @@ class RunService(CommandService):
                 note=lambda answer: Note("spawned", "agent", stage.agent_id, {"run": answer["runId"]}),
             )
         except errors.GatewayUnavailableError as error:
-            if isinstance(error.__cause__, NotReadyError) and run.stage == 0:
+            if isinstance(error.__cause__, NOT_SENT):
                 async with self._pool.connection() as connection:
-                    await rows.put_back(connection, run.id)
-                return
-            if isinstance(error.__cause__, NotReadyError):
-                return  # held a while longer, then taken again
-            await self._fail(run, error.detail)
+                    await rows.put_back(connection, run)
+                await asyncio.sleep(LOOK_SECONDS)  # the next one would fare no better
+            # Else it stays held, and is looked for afterwards: by then the exporter may have seen it.
         except errors.ApiError as error:
             await self._fail(run, error.detail)
 
@@ -442,6 +456,8 @@ class RunService(CommandService):
         run = await self._own(actor, run_id)
         if run.status == "waiting" or run.at_hand.run_id is None:
             raise errors.ConflictError("The run has not started yet.")
+        if self._streams >= _MOST_STREAMS:
+            raise errors.RateLimitedError(_STREAM_LOOK_SECONDS, "Too many replies are listened to at once.")
         return self._stream(client, run, run.at_hand.run_id)
 
     async def _stream(self, client: GatewayClient, run: rows.RequestedRun, gateway_run: str) -> AsyncIterator[Event]:
@@ -455,12 +471,16 @@ class RunService(CommandService):
                 told.put_nowait(payload)
 
         stop = client.subscribe(hear)
-        known = ""
+        self._streams += 1
+        known, quiet = "", 0
         try:
             async with asyncio.timeout(_STREAM_SECONDS):
                 while True:
                     event = await self._next(client, run, told, known)
                     if event is None:
+                        quiet += 1
+                        if quiet % _KEEP_ALIVE_LOOKS == 0:
+                            yield {"type": KEEP_ALIVE}
                         continue
                     yield event
                     if event["type"] != "delta":
@@ -469,6 +489,7 @@ class RunService(CommandService):
         except TimeoutError:
             yield {"type": "error", "runId": gateway_run}
         finally:
+            self._streams -= 1
             stop()
 
     async def _next(
@@ -512,6 +533,13 @@ def _stage(agent: str, label: str, task: str, model: str | None) -> Stage:
     return Stage(
         agent_id=agent, session_key=f"agent:{agent}:dashboard:{slug}-{secrets.token_hex(4)}", model=model, task=task
     )
+
+
+async def _abort(client: GatewayClient, run: rows.RequestedRun) -> bool:
+    """Stop the run at hand and no other of its session; whether there was one. Raises GatewayError."""
+    run_id = run.at_hand.run_id or rows.gateway_run(run.id, run.stage)
+    payload = await call(client, "chat.abort", {"sessionKey": run.at_hand.session_key, "runId": run_id})
+    return bool(payload.get("aborted"))
 
 
 def _named(run: rows.RequestedRun) -> str:

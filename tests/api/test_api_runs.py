@@ -391,6 +391,117 @@ async def test_a_run_that_cannot_be_handled_fails_alone(setup, monkeypatch):
     assert (await setup.spawn())["status"] == "running"
 
 
+async def unanswered(setup: Setup) -> dict[str, Any]:
+    """A run of which the gateway's answer was lost."""
+    setup.gateway.faults.drop_on |= {"agent"}
+    answer = await setup.client.post("/api/agents/spawn", json={"label": "lost", "task": TASK})
+    assert (answer.status_code, answer.json()["detail"][-13:]) == (503, "is not known.")
+    setup.gateway.faults.drop_on.clear()
+    (run,) = (await setup.client.get("/api/runs")).json()["runs"]
+    assert (run["status"], run["stages"][0]["runId"]) == ("running", None)
+    assert TASK not in await setup.kept()
+    return run
+
+
+async def test_a_run_whose_answer_was_lost_is_adopted_when_the_exporter_has_seen_it(setup):
+    run = await unanswered(setup)
+    identifier = service.command_rows.run_operation_id("home", requested_runs.gateway_run(run["id"], 0))
+    await setup.database.execute(
+        "INSERT INTO lobs.operations (id, type, name, status, gateway)"
+        " VALUES (%s, 'agent_task', 'n', 'in_progress', 'home')",
+        [identifier],
+    )
+    await setup.database.execute("UPDATE lobs.requested_runs SET held_until = now() - interval '1 second'")
+    found = await soon(lambda: setup.run(run["id"]), lambda one: one["stages"][0]["operationId"])
+    assert (found["status"], found["stages"][0]["operationId"]) == ("running", identifier)
+    assert len(setup.sent) == 1
+
+
+async def test_a_run_whose_answer_was_lost_and_that_nobody_saw_is_not_sent_again(setup):
+    run = await unanswered(setup)
+    await setup.database.execute("UPDATE lobs.requested_runs SET held_until = now() - interval '1 second'")
+    assert (await setup.until(run["id"], status="failed"))["error"].endswith("is not known.")
+    assert len(setup.sent) == 1
+
+
+async def test_a_text_that_waited_is_gone_when_the_gateway_gets_it(setup):
+    kept: list[bool] = []
+
+    def answer(params: Any) -> Any:
+        with psycopg.connect(setup.dsn, autocommit=True) as connection:
+            row = connection.execute("SELECT string_agg(r::text, ' ') FROM lobs.requested_runs r").fetchone()
+        kept.append(TASK in str(row))
+        return {"runId": params["idempotencyKey"], "sessionKey": params["sessionKey"]}
+
+    setup.gateway.answers["agent"] = answer
+    first, _, third = [await setup.spawn(label) for label in ("one", "two", "three")]
+    await setup.end(first["operationId"])
+    await setup.until(third["id"], status="running")
+    await soon(lambda: setup.run(third["id"]), lambda one: one["stages"][0]["runId"])
+    assert kept == [False] * 3
+
+
+async def away(setup: Setup) -> int:
+    """Stop the gateway; gives its port."""
+    client = of_app(setup.app).runs._client
+    assert client is not None
+    await setup.gateway.stop()
+
+    async def state() -> str:
+        return client.state
+
+    await soon(state, lambda now: now != "connected")
+    return int(setup.gateway.url.rpartition(":")[2])
+
+
+async def test_what_was_not_sent_leaves_nothing_and_its_key_may_be_used_again(setup):
+    port = await away(setup)
+    body, headers = {"label": "l", "task": TASK}, {"Idempotency-Key": "k"}
+    refused = await setup.client.post("/api/agents/spawn", json=body, headers=headers)
+    assert (refused.status_code, refused.json()["detail"]) == (503, "The gateway is not connected; nothing was sent.")
+    assert (await setup.client.get("/api/runs")).json() == {"runs": []}
+    await setup.gateway.start(port=port)
+    client = of_app(setup.app).runs._client
+    assert client is not None
+    await client.wait_connected(30)
+    assert (await setup.client.post("/api/agents/spawn", json=body, headers=headers)).status_code == 202
+    assert len(setup.sent) == 1
+
+
+async def test_what_runs_is_not_said_to_be_cancelled_while_the_gateway_is_away(setup):
+    first, _, third = [await setup.spawn(label) for label in ("one", "two", "three")]
+    port = await away(setup)
+    refused = await setup.client.post(f"/api/runs/{first['id']}/cancel", headers={"Idempotency-Key": "k"})
+    assert (refused.status_code, (await setup.run(first["id"]))["status"]) == (503, "running")
+    answer = await setup.client.post(f"/api/runs/{third['id']}/cancel")
+    assert answer.json() == {"ok": True, "aborted": False}, "what waits needs no gateway"
+    await setup.gateway.start(port=port)
+    client = of_app(setup.app).runs._client
+    assert client is not None
+    await client.wait_connected(30)
+    answer = await setup.client.post(f"/api/runs/{first['id']}/cancel", headers={"Idempotency-Key": "k"})
+    assert answer.json() == {"ok": True, "aborted": True}
+
+
+async def test_a_cancelled_pipeline_goes_no_further_and_an_error_is_text_that_can_be_kept(setup):
+    run = await leave(setup, task="go on")
+    async with of_app(setup.app).pool.connection() as connection:
+        assert await requested_runs.finish(connection, run, "cancelled", "half\0way")
+        assert await requested_runs.next_stage(connection, run) is None
+        assert not await requested_runs.sending(connection, run)
+    assert (await setup.run(run.id))["error"] == "halfway"
+
+
+async def test_a_task_that_grows_beyond_all_bounds_fails(setup, monkeypatch):
+    monkeypatch.setattr(service, "_LONGEST_TASK", 100)
+    stages = [{"task": "a"}, {"task": "{{previous}}" * 5}]
+    run = (await setup.client.post("/api/runs", json={"label": "l", "stages": stages})).json()
+    await setup.end(run["operationId"])
+    found = await setup.until(run["id"], status="failed")
+    assert found["error"] == "With the reply of the stage before, the task has more than 100 characters."
+    assert len(setup.sent) == 1
+
+
 async def test_what_a_revoked_token_asked_for_is_not_started(setup):
     first = await setup.spawn("one")
     await setup.spawn("two")
@@ -411,17 +522,9 @@ async def test_what_a_revoked_token_asked_for_is_not_started(setup):
     assert TASK not in await setup.kept()
 
 
-async def test_while_the_gateway_is_away_the_queue_waits(setup, monkeypatch):
+async def test_while_the_gateway_is_away_the_queue_waits(setup):
     first, _, third = [await setup.spawn(label) for label in ("one", "two", "three")]
-    client = of_app(setup.app).runs._client
-    assert client is not None
-    port = int(setup.gateway.url.rpartition(":")[2])
-    await setup.gateway.stop()
-
-    async def state() -> str:
-        return client.state
-
-    await soon(state, lambda now: now != "connected")
+    port = await away(setup)
     await setup.end(first["operationId"])
     await setup.until(first["id"], status="completed")
     assert (await setup.run(third["id"]))["status"] == "waiting"
@@ -602,6 +705,24 @@ async def test_who_comes_late_gets_the_end(setup):
         run = await setup.spawn()
         await setup.end(run["operationId"], status)
         assert f"event: {kind}" in (await setup.client.get(f"/api/runs/{run['id']}/reply")).text
+
+
+async def test_a_run_that_says_nothing_for_long_is_kept_alive_and_listeners_are_limited(setup, monkeypatch):
+    monkeypatch.setattr(service, "_KEEP_ALIVE_LOOKS", 1)
+    monkeypatch.setattr(service, "_MOST_STREAMS", 1)
+    run = await setup.spawn()
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    reading = asyncio.create_task(events(setup, run["id"], told))
+    async with asyncio.timeout(30):
+        assert (await told.get())[0] == service.KEEP_ALIVE
+        refused = await setup.client.get(f"/api/runs/{run['id']}/reply")
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        await setup.gateway.emit("chat", said(run["runId"], "final", "done"))
+        await reading
+    await setup.end(run["operationId"])
+    answer = await setup.client.get(f"/api/runs/{run['id']}/reply")
+    assert answer.status_code == 200
+    assert "event: final" in answer.text
 
 
 async def test_a_run_that_waits_says_nothing_yet(setup):
