@@ -21,7 +21,7 @@ import psycopg
 
 from benchmarks.dashboards import fill_calls
 from lobservatory.runner import postgres
-from store import agents, calls, cost, feed, monitoring, operations, tasks
+from store import agents, cost, feed, monitoring, operations, tasks, traces
 from store.migrate import migrate
 from store.pool import Connection, open_pool
 from store.postgres_ledger import PostgresLedger
@@ -57,6 +57,10 @@ HUB = (
         " FROM generate_series(1, %(activities)s) AS n"
     ),
     (
+        "INSERT INTO lobs.feed_counts SELECT (at AT TIME ZONE 'UTC')::date, type, action, actor, count(*)"
+        " FROM lobs.activity_feed GROUP BY 1, 2, 3, 4"
+    ),
+    (
         "INSERT INTO lobs.operations (id, gateway, type, name, status, source, created_at, updated_at)"
         " SELECT 'op_' || n, 'bench', 'agent_task', 'operation ' || n, 'completed', 'run', at, at"
         " FROM (SELECT n, now() - n * interval '4 minutes' AS at"
@@ -87,6 +91,7 @@ def queries(at: datetime, model_calls: int) -> dict[str, Action]:
         "activities of a task, newest 100": lambda c: tasks.activities(c, "task_7"),
         "feed, newest 100": lambda c: feed.page(c, before=None, limit=100),
         "feed, 100 from the middle": lambda c: feed.page(c, before=50_000, limit=100),
+        "figures of the feed": feed.statistics,
         "tasks, newest 100": tasks.list_tasks,
         "operations, newest 100": operations.list_operations,
         "operations since a minute ago": lambda c: operations.list_operations(c, since=at - timedelta(minutes=1)),
@@ -94,8 +99,8 @@ def queries(at: datetime, model_calls: int) -> dict[str, Action]:
         "sessions of the hub, newest 100": lambda c: monitoring.hub_sessions(
             c, gateways=None, session_type=None, status=None, limit=100
         ),
-        "calls of a session's day": lambda c: calls.of_session(
-            c, GATEWAY, session, at - timedelta(days=31), at - timedelta(days=1)
+        "calls of a run": lambda c: traces.calls_of_run(
+            c, GATEWAY, session, at - timedelta(days=31), at - timedelta(days=1), run_id="no-such-run"
         ),
         "agents with their figures": agents.agents,
         "cost by model, 24 h": lambda c: monitoring.cost_groups(c, "24h", "model", None),

@@ -52,7 +52,7 @@ async def add(
     target_id: str,
     metadata: Mapping[str, Any] | None = None,
 ) -> FeedRow:
-    """Append a row and tell live clients. Last in a transaction: publishing makes other publishers wait."""
+    """Append a row, count it and tell live clients. Last in a transaction: publishing makes other publishers wait."""
     async with connection.cursor(row_factory=class_row(FeedRow)) as cursor:
         await cursor.execute(
             "INSERT INTO lobs.activity_feed (type, actor, action, target_type, target_id, metadata)"
@@ -64,6 +64,13 @@ async def add(
     if row is None:
         raise AssertionError("INSERT … RETURNING gave no row")
     await outbox.publish(connection, [OutboxEvent("feed", "activity", row.payload())])
+    # After publishing: whoever counts has the outbox to himself.
+    await connection.execute(
+        "INSERT INTO lobs.feed_counts AS c (day, type, action, actor, number)"
+        " VALUES ((%s::timestamptz AT TIME ZONE 'UTC')::date, %s, %s, %s, 1)"
+        " ON CONFLICT (day, type, action, actor) DO UPDATE SET number = c.number + 1",
+        [row.at, type, action, actor],
+    )
     return row
 
 
@@ -79,13 +86,14 @@ async def page(connection: Connection, *, before: int | None, limit: int) -> lis
 
 
 async def statistics(connection: Connection) -> dict[str, Any]:
-    """Rows in all and of the last 24 hours; and those of the last 30 days by type, action and actor."""
+    """Rows in all and of the last 24 hours; those of today and 30 days (UTC) before by type, action and actor."""
     cursor = await connection.execute(
-        "WITH recent AS (SELECT type, action, actor, at FROM lobs.activity_feed WHERE at > now() - interval '30 days'),"
-        " counted AS (SELECT grouping(type) AS g1, grouping(action) AS g2, type, action, actor, count(*) AS number"
-        "             FROM recent GROUP BY GROUPING SETS ((type), (action), (actor)))"
-        " SELECT (SELECT count(*) FROM lobs.activity_feed) AS total,"
-        "        (SELECT count(*) FROM recent WHERE at > now() - interval '24 hours') AS last24h,"
+        "WITH recent AS (SELECT type, action, actor, number FROM lobs.feed_counts"
+        "                WHERE day >= (now() AT TIME ZONE 'UTC')::date - 30),"
+        " counted AS (SELECT grouping(type) AS g1, grouping(action) AS g2, type, action, actor, sum(number)::bigint"
+        "             AS number FROM recent GROUP BY GROUPING SETS ((type), (action), (actor)))"
+        " SELECT (SELECT coalesce(sum(number), 0)::bigint FROM lobs.feed_counts) AS total,"
+        "        (SELECT count(*) FROM lobs.activity_feed WHERE at > now() - interval '24 hours') AS last24h,"
         "        coalesce(jsonb_object_agg(type, number) FILTER (WHERE g1 = 0), '{}') AS by_type,"
         "        coalesce(jsonb_object_agg(action, number) FILTER (WHERE g2 = 0), '{}') AS by_action,"
         "        coalesce(jsonb_object_agg(actor, number) FILTER (WHERE g1 = 1 AND g2 = 1), '{}') AS by_actor"

@@ -181,3 +181,17 @@ async def test_the_feed_pages_by_ids_that_inserts_do_not_move(connection):
     second = await feed.page(connection, before=first[-1].id, limit=10)
     assert [row.action for row in first + second] == ["a4", "a3", "a2", "a1", "a0"]
     assert (await feed.statistics(connection))["total"] == 6
+
+
+async def test_the_figures_of_the_feed_are_those_of_its_rows(connection):
+    for kind, action, actor in (("task", "created", "ana"), ("task", "updated", "ana"), ("agent", "updated", "ben")):
+        for _ in range(2):
+            await feed.add(connection, type=kind, actor=actor, action=action, target_type=kind, target_id="t")
+    found = await feed.statistics(connection)
+    assert (found["total"], found["last24h"]) == (6, 6)
+    assert found["by_type"] == {"task": 4, "agent": 2}
+    assert found["by_action"] == {"created": 2, "updated": 4}
+    assert found["by_actor"] == {"ana": 4, "ben": 2}
+    await connection.execute("UPDATE lobs.feed_counts SET day = day - 31 WHERE actor = 'ben'")
+    found = await feed.statistics(connection)
+    assert (found["total"], found["by_actor"]) == (6, {"ana": 4})
