@@ -91,6 +91,10 @@ class Counts:
         self._connections[name] = client
         return client.on_call(count)
 
+    def connected(self) -> dict[str, bool]:
+        """Which connections to the gateway are there, of those that there should be."""
+        return {f"gateway_{name}": client.state == "connected" for name, client in self._connections.items()}
+
     def exposition(self) -> str:
         """The Prometheus text format."""
         return "\n".join(self._lines()) + "\n"

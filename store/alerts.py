@@ -81,6 +81,19 @@ async def set_threshold(connection: Connection, override: ThresholdOverride) -> 
     return ThresholdOverride(**row)
 
 
+async def locked_threshold(
+    connection: Connection, alert: str, severity: str, gateway: str, agent: str
+) -> ThresholdOverride | None:
+    """The one that was set, kept as it is until the transaction ends; None: there is none."""
+    cursor = await connection.execute(
+        "SELECT alert, severity, gateway, agent, value, updated_at, updated_by FROM lobs.alert_thresholds"
+        " WHERE alert = %s AND severity = %s AND gateway = %s AND agent = %s FOR UPDATE",
+        [alert, severity, gateway, agent],
+    )
+    row = await cursor.fetchone()
+    return None if row is None else ThresholdOverride(**row)
+
+
 async def delete_threshold(connection: Connection, alert: str, severity: str, gateway: str, agent: str) -> bool:
     """Back to the settings'; whether there was one."""
     cursor = await connection.execute(

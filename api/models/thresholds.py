@@ -19,6 +19,7 @@ class ThresholdOverride(Camel):
     value: float
     updated_at: Instant | None
     updated_by: ShortText | None
+    version: str = Field(description="For `If-Match`, as the ETag.")
 
 
 class AlertThreshold(Camel):

@@ -27,7 +27,9 @@ class Readiness(BaseModel):
     """Whether requests can be answered, and what is missing when not."""
 
     ok: bool
-    checks: dict[str, bool] = Field(description="One per dependency; `false`: missing.", examples=[{"database": True}])
+    checks: dict[str, bool] = Field(
+        description="One per dependency; `false`: missing.", examples=[{"database": True, "gateway_commands": True}]
+    )
 
 
 @router.get("/health", tags=["health"], summary="Liveness")
@@ -40,11 +42,13 @@ async def health() -> Health:
 
 @router.get("/readyz", tags=["health"], summary="Readiness", responses={503: {"model": Readiness}})
 async def ready(context: ContextDep, response: Response) -> Readiness:
-    """Whether requests can be answered; names the dependency that is missing, and nothing else."""
+    """Whether requests can be answered; names the dependency that is missing, and nothing else. Without a connection to
+    the gateway only commands and chat fail: that is told, and no reason to send other requests elsewhere."""
     checks = {"database": await _database(context)}
-    if not all(checks.values()):
+    ok = all(checks.values())
+    if not ok:
         response.status_code = 503
-    return Readiness(ok=all(checks.values()), checks=checks)
+    return Readiness(ok=ok, checks=checks | context.counts.connected())
 
 
 async def _database(context: Context) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
 
 from api.context import ContextDep, Reader, Writer
 from api.models.base import Storable
 from api.models.thresholds import AlertThreshold, ThresholdIn, ThresholdOverride
 from api.openapi import problems
+from api.routes.conditional import IfMatch, named, with_etag
 from api.services.thresholds import ThresholdService
 
 router = APIRouter(prefix="/api/alerts/thresholds", tags=["monitoring"])
@@ -23,13 +25,16 @@ async def thresholds(context: ContextDep, actor: Reader) -> list[AlertThreshold]
     return await ThresholdService(context.pool, context.settings).thresholds(actor)
 
 
-@router.put("", summary="Set a threshold", responses=problems(body=True))
-async def set_threshold(context: ContextDep, actor: Writer, body: ThresholdIn) -> ThresholdOverride:
+@router.put("", summary="Set a threshold", response_model=ThresholdOverride, responses=problems(412, body=True))
+async def set_threshold(
+    context: ContextDep, actor: Writer, body: ThresholdIn, if_match: IfMatch = None
+) -> JSONResponse:
     """It wins over the settings' until it is deleted; exporters take it over within one poll."""
-    return await ThresholdService(context.pool, context.settings).set(actor, body)
+    stored = await ThresholdService(context.pool, context.settings).set(actor, body, named(if_match))
+    return with_etag(stored.model_dump(by_alias=True, mode="json"))
 
 
-@router.delete("", status_code=204, summary="Forget a threshold that was set", responses=problems(404))
+@router.delete("", status_code=204, summary="Forget a threshold that was set", responses=problems(404, 412))
 async def delete_threshold(
     *,
     context: ContextDep,
@@ -38,6 +43,8 @@ async def delete_threshold(
     severity: Literal["critical", "warning", "info"],
     gateway: Name = "",
     agent: Name = "",
+    if_match: IfMatch = None,
 ) -> None:
     """Then the settings' hold again."""
-    await ThresholdService(context.pool, context.settings).delete(actor, alert, severity, gateway, agent)
+    service = ThresholdService(context.pool, context.settings)
+    await service.delete(actor, (alert, severity, gateway, agent), named(if_match))

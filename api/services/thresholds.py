@@ -9,7 +9,9 @@ from lobservatory.settings import Settings
 from lobservatory.thresholds import THRESHOLDS, check
 from store import alerts as rows
 from store import auth
-from store.pool import Pool
+from store.pool import Connection, Pool
+
+Name = tuple[str, str, str, str]  # alert, severity, gateway, agent
 
 
 class ThresholdService:
@@ -48,8 +50,8 @@ class ThresholdService:
             for one in THRESHOLDS
         ]
 
-    async def set(self, actor: Actor, body: ThresholdIn) -> ThresholdOverride:
-        """Raises InvalidFieldError and WrongGatewayError."""
+    async def set(self, actor: Actor, body: ThresholdIn, version: str | None) -> ThresholdOverride:
+        """Raises InvalidFieldError, WrongGatewayError, and StaleVersionError when it is not the one that was read."""
         _may(actor, body.gateway)
         try:
             check(body.alert, body.severity, body.agent, body.value)
@@ -59,6 +61,7 @@ class ThresholdService:
             body.alert, body.severity, body.gateway, body.agent, body.value, updated_by=actor.name
         )
         async with self._pool.connection() as connection:
+            await _unchanged(connection, (body.alert, body.severity, body.gateway, body.agent), version)
             stored = await rows.set_threshold(connection, override)
             await auth.audit(
                 connection,
@@ -71,11 +74,13 @@ class ThresholdService:
             )
         return _shown(stored)
 
-    async def delete(self, actor: Actor, alert: str, severity: str, gateway: str, agent: str) -> None:
-        """Back to the settings'. Raises NotFoundError and WrongGatewayError."""
+    async def delete(self, actor: Actor, named: Name, version: str | None) -> None:
+        """Back to the settings'. Raises NotFoundError, WrongGatewayError, StaleVersionError."""
+        alert, severity, gateway, agent = named
         _may(actor, gateway)
         async with self._pool.connection() as connection:
-            if not await rows.delete_threshold(connection, alert, severity, gateway, agent):
+            await _unchanged(connection, named, version)
+            if not await rows.delete_threshold(connection, *named):
                 raise errors.NotFoundError("No such threshold was set at run time.")
             await auth.audit(
                 connection,
@@ -86,6 +91,19 @@ class ThresholdService:
                 gateway=gateway or None,
                 detail={"agent": agent},
             )
+
+
+async def _unchanged(connection: Connection, named: Name, version: str | None) -> None:
+    """Raises StaleVersionError when it is not in that version any more."""
+    if version is None:
+        return
+    found = await rows.locked_threshold(connection, *named)
+    if found is None or _version(found) != version:
+        raise errors.StaleVersionError
+
+
+def _version(override: rows.ThresholdOverride) -> str:
+    return "" if override.updated_at is None else override.updated_at.isoformat()
 
 
 def _may(actor: Actor, gateway: str) -> None:
@@ -101,4 +119,5 @@ def _shown(override: rows.ThresholdOverride) -> ThresholdOverride:
         value=override.value,
         updated_at=override.updated_at,
         updated_by=override.updated_by,
+        version=_version(override),
     )

@@ -74,7 +74,11 @@ async def test_calls_to_the_gateway_are_timed_by_connection_and_method(settings)
             errors = [one for one in families(text)["lobservatory_gateway_rpc_errors"].samples if one.value]
             assert [one.labels["method"] for one in errors] == ["sessions.compact"]
             assert value(text, "lobservatory_gateway_connected", connection="commands") == 1
+            ready = await client.get("/readyz")
+            assert ready.json() == {"ok": True, "checks": {"database": True, "gateway_commands": True}}
             await connection.stop()
+            ready = await client.get("/readyz")
+            assert (ready.status_code, ready.json()["checks"]["gateway_commands"]) == (200, False), "told, and no more"
             assert (
                 value((await client.get("/metrics")).text, "lobservatory_gateway_connected", connection="commands") == 0
             )

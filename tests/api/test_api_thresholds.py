@@ -80,3 +80,25 @@ async def test_who_may_only_read_or_is_of_another_gateway_may_not_set(app):
         assert (await limited.put(PATH, json=body())).status_code == 403
         assert (await limited.put(PATH, json=body(gateway="work"))).status_code == 403
         assert (await limited.put(PATH, json=body(gateway="home"))).status_code == 200
+
+
+async def test_a_threshold_that_somebody_else_set_is_not_set_unseen(client):
+    where = {"alert": "RunawayAgent", "severity": "warning", "agent": "main"}
+    refused = await client.put(PATH, json=body(**where), headers={"If-Match": '"2026-01-01T00:00:00+00:00"'})
+    assert (refused.status_code, refused.json()["code"]) == (412, "stale_version"), "there is none"
+    first = await client.put(PATH, json=body(**where))
+    assert first.headers["ETag"] == f'"{first.json()["version"]}"'
+    theirs = await client.put(PATH, json=body(**where), headers={"If-Match": first.headers["ETag"]})
+    assert theirs.status_code == 200
+    assert theirs.headers["ETag"] != first.headers["ETag"]
+    stale = {"If-Match": first.headers["ETag"]}
+    assert (await client.put(PATH, json=body(**where), headers=stale)).status_code == 412
+    assert (await client.delete(PATH, params=where, headers=stale)).status_code == 412
+    (shown,) = [
+        override
+        for one in (await client.get(PATH)).json()
+        for override in one["overrides"]
+        if (one["alert"], one["severity"]) == ("RunawayAgent", "warning")
+    ]
+    now = {"If-Match": f'"{shown["version"]}"'}
+    assert (await client.delete(PATH, params=where, headers=now)).status_code == 204
