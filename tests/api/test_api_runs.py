@@ -18,7 +18,7 @@ import pytest
 from fastapi import FastAPI
 
 from api.context import of_app
-from api.security.scopes import Scope
+from api.security.scopes import Actor, Scope
 from api.services import delivery
 from api.services import runs as service
 from api.services.webhooks import signature
@@ -69,19 +69,21 @@ class Setup:
 
     @property
     def sent(self) -> list[dict[str, Any]]:
-        return [params for method, params in self.gateway.calls if method == "agent"]
+        return [dict(params) for method, params in self.gateway.calls if method == "agent"]
 
     async def spawn(self, label: str = "work", **more: Any) -> dict[str, Any]:
         answer = await self.client.post("/api/agents/spawn", json={"label": label, "task": TASK, **more})
         assert answer.status_code == 202, answer.text
-        return answer.json()
+        return dict(answer.json())
 
     async def run(self, identifier: str) -> dict[str, Any]:
-        return (await self.client.get(f"/api/runs/{identifier}")).json()
+        return dict((await self.client.get(f"/api/runs/{identifier}")).json())
 
     async def until(self, identifier: str, **wanted: Any) -> dict[str, Any]:
         """The run, once it is as wanted."""
-        return await soon(lambda: self.run(identifier), lambda run: all(run[name] == wanted[name] for name in wanted))
+        return dict(
+            await soon(lambda: self.run(identifier), lambda run: all(run[name] == wanted[name] for name in wanted))
+        )
 
     async def end(self, operation_id: str, status: str = "completed", **more: Any) -> None:
         """What the exporter does when a run has ended."""
@@ -95,7 +97,7 @@ class Setup:
     async def kept(self) -> str:
         """All that the table has, as text."""
         cursor = await self.database.execute("SELECT coalesce(string_agg(r::text, ' '), '') FROM lobs.requested_runs r")
-        return (await cursor.fetchone())[0]
+        return str((await cursor.fetchone())[0])
 
 
 @contextlib.asynccontextmanager
@@ -400,7 +402,7 @@ async def unanswered(setup: Setup) -> dict[str, Any]:
     (run,) = (await setup.client.get("/api/runs")).json()["runs"]
     assert (run["status"], run["stages"][0]["runId"]) == ("running", None)
     assert TASK not in await setup.kept()
-    return run
+    return dict(run)
 
 
 async def test_a_run_whose_answer_was_lost_is_adopted_when_the_exporter_has_seen_it(setup):
@@ -666,7 +668,7 @@ async def events(setup: Setup, identifier: str, told: asyncio.Queue[tuple[str, d
         await told.put((event["type"], event))
 
 
-ACTOR = service.Actor("test command", Scope.COMMAND, "none")
+ACTOR = Actor("test command", Scope.COMMAND, "none")
 
 
 @pytest.mark.req("S4-21")
