@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import tempfile
 from collections import Counter
 from decimal import Decimal
@@ -21,7 +22,7 @@ from typer.testing import CliRunner
 
 from exporter.accounting import Accountant, BillingPolicy, price_book
 from exporter.ingest import Ingest
-from exporter.registry import Registry
+from exporter.registry import OTHER, Registry, plain
 from exporter.watch import Watch
 from lobservatory.cli.app import scan
 from openclaw.state_dir import load_config
@@ -78,6 +79,11 @@ def added(shown, metric, *places):
     return {name: value for name, value in sums.items() if value}
 
 
+def as_label(name):
+    """The same where the guard of labels has folded what is long or not plain."""
+    return "/".join(part if plain(part) else OTHER for part in name.split("/", 1))
+
+
 def near(ours, theirs):
     """Metrics are floating point numbers; everything else is exact."""
     return ours == pytest.approx({name: float(value) for name, value in theirs.items()}, rel=1e-12)
@@ -123,8 +129,12 @@ def compare(answer, shown, connection, gateway):
         groups = {group: (value["calls"], value["cost_usd"]) for group, value in answer[name].items()}
         assert {group: (count, cost.quantize(places)) for group, count, cost in rows} == groups, name
         if labels is not None:
-            assert added(shown, "claw_model_calls_total", *labels) == {one: count for one, count, _ in rows}, name
-            money = {one: cost for one, _, cost in rows if cost}
+            counts, money = Counter(), Counter()
+            for one, count, cost in rows:
+                counts[as_label(one)] += count
+                money[as_label(one)] += cost
+            assert added(shown, "claw_model_calls_total", *labels) == counts, name
+            money = {one: cost for one, cost in money.items() if cost}
             assert near({k: float(v) for k, v in added(shown, "claw_cost_usd_total", *labels).items()}, money), name
     rows = ask("SELECT date::text, sum(calls) FROM cost_daily WHERE gateway = %s GROUP BY 1")
     assert dict(rows) == {day: value["calls"] for day, value in answer["by_day"].items()}
@@ -250,3 +260,100 @@ def test_of_anything(postgres_dsn):
             asyncio.run(agree(build(Path(folder), built, layout), postgres_dsn, f"g{next(numbers)}"))
 
     check()
+
+
+def hostile_line(
+    number, *, usage='{"input":10,"output":1,"cost":{"total":1}}', at='"2026-11-20T10:00:00.{:03}Z"', **more
+):
+    """One call as text, so that members may be what no encoder would write."""
+    message = {"role": '"assistant"', "provider": '"p"', "model": '"m"', "usage": usage} | more
+    body = ",".join(f'"{name}":{value}' for name, value in message.items())
+    time = f'"timestamp":{at.format(number)},' if at else ""
+    return f'{{"type":"message","id":"h{number}",{time}"message":{{{body}}}}}'
+
+
+USAGES = (  # of one call each, and its money in billionths of a dollar
+    ('{"input":10,"output":1,"cost":{"total":1e-9}}', 1),
+    ('{"input":10,"output":1,"cost":{"total":0.1}}', 10**8),
+    ('{"input":10,"output":1,"cost":{"total":-0.0}}', 0),
+    ('{"input":10,"output":1,"cost":{"total":NaN}}', 0),
+    ('{"input":10,"output":1,"cost":{"total":-1}}', 0),
+    ('{"input":10,"output":1,"cost":{"total":1e13}}', 0),
+    ('{"input":10,"output":1,"cost":{"total":1e400}}', 0),
+    ('{"input":10,"output":1,"cost":{"total":"0.5"}}', 0),
+    ('{"input":10,"output":1,"cost":[0.5]}', 0),
+    ('{"input":10,"output":1,"cost":true}', 0),
+    ('{"input":10,"output":1,"cost":0.25}', 25 * 10**7),
+    ('{"input":123456789012345678901234567890,"output":1,"cost":{"total":1}}', 10**9),
+    ('{"input":-5,"output":1,"cost":{"total":1}}', 10**9),
+    ('{"input":1.5,"output":1.0,"cost":{"total":1}}', 10**9),
+    ('{"input":1,"input":7,"output":1,"cost":{"total":3},"cost":{"total":2}}', 2 * 10**9),
+    ("{}", 0),
+)
+TIMES = (
+    '"2026-11-20T10:00:00Z"',
+    "1763632800",
+    "1763632800000",
+    '"1763632800000"',
+    '"nonsense"',
+    "null",
+    "-1",
+    "1e99",
+    "",
+)
+
+
+def hostile_state(root):
+    """A state directory as nobody should leave it."""
+    sessions = root / "agents" / "main" / "sessions"
+    sessions.mkdir(parents=True)
+    (root / "openclaw.json").write_text("{}")
+    head = '{"type":"session","id":"%s","timestamp":"2026-11-20T09:00:00.000Z"}'
+    usages = [head % "usages", *(hostile_line(number, usage=usage) for number, (usage, _) in enumerate(USAGES))]
+    (sessions / "usages.jsonl").write_bytes("\r\n".join([*usages, ""]).encode())
+    times = [head % "times", *(hostile_line(100 + number, at=at) for number, at in enumerate(TIMES))]
+    (sessions / "times.jsonl").write_text("\n".join([*times, ""]))
+    bom = b"\xef\xbb\xbf" + (head % "bom").encode() + b"\n" + hostile_line(200).encode() + b"\n"
+    (sessions / "bom.jsonl").write_bytes(bom)
+    names = [
+        hostile_line(300, model='"half \\ud83d"'),
+        hostile_line(301, model='"nul \\u0000 in it"'),
+        hostile_line(302, provider='"a\\"}b\\n\\u202e"'),
+        hostile_line(303, model=json.dumps("m" * 10_000)),
+        hostile_line(304, model="17", provider="null"),
+        hostile_line(305, content="[" * 200 + "]" * 200),
+    ]
+    encodings = [
+        hostile_line(306).encode("utf-16"),
+        hostile_line(307, model='"caf\u00e9"').encode("latin-1"),
+        b"\0" * 100,
+        b"\xff\xfe",
+    ]
+    lines = [(head % "names").encode(), *(name.encode() for name in names), *encodings]
+    (sessions / "names.jsonl").write_bytes(b"\n".join([*lines, b""]))
+    # The same file under a second name, a folder and a pipe that are called like transcripts, nothing at all.
+    (sessions / "hard.jsonl").hardlink_to(sessions / "usages.jsonl")
+    (sessions / "folder.jsonl").mkdir()
+    os.mkfifo(sessions / "pipe.jsonl")
+    (sessions / "empty.jsonl").touch()
+    # Equal ids with another usage, in one file and in another session.
+    twice = [head % "twice", hostile_line(0, usage='{"input":2,"output":2,"cost":{"total":5}}', at=TIMES[0])]
+    (sessions / "twice.jsonl").write_text("\n".join([*twice, twice[1], hostile_line(1, at=TIMES[0]), ""]))
+    # An agent of another name for the same folder, and one whose name is no text.
+    (root / "agents" / "again").symlink_to(root / "agents" / "main")
+    odd = Path(os.fsdecode(os.fsencode(root / "agents") + b"/od\xffd \xe2\x80\xae"))
+    (odd / "sessions").mkdir(parents=True)
+    (odd / "sessions" / "o.jsonl").write_text(f"{head % 'o'}\n{hostile_line(400)}\n")
+
+
+@pytest.mark.req("P-1", "P-3")
+async def test_of_a_hostile_state_directory(postgres_dsn, tmp_path):
+    hostile_state(tmp_path / "state")
+    answer = await agree(tmp_path / "state", postgres_dsn)
+    # 9 of `times`, one of `bom`, 7 of `names`, 2 of `twice` (5 and 1 US$), one of the other agent.
+    assert answer["calls"] == len(USAGES) + len(TIMES) + 1 + 7 + 2 + 1
+    money = Decimal(sum(billionths for _, billionths in USAGES)).scaleb(-9) + len(TIMES) + 1 + 7 + 5 + 1 + 1
+    assert answer["cost_usd"]["billed"] == money.quantize(Decimal("1e-8"))
+    assert answer["rejected"] == {"bad_json": 3, "bad_number": 10, "bad_time": 5}
+    assert answer["unpriced_calls"] == 7  # whose cost was refused
+    assert answer["duplicates"] == 1  # within a file; the second name of a file is no second file
