@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 
-from exporter.collectors import Collector, models, nodes, skills, tasks
+from exporter.collectors import Collector, models, skills, tasks
 from exporter.collectors.activity import Activity
 from exporter.collectors.agents import AgentsCollector
 from exporter.collectors.approvals import ApprovalsCollector
@@ -23,6 +23,7 @@ from exporter.collectors.channels import ChannelsCollector
 from exporter.collectors.cron import CronCollector
 from exporter.collectors.gateway import GatewayCollector
 from exporter.collectors.logs import LogsCollector, connector
+from exporter.collectors.nodes import NodesCollector
 from exporter.collectors.probe import ProbeCollector
 from exporter.collectors.quota import QuotaCollector
 from exporter.collectors.sessions import SessionsCollector
@@ -311,7 +312,7 @@ class GatewayWatch:
         made += [self._update, QuotaCollector(gateway, client, interval=20 * interval)]
         made += [make(gateway, client, 20 * interval) for make in (skills.collector, models.collector)]
         made += [
-            nodes.collector(gateway, client, 4 * interval),
+            NodesCollector(gateway, client, interval=4 * interval, save=self._saver_of_all(rows.save_nodes)),
             tasks.collector(gateway, client, records, 4 * interval),
         ]
         made.append(ProbeCollector(gateway, client.url, interval=interval))
@@ -329,7 +330,15 @@ class GatewayWatch:
                     save=self._saver(rows.save_subagent_runs),
                 )
             )
-            made.append(ApprovalsCollector(gateway, records, interval=interval, save=self._saver(rows.save_approvals)))
+            made.append(
+                ApprovalsCollector(
+                    gateway,
+                    records,
+                    interval=interval,
+                    save=self._saver(rows.save_approvals),
+                    decisions=None if self._pool is None else self._decisions,
+                )
+            )
         if self._pool is not None:
             snapshots = self._saver(rows.insert_cost_snapshots)
             # The gateway counts anew for each such question: asked twenty times less often than the rest.
@@ -424,6 +433,16 @@ class GatewayWatch:
             await self._kept(pool, write, self._gateway, what)
 
         return save
+
+    async def _decisions(self) -> Mapping[str, int] | None:
+        if self._pool is None:
+            return None
+        try:
+            async with self._pool.connection(timeout=_SAVE_WAIT) as connection:
+                return await rows.approval_decisions(connection, self._gateway)
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            log.debug("decisions could not be counted", error=str(error).strip())
+            return None
 
     async def _record(self, event: str, detail: Mapping[str, Any]) -> None:
         if self._pool is not None:

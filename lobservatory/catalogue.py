@@ -41,6 +41,7 @@ SKILL_STATES = ("ready", "disabled", "blocked", "missing")
 TASK_RUNTIMES = ("cli", "cron", "subagent", "acp", "other")
 TASK_STATUSES = ("queued", "running", "completed", "failed", "timed_out", "cancelled", "lost", "unknown")
 SUBAGENT_STATUSES = ("running", "ok", "error", "timeout", "unknown")
+APPROVAL_DECISIONS = ("allowed_once", "allowed_always", "denied", "expired", "cancelled")
 COLLECTORS = (
     "gateway",
     "sessions",
@@ -78,7 +79,7 @@ CLOSED_LABELS = {
     "outcome": 3,
     "kind": len(KINDS),
     "state": 6,
-    "status": len(CRON_STATUSES),
+    "status": max(len(CRON_STATUSES), len(TASK_STATUSES), len(SUBAGENT_STATUSES)),
     "window": len(WINDOWS),
     "source": len(SOURCES),
     "collector": len(COLLECTORS),
@@ -547,6 +548,13 @@ METRICS: tuple[Metric, ...] = (
         "",
         ("gateway", "cron_job", "status"),
     ),
+    Metric(
+        "claw_cron_job_flaps",
+        "gauge",
+        "Changes between success and failure from one run to the next within 24 hours, of 100 runs at most.",
+        "",
+        ("gateway", "cron_job"),
+    ),
     Metric("claw_cron_enabled", "gauge", "1 while the gateway's scheduler is on.", "", ("gateway",), 10),
     Metric(
         "claw_channel_connected",
@@ -605,6 +613,14 @@ METRICS: tuple[Metric, ...] = (
         10,
     ),
     Metric(
+        "claw_exec_approval_decisions_total",
+        "counter",
+        "Exec approvals that were settled, by how; without a database, since the exporter started.",
+        "",
+        ("gateway", "decision"),
+        10,
+    ),
+    Metric(
         "claw_provider_quota_used_ratio",
         "gauge",
         "Used share of a provider's allowance, where the provider tells it.",
@@ -616,6 +632,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("claw_models", "gauge", "Models that the gateway offers.", "", ("gateway", "provider"), 200),
     Metric("claw_models_usable", "gauge", "Models that can be used now.", "", ("gateway", "provider"), 200),
     Metric("claw_nodes", "gauge", "Nodes that are known.", "", ("gateway",), 10),
+    Metric("claw_nodes_paired", "gauge", "Nodes that are paired.", "", ("gateway",), 10),
     Metric("claw_nodes_connected", "gauge", "Nodes that are connected now.", "", ("gateway",), 10),
     Metric(
         "claw_tasks",

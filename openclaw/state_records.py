@@ -57,6 +57,7 @@ class ApprovalRecord:
     resolved_ms: int | None
     resolved_by: str | None
     terminal_reason: str | None
+    decision: str | None = None
 
 
 class StateRecords:
@@ -86,7 +87,7 @@ class StateRecords:
         """Pending approvals and the newest settled ones. Raises NoRecordsError before 2026.8, StateRecordsError."""
         rows = self._rows(
             "SELECT approval_id, status, source_agent_id, source_session_key, created_at_ms, expires_at_ms,"
-            " resolved_at_ms, resolver_id, terminal_reason FROM operator_approvals"
+            " resolved_at_ms, resolver_id, terminal_reason, decision FROM operator_approvals"
             " WHERE kind = 'exec' ORDER BY status = 'pending' DESC, created_at_ms DESC LIMIT ?",
             "approvals",
         )

@@ -24,6 +24,7 @@ from store.rows import (
     CronRun,
     ExecApproval,
     HostSample,
+    Node,
     OutboxEvent,
     Session,
     SubagentRun,
@@ -197,8 +198,8 @@ async def save_approvals(connection: AsyncConnection[Any], rows: Sequence[ExecAp
     await _many(
         connection,
         "INSERT INTO lobs.exec_approvals AS a (gateway, approval_id, agent, session_key, command, status, requested_at,"
-        " expires_at, resolved_at, resolved_by, terminal_reason)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (gateway, approval_id) DO UPDATE SET"
+        " expires_at, resolved_at, resolved_by, terminal_reason, decision)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (gateway, approval_id) DO UPDATE SET"
         " agent = coalesce(excluded.agent, a.agent), session_key = coalesce(excluded.session_key, a.session_key),"
         " command = coalesce(excluded.command, a.command),"
         " status = CASE WHEN excluded.status = 'pending' THEN a.status ELSE excluded.status END,"
@@ -206,13 +207,49 @@ async def save_approvals(connection: AsyncConnection[Any], rows: Sequence[ExecAp
         " expires_at = coalesce(excluded.expires_at, a.expires_at),"
         " resolved_at = coalesce(excluded.resolved_at, a.resolved_at),"
         " resolved_by = coalesce(excluded.resolved_by, a.resolved_by),"
-        " terminal_reason = coalesce(excluded.terminal_reason, a.terminal_reason)",
+        " terminal_reason = coalesce(excluded.terminal_reason, a.terminal_reason),"
+        " decision = coalesce(excluded.decision, a.decision)",
         [
             (
                 row.gateway, row.approval_id, row.agent, row.session_key, row.command, row.status, row.requested_at,
-                row.expires_at, row.resolved_at, row.resolved_by, row.terminal_reason,
+                row.expires_at, row.resolved_at, row.resolved_by, row.terminal_reason, row.decision,
             )
             for row in _sorted(rows, "approval_id")
+        ],
+    )  # fmt: skip
+
+
+async def approval_decisions(connection: AsyncConnection[Any], gateway: str) -> dict[str, int]:
+    """How often commands were decided about in each way since we watch: allowed_once (also of those that an older
+    version of ours kept without saying which), allowed_always, denied, expired, cancelled. These rows are kept for
+    ever and each approval is one of them, so that a count never falls and counts nothing twice."""
+    cursor = await connection.execute(
+        "SELECT CASE WHEN status <> 'allowed' THEN status WHEN decision = 'allow-always' THEN 'allowed_always'"
+        " ELSE 'allowed_once' END AS decision, count(*) AS number FROM lobs.exec_approvals"
+        " WHERE gateway = %s AND status <> 'pending' GROUP BY 1",
+        [gateway],
+    )
+    return {row["decision"]: row["number"] for row in await cursor.fetchall()}
+
+
+async def save_nodes(connection: AsyncConnection[Any], gateway: str, rows: Sequence[Node]) -> None:
+    """The nodes of a gateway: all of them. Others are gone."""
+    await connection.execute(
+        "DELETE FROM lobs.nodes WHERE gateway = %s AND NOT node_id = ANY(%s)", [gateway, [row.node_id for row in rows]]
+    )
+    await _many(
+        connection,
+        "INSERT INTO lobs.nodes AS n (gateway, node_id, name, platform, version, paired, connected, connected_at,"
+        " last_seen_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (gateway, node_id) DO UPDATE SET"
+        " name = excluded.name, platform = excluded.platform, version = excluded.version, paired = excluded.paired,"
+        " connected = excluded.connected, connected_at = coalesce(excluded.connected_at, n.connected_at),"
+        " last_seen_at = coalesce(excluded.last_seen_at, n.last_seen_at), seen_at = now()",
+        [
+            (
+                row.gateway, row.node_id, row.name, row.platform, row.version, row.paired, row.connected,
+                row.connected_at, row.last_seen_at,
+            )
+            for row in _sorted(rows, "node_id")
         ],
     )  # fmt: skip
 

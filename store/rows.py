@@ -241,6 +241,21 @@ class Channel:
 
 
 @dataclass(frozen=True, slots=True)
+class Node:
+    """A device that is paired with the gateway as its node. None: the gateway does not tell."""
+
+    gateway: str
+    node_id: str
+    name: str | None = None
+    platform: str | None = None
+    version: str | None = None
+    paired: bool | None = None
+    connected: bool | None = None
+    connected_at: datetime | None = None
+    last_seen_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ExecApproval:
     """A request to run a command. `status`: pending, allowed, denied, expired, cancelled. `command` is content."""
 
@@ -255,6 +270,7 @@ class ExecApproval:
     resolved_at: datetime | None = None
     resolved_by: str | None = None
     terminal_reason: str | None = None
+    decision: str | None = None  # allow-once, allow-always or deny
 
 
 @dataclass(frozen=True, slots=True)

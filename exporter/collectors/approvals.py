@@ -6,11 +6,13 @@ The RPC needs the scope operator.approvals and tells pending ones only; 2026.4 h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from exporter.exposition import Sample
 from lobservatory import logging
+from lobservatory.catalogue import APPROVAL_DECISIONS
 from openclaw.fields import instant
 from openclaw.state_records import ApprovalRecord, NoRecordsError, StateRecords
 from store.rows import ExecApproval
@@ -20,6 +22,15 @@ log = logging.get(__name__)
 EXPIRED_FOR = timedelta(hours=24)
 
 SaveApprovals = Callable[[Sequence[ExecApproval]], Awaitable[None]]
+# How often each decision was made, from the rows that are kept; None while they cannot be asked.
+Decisions = Callable[[], Awaitable[Mapping[str, int] | None]]
+
+
+def decision_of(row: ExecApproval) -> str:
+    """One of the catalogue's decisions."""
+    if row.status == "allowed":
+        return "allowed_always" if row.decision == "allow-always" else "allowed_once"
+    return row.status
 
 
 def to_row(gateway: str, record: ApprovalRecord) -> ExecApproval:
@@ -35,6 +46,7 @@ def to_row(gateway: str, record: ApprovalRecord) -> ExecApproval:
         resolved_at=instant(record.resolved_ms),
         resolved_by=record.resolved_by,
         terminal_reason=record.terminal_reason,
+        decision=record.decision,
     )
 
 
@@ -50,6 +62,7 @@ class ApprovalsCollector:
         *,
         interval: float = 15.0,
         save: SaveApprovals | None = None,
+        decisions: Decisions | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.interval = interval
@@ -60,6 +73,9 @@ class ApprovalsCollector:
         self._now = now
         self._pending: list[ExecApproval] | None = None
         self._expired = 0
+        self._decisions = decisions
+        self._decided: Mapping[str, int] | None = None
+        self._settled: set[str] | None = None  # ids, for lack of rows; those from before our start count nothing
         self._said = False
 
     async def refresh(self) -> None:
@@ -83,9 +99,27 @@ class ApprovalsCollector:
         )
         if self._save is not None:
             await self._save(rows)
+        self._decided = await self._count(rows)
+
+    async def _count(self, rows: Sequence[ExecApproval]) -> Mapping[str, int] | None:
+        if self._decisions is not None:
+            counted = await self._decisions()
+            return self._decided if counted is None else counted
+        settled = [row for row in rows if row.status != "pending"]
+        if self._settled is None:
+            self._settled = {row.approval_id for row in settled}
+            return {}
+        new = [row for row in settled if row.approval_id not in self._settled]
+        self._settled = {row.approval_id for row in settled}
+        return Counter(self._decided or {}) + Counter(decision_of(row) for row in new)
 
     def render(self) -> Iterable[Sample]:
-        """How many wait, since when, and when the next one expires."""
+        """How many wait, since when, when the next one expires, and what was decided. Decisions stay known while the
+        records cannot be read: they were made."""
+        if self._decided is not None:
+            for decision in APPROVAL_DECISIONS:
+                metric = "claw_exec_approval_decisions_total"
+                yield Sample(metric, (self._gateway, decision), self._decided.get(decision, 0))
         if self._pending is None:
             return
         yield Sample("claw_exec_approvals_pending", (self._gateway,), len(self._pending))

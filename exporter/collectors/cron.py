@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from exporter.exposition import Sample
@@ -18,6 +19,8 @@ from store.rows import CronJob, CronRun
 
 MAX_PAGES = 50
 RUNS = 200
+FLAPS_OF = 24 * 3600.0  # seconds
+MOST_OUTCOMES = 100  # of each job
 # How receipts and run entries name what the catalogue names otherwise.
 _STATUSES = {"interrupted": "error", "superseded": "skipped", "timeout": "error", "failed": "error"}
 
@@ -114,6 +117,7 @@ class CronCollector:
         self._statuses: dict[str, str] = {}
         self._enabled: bool | None = None
         self._agents: dict[str, str] = {}  # of each job, as the gateway told: its records name only a chosen one
+        self._outcomes: dict[str, dict[float, bool]] = {}  # job → start of a run → whether it succeeded
         self._succeeded: dict[str, float] = {}  # job → start of its last run that succeeded, epoch seconds
 
     async def refresh(self) -> None:
@@ -142,6 +146,7 @@ class CronCollector:
         self._statuses = {row.job_id: row.last_status or "never" for row in self._jobs}
         self._enabled = enabled
         self._note_successes(raw, runs)
+        self._note_outcomes(runs, now)
         if self._listener is not None:
             self._listener({job.job_id: job.name for job in self._jobs}, runs)
         if self._save_jobs is not None:
@@ -158,6 +163,22 @@ class CronCollector:
             if job_id in self._statuses and status == "ok" and started is not None:
                 self._succeeded[job_id] = max(started.timestamp(), self._succeeded.get(job_id, 0.0))
         self._succeeded = {job_id: at for job_id, at in self._succeeded.items() if job_id in self._statuses}
+
+    def _note_outcomes(self, runs: Sequence[Mapping[str, Any]], now: datetime) -> None:
+        """Add the history, which of a busy gateway reaches back less far than a day, to what was seen before."""
+        for run in runs:
+            job_id, started = text(run.get("jobId"), 128), instant(run.get("runAtMs"))
+            status = text(run.get("status"), 32)
+            status = _STATUSES.get(status or "", status)
+            if job_id is not None and started is not None and status in {"ok", "error"}:
+                self._outcomes.setdefault(job_id, {})[started.timestamp()] = status == "ok"
+        since = now.timestamp() - FLAPS_OF
+        kept = {job_id: sorted(self._outcomes.get(job_id, {}).items())[-MOST_OUTCOMES:] for job_id in self._statuses}
+        self._outcomes = {job_id: {at: ok for at, ok in outcomes if at > since} for job_id, outcomes in kept.items()}
+
+    def _flaps(self, job_id: str) -> int:
+        outcomes = [ok for _, ok in sorted(self._outcomes.get(job_id, {}).items())]
+        return sum(before != after for before, after in pairwise(outcomes))
 
     async def _from_gateway(self) -> tuple[list[Mapping[str, Any]], bool | None, list[Mapping[str, Any]]]:
         jobs: dict[str, Mapping[str, Any]] = {}
@@ -185,6 +206,7 @@ class CronCollector:
         yield Sample("claw_cron_job_info", (*labels, job.name, job.agent or ""), 1)
         yield Sample("claw_cron_job_enabled", labels, float(job.enabled))
         yield Sample("claw_cron_job_consecutive_errors", labels, job.consecutive_errors)
+        yield Sample("claw_cron_job_flaps", labels, self._flaps(job.job_id))
         for status in CRON_STATUSES:
             yield Sample("claw_cron_job_status", (*labels, status), float(self._statuses[job.job_id] == status))
         for metric, at in (("last", job.last_run_at), ("next", job.next_run_at)):

@@ -16,7 +16,7 @@ VIEWS = {
     "model_calls", "tool_calls", "sessions", "session_events", "subagent_runs", "cron_jobs", "cron_runs", "channels",
     "exec_approvals", "agent_events", "host_samples", "log_signatures", "operations", "operation_steps", "tasks",
     "alert_events", "audit_log", "cost_hourly", "cost_daily", "operation_metrics", "agent_metrics", "activity_feed",
-    "comments", "alert_rules", "alert_thresholds", "cost_snapshots",
+    "comments", "alert_rules", "alert_thresholds", "cost_snapshots", "nodes",
 }  # fmt: skip
 MODEL_CALLS = [
     "ts", "gateway", "agent", "session_id", "session_key", "kind", "channel", "entry_id", "provider", "model",

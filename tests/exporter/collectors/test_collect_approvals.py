@@ -5,7 +5,92 @@ from datetime import UTC, datetime
 import pytest
 
 from exporter.collectors.approvals import ApprovalsCollector
-from openclaw.state_records import StateRecords, StateRecordsError
+from lobservatory.catalogue import APPROVAL_DECISIONS
+from openclaw.state_records import ApprovalRecord, StateRecords, StateRecordsError
+from store.gateway import approval_decisions, save_approvals
+from store.pool import open_pool
+
+
+def decided(counts):
+    metric = "claw_exec_approval_decisions_total"
+    return {(metric, "home", decision): counts.get(decision, 0) for decision in APPROVAL_DECISIONS}
+
+
+def decisions(helpers, collector):
+    return {key: value for key, value in helpers.shown(collector).items() if "decisions" in key[0]}
+
+
+class Records:
+    """The records of a gateway whose operator decides."""
+
+    def __init__(self):
+        self.settled = []
+
+    def decide(self, status, decision):
+        number = len(self.settled)
+        at = 1_795_000_000_000 + number
+        self.settled.append(ApprovalRecord(f"a{number}", status, "main", None, at, at, at, None, None, decision))
+
+    def approvals(self):
+        return list(reversed(self.settled))
+
+
+@pytest.mark.req("S4-9", "P-12")
+async def test_decisions_count_once_over_restarts(postgres_dsn, helpers):
+    """Decided while nobody watched, counted by one exporter, met again by the next: each is one."""
+    records = Records()
+    records.decide("allowed", "allow-once")
+    records.decide("denied", "deny")
+    for expected, decision in (
+        ({"allowed_once": 1, "denied": 1}, ("allowed", "allow-always")),
+        ({"allowed_once": 1, "denied": 1, "allowed_always": 1}, ("expired", "deny")),
+        ({"allowed_once": 1, "denied": 1, "allowed_always": 1, "expired": 1}, ("cancelled", "deny")),
+    ):
+        async with open_pool(postgres_dsn, name="approvals") as pool:
+
+            async def save(rows, pool=pool):
+                async with pool.connection() as connection:
+                    await save_approvals(connection, rows)
+
+            async def count(pool=pool):
+                async with pool.connection() as connection:
+                    return await approval_decisions(connection, "home")
+
+            collector = ApprovalsCollector("home", records, save=save, decisions=count)
+            await collector.refresh()
+            await collector.refresh()
+        assert decisions(helpers, collector) == decided(expected)
+        records.decide(*decision)
+
+
+@pytest.mark.req("S4-9")
+async def test_decisions_stay_while_the_database_is_away(helpers):
+    records, answers = Records(), [{"denied": 3}, None]
+
+    async def count():
+        return answers.pop(0)
+
+    collector = ApprovalsCollector("home", records, decisions=count)
+    assert not decisions(helpers, collector), "nothing is claimed before the rows were asked"
+    for _ in range(2):
+        await collector.refresh()
+        assert decisions(helpers, collector) == decided({"denied": 3})
+
+
+@pytest.mark.req("S4-9")
+async def test_without_a_database_decisions_count_from_the_start(helpers):
+    records = Records()
+    records.decide("denied", "deny")
+    collector = ApprovalsCollector("home", records)
+    await collector.refresh()
+    assert decisions(helpers, collector) == decided({})
+    records.decide("allowed", "allow-always")
+    for _ in range(2):
+        await collector.refresh()
+        assert decisions(helpers, collector) == decided({"allowed_always": 1})
+    records.decide("expired", "deny")
+    await collector.refresh()
+    assert decisions(helpers, collector) == decided({"allowed_always": 1, "expired": 1})
 
 
 @pytest.mark.req("S4-9")
@@ -18,6 +103,11 @@ async def test_settled_approvals_are_rows_and_expiry_is_told_apart(newer_state_d
     collector = ApprovalsCollector("home", StateRecords(newer_state_dir), save=save)
     await collector.refresh()
     assert helpers.shown(collector)["claw_exec_approvals_pending", "home"] == 0
+    assert {row.status: row.decision for row in saved} == {
+        "allowed": "allow-once",
+        "denied": "deny",
+        "expired": "deny",
+    }
     assert sorted((row.status, row.terminal_reason) for row in saved) == [
         ("allowed", "user"),
         ("denied", "user"),
@@ -44,6 +134,7 @@ async def test_a_pending_approval_has_an_age_and_an_expiry(newer_state_dir, help
     assert helpers.shown(collector) == {
         ("claw_exec_approvals_pending", "home"): 2,
         ("claw_exec_approvals_expired", "home"): 0,
+        **decided({}),
         ("claw_exec_approval_oldest_timestamp_seconds", "home"): 1795223000,
         ("claw_exec_approval_next_expiry_timestamp_seconds", "home"): 1795224800,
     }

@@ -131,3 +131,37 @@ def test_strange_jobs_and_runs_are_left_out_or_read_as_far_as_possible():
     assert to_run("home", {"jobId": "j"}) is None
     assert to_run("home", {"jobId": "j", "runAtMs": -1}) is None
     assert to_run("home", {"jobId": "j", "runAtMs": 1795223797428}).finished_at is None
+
+
+@pytest.mark.req("S1-3", "P-8")
+async def test_a_job_that_flaps_is_told_apart_from_one_that_fails(gateway, helpers):
+    """Also from runs that the history has dropped meanwhile; not from those of another day."""
+    now = 1_795_000_000
+
+    def run(job_id, ago, status):
+        return {"jobId": job_id, "runAtMs": (now - ago) * 1000, "status": status}
+
+    def flaps(collector):
+        return {key[2]: value for key, value in helpers.shown(collector).items() if key[0] == "claw_cron_job_flaps"}
+
+    history = [
+        *(run("flaps", ago, "ok" if number % 2 else "error") for number, ago in enumerate(range(6000, 0, -1000))),
+        *(run("fails", ago, "error") for ago in range(6000, 0, -1000)),
+        run("fails", 90_000, "ok"),
+        run("skips", 3000, "ok"), run("skips", 2000, "skipped"), run("skips", 1000, "ok"),
+        run("recovers", 3000, "timeout"), run("recovers", 2000, "ok"),
+    ]  # fmt: skip
+    jobs = [{"id": job_id, "name": job_id} for job_id in ("flaps", "fails", "skips", "recovers", "never")]
+    gateway.answers["cron.list"] = lambda _params: {"jobs": jobs}
+    gateway.answers["cron.runs"] = lambda _params: {"entries": history}
+    async with helpers.watched(gateway) as client:
+        collector = CronCollector("home", client, now=lambda: datetime.fromtimestamp(now, UTC))
+        await collector.refresh()
+        assert flaps(collector) == {"flaps": 5, "fails": 0, "skips": 0, "recovers": 1, "never": 0}
+        history[:] = [run("recovers", 10, "error")]
+        await collector.refresh()
+        assert flaps(collector) == {"flaps": 5, "fails": 0, "skips": 0, "recovers": 2, "never": 0}
+        now += 86_000
+        await collector.refresh()
+        assert flaps(collector)["recovers"] == 0
+        assert len(collector._outcomes) == len(jobs)

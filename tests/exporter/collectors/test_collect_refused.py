@@ -2,7 +2,8 @@
 
 import pytest
 
-from exporter.collectors import models, nodes, skills
+from exporter.collectors import models, skills
+from exporter.collectors.nodes import NodesCollector
 from exporter.registry import Registry
 from exporter.runner import Runner
 from openclaw.protocol import MissingScopeError, UnknownMethodError
@@ -13,7 +14,7 @@ async def test_a_missing_method_or_scope_costs_that_collector_and_tells_which(ga
     gateway.faults.missing_methods |= {"skills.status"}
     gateway.faults.missing_scope["models.list"] = "operator.admin"
     async with helpers.watched(gateway) as client:
-        made = [module.collector("home", client, 60) for module in (skills, models, nodes)]
+        made = [*(module.collector("home", client, 60) for module in (skills, models)), NodesCollector("home", client)]
         registry = Registry()
         runner = Runner(registry, "home", made)
         assert [await runner.refresh(collector) for collector in made] == [False, False, True]
