@@ -399,12 +399,12 @@ async def upsert_derived(connection: AsyncConnection[Any], found: Iterable[Deriv
     for one in sorted(found, key=lambda operation: operation.id):
         before = await _documents(connection, "WHERE o.id = %s FOR UPDATE OF o", [one.id])
         await _merge(connection, one, before[0] if before else None)
-        await _measure(connection, one.id)
+        if not before or one.status in TERMINAL:  # else its calls were summed up when they came
+            await _measure(connection, one.id)
         after = await get(connection, one.id)
         if before and before[0] == after:
             continue
-        await _update(connection, one.id, {})
-        after = await get(connection, one.id)
+        after |= await _update(connection, one.id, {})
         events.append(OutboxEvent(TOPIC, UPDATED if before else CREATED, after, one.gateway))
     await outbox.publish(connection, events)
     return [dict(event.payload) for event in events]
@@ -581,7 +581,8 @@ async def _locked(connection: AsyncConnection[Any], operation_id: str, expected_
     return row
 
 
-async def _update(connection: AsyncConnection[Any], operation_id: str, values: Mapping[str, Any]) -> None:
+async def _update(connection: AsyncConnection[Any], operation_id: str, values: Mapping[str, Any]) -> Document:
+    """Change columns of an operation; gives what every change changes in its document."""
     columns = {
         name: Jsonb(value) if name == "disposition" and value is not None else value for name, value in values.items()
     }
@@ -589,9 +590,12 @@ async def _update(connection: AsyncConnection[Any], operation_id: str, values: M
     assignments = "".join(f"{name} = %({name})s, " for name in columns)
     statement = (
         f"UPDATE lobs.operations SET {assignments}updated_at = clock_timestamp(), version = version + 1"  # noqa: S608
-        " WHERE id = %(operation_id)s"
+        " WHERE id = %(operation_id)s RETURNING version, updated_at"
     )
-    await connection.execute(statement.encode(), {**columns, "operation_id": operation_id})
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(statement.encode(), {**columns, "operation_id": operation_id})
+        row = await cursor.fetchone()
+    return {} if row is None else {"version": row["version"], "updatedAt": _iso(row["updated_at"])}
 
 
 async def _publish(connection: AsyncConnection[Any], kind: str, document: Document) -> None:
