@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -34,6 +34,8 @@ POLL_SLACK = timedelta(seconds=5)
 # A busy gateway lists a run late, and a run may be silent for long: only after this much silence is a run that is not
 # listed, and whose end nobody tells, taken for ended.
 SILENCE = timedelta(minutes=5)
+HEAT = timedelta(seconds=60)  # of the messages that are counted as an agent's heat
+MAX_HEAT = 1_000
 NEWS = timedelta(minutes=1)  # of what ended longer ago nobody is told; it only becomes a row
 HISTORY = timedelta(hours=24)  # a poll makes operations of runs that ended so long ago, not of older ones
 
@@ -123,6 +125,7 @@ class RunTracker:
         self._jobs: OrderedDict[str, str] = OrderedDict()  # id → name
         self._jobs_known = False
         self._states: dict[str, AgentState] = {}
+        self._messages: OrderedDict[str, deque[datetime]] = OrderedDict()  # by agent: when
 
     @property
     def active(self) -> int:
@@ -541,9 +544,11 @@ class RunTracker:
             self._ended.popitem(last=False)
 
     def _tell(self, run: _Run, at: datetime, event: str, activity: str, tool: str | None = None) -> AgentEvent:
+        agent = run.operation.agent_id or "main"
         return AgentEvent(
             gateway=self._gateway,
-            agent=run.operation.agent_id or "main",
+            agent=agent,
+            heat=self._heat(agent, at, event),
             ts=at,
             event=event,
             activity=activity,
@@ -551,6 +556,16 @@ class RunTracker:
             session_key=run.operation.session_key,
             run_id=run.operation.run_id,
         )
+
+    def _heat(self, agent: str, at: datetime, event: str) -> int:
+        """How many messages went to and from an agent in the last 60 s, this one included."""
+        messages = self._messages.setdefault(agent, deque(maxlen=MAX_HEAT))
+        self._messages.move_to_end(agent)
+        while len(self._messages) > MAX_AGENTS:
+            self._messages.popitem(last=False)
+        if event in {"message_in", "message_out"}:
+            messages.append(at)
+        return sum(at - HEAT < one <= at for one in messages)
 
     def _derived(
         self, run: _Run, at: datetime, told: Sequence[AgentEvent], steps: Sequence[DerivedStep] = ()

@@ -94,6 +94,7 @@ async def insert_agent_events(connection: AsyncConnection[Any], rows: Sequence[A
                     "event": row.event,
                     "activity": row.activity,
                     "tool": row.tool,
+                    "heat": row.heat,
                     "ts": row.ts.isoformat().replace("+00:00", "Z"),
                 },
                 row.gateway,

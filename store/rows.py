@@ -318,6 +318,7 @@ class AgentEvent:
     tool: str | None = None
     session_key: str | None = None
     run_id: str | None = None
+    heat: int = 0  # messages of the agent, in and out, in the 60 s before; told to live clients
 
 
 @dataclass(frozen=True, slots=True)

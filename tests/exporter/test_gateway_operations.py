@@ -345,3 +345,28 @@ def test_no_event_however_strange_breaks_it(events):
 def test_no_session_however_strange_breaks_it(sessions):
     listed = [session for session in sessions if isinstance(session, dict)]
     tracker().sessions(listed, NOW, NOW)
+
+
+@pytest.mark.req("S3-9")
+def test_heat_is_the_messages_of_an_agent_in_the_last_minute():
+    runs = tracker()
+    told = []
+    for run, seconds in (("a", 0), ("b", 10), ("c", 65)):
+        for phase, after in (("start", 0), ("end", 5)):
+            at = NOW + timedelta(seconds=seconds + after)
+            told += runs.event(lifecycle(phase, run, at=at), at).agent_events
+    heat = {(one.run_id, one.event): one.heat for one in told}
+    assert [heat[run, event] for run in "abc" for event in ("message_in", "message_out")] == [1, 2, 3, 4, 3, 3]
+    assert heat["b", "idle"] == 4
+
+
+@pytest.mark.req("S0-18")
+def test_what_ran_before_the_gateway_began_has_died_and_what_began_later_has_not():
+    runs = tracker()
+    for run, seconds in (("before", 0), ("after", 20)):
+        runs.event(lifecycle("start", run, at=NOW + timedelta(seconds=seconds)), NOW)
+    (dead,) = runs.gateway_started(NOW + timedelta(seconds=10)).operations
+    assert (dead.run_id, dead.status, dead.disposition["errorCode"]) == ("before", "failed", "gateway_restarted")
+    assert dead.completed_at == NOW + timedelta(seconds=10)
+    assert not runs.gateway_started(NOW + timedelta(seconds=10))
+    assert runs.active == 1
