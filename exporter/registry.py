@@ -34,7 +34,7 @@ OTHER: Final = "other"
 LONGEST_VALUE: Final = 64
 _ALIASES_KEPT: Final = 4  # times the bound: raw names that we remember having folded; beyond it they are looked up anew
 
-_WITH_A_PAST: Final = ("claw_host_", "claw_gateway_cpu_", "lobservatory_cpu_")
+_WITH_A_PAST: Final = ("claw_host_", "claw_gateway_cpu_", "claw_exec_approval_decisions_", "lobservatory_cpu_")
 
 Render = Callable[[], Iterable[Sample]]
 
@@ -76,7 +76,8 @@ class _Family:
         if not any(self.open_labels):
             self.open_labels = [label != "gateway" for label in metric.labels]
         name = metric.name
-        # A counter that this process counts from 0. The kernel's counters come with a past that is nobody's increase.
+        # A counter that this process counts from 0. The kernel's counters and counts of rows come with a past that is
+        # nobody's increase.
         self.from_zero = metric.type == "counter" and not metric.accounting and not name.startswith(_WITH_A_PAST)
         self.adds_up = metric.type == "counter" or not name.endswith(("_timestamp_seconds", "_ratio", "_max", "_info"))
 

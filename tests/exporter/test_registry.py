@@ -238,8 +238,11 @@ def test_a_counter_of_this_process_that_comes_later_is_0_for_prometheus_first_bu
     assert values(registry, "claw_gateway_reconnects_total", prometheus=True) == {("g",): 2}  # the first scrape at all
     registry.count("claw_rpc_errors_total", ("g", "health", "TIMEOUT"))
     registry.register("disk", lambda: [Sample("claw_host_disk_read_bytes_total", ("g", "sdb"), 7e9)])
+    decided = "claw_exec_approval_decisions_total"  # rows that were there before this process
+    registry.register("approvals", lambda: [Sample(decided, ("g", "denied"), 57)])
     assert values(registry, "claw_rpc_errors_total") == {("g", "health", "TIMEOUT"): 1}
     text = registry.render(prometheus=True)
     assert 'claw_rpc_errors_total{gateway="g",method="health",code="TIMEOUT"} 0.0\n' in text
     assert 'claw_host_disk_read_bytes_total{gateway="g",device="sdb"} 7000000000.0\n' in text
+    assert 'claw_exec_approval_decisions_total{gateway="g",decision="denied"} 57.0\n' in text
     assert values(registry, "claw_rpc_errors_total", prometheus=True) == {("g", "health", "TIMEOUT"): 1}
