@@ -724,6 +724,14 @@ METRICS: tuple[Metric, ...] = (
         20,
     ),
     Metric(
+        "claw_log_shared_gateways",
+        "gauge",
+        "Other gateways of this host that write to the same log files, so that their lines are counted too.",
+        "",
+        ("gateway",),
+        10,
+    ),
+    Metric(
         "claw_log_unreadable_lines_total",
         "counter",
         "Lines of the log that are no JSON object or too long.",

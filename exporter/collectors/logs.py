@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import psycopg
 
+from exporter.collectors.process import gateways
 from exporter.exposition import Sample
 from exporter.programs import Program, ProgramError, ProgramFailedError, ProgramMissingError
 from lobservatory import logging
@@ -42,6 +43,7 @@ OTHER: Final = "(other lines: too many kinds at once)"
 _LONGEST_SIGNATURE: Final = 200
 _LONGEST_SAMPLE: Final = 500
 _RPC_LINES: Final = 500
+_LOOK_AROUND: Final = 300.0  # seconds between two looks for other gateways
 _JOURNAL: Final = "journald"  # the name of its position
 _JOURNAL_LIMIT: Final = 5.0  # seconds
 _JOURNAL_BYTES: Final = 1 << 20  # of one look; the rest comes with the next one
@@ -104,10 +106,14 @@ class LogsCollector:
         connect: Connect | None = None,
         folders: Iterable[Path] | None = None,
         unit: journal.Unit | None = None,
+        neighbours: Callable[[], list[tuple[int, Path | None]]] = gateways,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.interval = interval
         self.deadline = 30.0
+        self._neighbours = neighbours
+        self._looked: datetime | None = None
+        self._sharing: list[str] = []  # other gateways that write to the files that are read here
         self._unit = unit
         self._journalctl = Program("journalctl", _JOURNAL_LIMIT, _JOURNAL_BYTES)
         self._cursor = Position(_JOURNAL, 0)  # `offset`: time of the last entry in µs, `head`: its cursor
@@ -135,11 +141,38 @@ class LogsCollector:
             self._cursor = next((one for one in known if one.file == _JOURNAL), self._cursor)
             self._tail = Tail(one for one in known if one.file != _JOURNAL)
         files = await asyncio.to_thread(self._read_files, self._tail)
+        if self._looked is None or (self._now() - self._looked).total_seconds() >= _LOOK_AROUND:
+            self._looked = self._now()
+            await self._look_around()
         kept = await self._read_journal(self._unit, beside_files=files) if self._unit is not None else False
         self._sources = {name for name, there in (("file", files), (_JOURNAL, kept)) if there}
         if not self._sources:
             await self._ask(self._tail)
         await self._keep(self._tail)
+
+    async def _look_around(self) -> None:
+        """A line does not tell which gateway wrote it: two gateways with one log count each other's lines."""
+        before, own = self._sharing, self._state_dir
+        self._sharing = [] if own is None else await asyncio.to_thread(self._who_shares, own)
+        if self._sharing and self._sharing != before:
+            log.warning(
+                "another gateway writes to the same log files, so that its lines are counted here too: give each "
+                "gateway a logging.file of its own in its openclaw.json",
+                gateway=f"{self._gateway} ({own})",
+                others=", ".join(self._sharing),
+            )
+
+    def _who_shares(self, own: Path) -> list[str]:
+        configured = load_config(own).log_file
+        sharing = []
+        for pid, folder in self._neighbours():
+            if folder is not None and folder.resolve() == own.resolve():
+                continue
+            theirs = None if folder is None else load_config(folder).log_file
+            # Of another user's nothing is known; by default it has a folder of its own where the first is taken.
+            if theirs == configured and (folder is not None or configured is None):
+                sharing.append(f"{folder or 'a state directory that cannot be seen'} (process {pid})")
+        return sharing
 
     async def _positions(self) -> list[Position]:
         if self._connect is None:
@@ -262,6 +295,8 @@ class LogsCollector:
             yield Sample("claw_log_lines_total", (gateway, level), count)
         for level, count in self._new.items():
             yield Sample("claw_log_new_signatures_total", (gateway, level), count)
+        if self._looked is not None:
+            yield Sample("claw_log_shared_gateways", (gateway,), len(self._sharing))
         yield Sample("claw_log_unreadable_lines_total", (gateway,), self._unreadable)
         if self._last is not None:
             yield Sample("claw_log_last_line_timestamp_seconds", (gateway,), self._last.timestamp())

@@ -49,6 +49,30 @@ def _is_program(words: Sequence[str]) -> bool:
     )
 
 
+def gateways(processes: Callable[[], Iterable[psutil.Process]] = psutil.process_iter) -> list[tuple[int, Path | None]]:
+    """Every gateway on this machine: its process id and its state directory (None: another user's, not told). A
+    gateway's own children bear its title and are left out. It blocks."""
+    found: dict[int, tuple[int, Path | None]] = {}
+    for process in processes():
+        try:
+            if looks_like_gateway(process.cmdline()):
+                found[process.pid] = (process.ppid(), _state_dir(process))
+        except (psutil.Error, OSError):
+            continue  # gone, or not ours to look at
+    return [(pid, folder) for pid, (parent, folder) in sorted(found.items()) if parent not in found]
+
+
+def _state_dir(process: psutil.Process) -> Path | None:
+    try:
+        environment = process.environ()
+    except (psutil.Error, OSError):
+        return None
+    named, home = environment.get("OPENCLAW_STATE_DIR"), environment.get("OPENCLAW_HOME") or environment.get("HOME")
+    if named:
+        return Path(named).expanduser()
+    return Path(home) / ".openclaw" if home else None
+
+
 def is_local(url: str) -> bool:
     """Whether the gateway's URL leads to this machine."""
     host = urlsplit(url).hostname or ""

@@ -4,7 +4,7 @@ import json
 import os
 import pwd
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -334,3 +334,53 @@ def test_what_is_no_entry_of_a_journal_is_none(raw):
 @pytest.mark.parametrize("message", [None, 7, [], [300], {"a": 1}, ["one", "two"], "{", "{}", '{"message":3}'])
 def test_any_message_of_a_journal_is_a_line(message):
     assert parse_entry(json.dumps({"__CURSOR": "c", "MESSAGE": message}), NOW).line.at == NOW
+
+
+def gateway_dir(folder, log_file=None):
+    folder.mkdir()
+    config = {"logging": {"file": str(log_file)}} if log_file else {}
+    (folder / "openclaw.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.req("S1-8")
+async def test_gateways_that_share_a_log_are_both_named_with_what_to_set(tmp_path, helpers, capsys):
+    """Which lines are whose nobody can tell, so they count for both: that is said, once, and shown."""
+    own, other = gateway_dir(tmp_path / "own"), gateway_dir(tmp_path / "other")
+    apart = gateway_dir(tmp_path / "apart", tmp_path / "apart.log")
+    found = [(1, own), (2, other), (3, apart)]
+    now = NOW
+
+    def collector(state_dir):
+        return LogsCollector(
+            "home", None, state_dir, folders=[tmp_path], neighbours=lambda: found, now=lambda: now
+        )  # fmt: skip
+
+    (tmp_path / "openclaw-2026-11-21.log").write_text(line("boom") + "\n", encoding="utf-8")
+    watcher = collector(own)
+    for _ in range(2):
+        await watcher.refresh()
+    assert helpers.shown(watcher)["claw_log_shared_gateways", "home"] == 1
+    said = [words for words in capsys.readouterr().out.splitlines() if "same log files" in words]
+    assert len(said) == 1
+    assert f"home ({own})" in said[0]
+    assert f"{other} (process 2)" in said[0]
+    assert "logging.file" in said[0]
+    assert str(apart) not in said[0]
+
+    found[:] = [(1, own), (4, None)]  # another user's, of which nothing can be seen
+    now += timedelta(minutes=6)
+    await watcher.refresh()
+    assert helpers.shown(watcher)["claw_log_shared_gateways", "home"] == 1
+    found[:] = [(1, own)]
+    await watcher.refresh()
+    assert helpers.shown(watcher)["claw_log_shared_gateways", "home"] == 1, "not looked for at every refresh"
+    now += timedelta(minutes=6)
+    await watcher.refresh()
+    assert helpers.shown(watcher)["claw_log_shared_gateways", "home"] == 0
+
+    (tmp_path / "apart.log").write_text(line("boom") + "\n", encoding="utf-8")
+    found[:] = [(1, own), (3, apart), (4, None)]
+    with_its_own = collector(apart)
+    await with_its_own.refresh()
+    assert helpers.shown(with_its_own)["claw_log_shared_gateways", "home"] == 0

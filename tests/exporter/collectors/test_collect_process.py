@@ -5,11 +5,13 @@ import contextlib
 import os
 import socket
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from exporter.collectors.process import ProcessCollector, is_local, looks_like_gateway
+from exporter.collectors.process import ProcessCollector, gateways, is_local, looks_like_gateway
 
 
 @pytest.mark.parametrize(
@@ -135,3 +137,22 @@ async def test_of_a_remote_gateway_nothing_is_said():
 
 def test_nothing_is_said_before_the_first_look():
     assert shown(collector(socket.SO_DEBUG)) == {}
+
+
+def test_every_gateway_of_the_machine_without_its_children():
+    def one(pid, parent, command, environment):
+        def environ():
+            if environment is None:
+                raise psutil.AccessDenied(pid)
+            return environment
+
+        return SimpleNamespace(pid=pid, ppid=lambda: parent, cmdline=lambda: command, environ=environ)
+
+    processes = [
+        one(10, 1, ["openclaw-gateway"], {"OPENCLAW_STATE_DIR": "/srv/a"}),
+        one(11, 10, ["openclaw-gateway"], {"OPENCLAW_STATE_DIR": "/srv/a"}),
+        one(20, 1, ["node", "/usr/lib/openclaw/openclaw.mjs", "gateway", "run"], {"HOME": "/home/b"}),
+        one(30, 1, ["openclaw-gateway"], None),
+        one(40, 1, ["vim", "openclaw-gateway.md"], {}),
+    ]
+    assert gateways(lambda: processes) == [(10, Path("/srv/a")), (20, Path("/home/b/.openclaw")), (30, None)]
