@@ -63,7 +63,8 @@ async def test_every_route_refuses_a_token_of_a_lesser_scope(anonymous, app):
 
 
 def test_what_changes_something_needs_more_than_read():
-    reading_posts = {"/api/auth/ticket", "/api/auth/logout", "/api/auth/preferences"}  # what concerns nobody but who asks
+    # What concerns nobody but who asks.
+    reading_posts = {"/api/auth/ticket", "/api/auth/logout", "/api/auth/preferences"}
     for method, path, needed in every_route():
         if method != "GET" and path not in reading_posts | {"/api/auth/login"}:
             assert needed in {"write", "command", "admin", "signature"}, (method, path)
