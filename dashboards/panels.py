@@ -27,6 +27,7 @@ Colours = Mapping[str, str]
 PLAIN: Final[Steps] = ((None, config.MUTED),)
 ZERO_IS_GOOD: Final[Steps] = ((None, config.OK), (1, config.BAD))
 ZERO_IS_GOOD_WARN: Final[Steps] = ((None, config.OK), (1, config.WARN))
+DRIFT: Final[Steps] = ((None, config.OK), (0.02, config.BAD))
 
 
 # --- links ---------------------------------------------------------------------------------------------------
@@ -452,6 +453,7 @@ def heatmap(
     no_value: str,
     unit: str,
     points: int = config.FEW_POINTS,
+    names_width: int = 150,
     width: int = 12,
     height: int = 8,
 ) -> dashboard.Panel:
@@ -475,7 +477,8 @@ def heatmap(
             # The least that is drawn: a cell without a call stays empty.
             filter_values=heatmap_model.FilterValueRange(le=1e-9),
             cell_values=heatmap_model.CellValues(unit=unit),
-            y_axis=heatmap_model.YAxisConfig(axis_placement=common.AxisPlacement.LEFT),
+            # Grafana measures numbers, not names: a long one would be cut.
+            y_axis=heatmap_model.YAxisConfig(axis_placement=common.AxisPlacement.LEFT, axis_width=names_width),
             rows_frame=heatmap_model.RowsHeatmapOptions(layout=common.HeatmapCellLayout.AUTO),
             legend=heatmap_model.HeatmapLegend(show=True),
             tooltip=heatmap_model.HeatmapTooltip(mode=common.TooltipDisplayMode.SINGLE, y_histogram=False),
@@ -497,17 +500,19 @@ def node_graph(
     description: str,
     no_value: str,
     arcs: Colours,
+    names: Mapping[str, str],
     width: int = 12,
     height: int = 12,
 ) -> dashboard.Panel:
     """Who started whom. `nodes`: id, title, mainstat (a text) and one arc column a colour; `edges`: id, source,
-    target. Grafana tells the two results apart by these names.
+    target. Grafana tells the two results apart by these names; `names` are the legend's words for columns.
     """
     panel = dashboard.Panel(
         type_val="nodeGraph",
         id_val=id_,
         title=title,
         description=description,
+        transformations=[dashboard.DataTransformerConfig(id_val="organize", options={"renameByName": dict(names)})],
         options=nodegraph_model.Options(
             nodes=nodegraph_model.NodeOptions(
                 arcs=[nodegraph_model.ArcOption(field=field, color=colour) for field, colour in arcs.items()]
@@ -605,6 +610,17 @@ def count_badge(name: str, steps: Steps, width: int = 100) -> Any:
         custom__cellOptions={"type": "color-text"},
         custom__width=width,
         decimals=0,
+    )
+
+
+def drift_badge(name: str) -> Any:
+    """A column of differences: more than 2 % is an error of one of the two sides."""
+    return override(
+        name,
+        thresholds=thresholds(DRIFT),
+        custom__cellOptions={"type": "color-text"},
+        custom__width=70,
+        decimals=2,
     )
 
 

@@ -193,15 +193,18 @@ LIMIT 200
     )
 
 
-# Runs of one task of one parent are one node. A sub-agent that started others is the node of its own task.
+# Runs of one task of one parent are one node. A sub-agent that started others is the node of its own task. As many
+# nodes as fit: Grafana does not shrink the graph.
 TREE: Final = """
-WITH task AS (
+WITH run AS (
   SELECT gateway, child_session_key, parent_session_key, coalesce(label, 'sub-agent') AS label, status, cost_usd,
          gateway || '/' || parent_session_key || '/' || coalesce(label, 'sub-agent') AS id
   FROM subagent_runs
   WHERE $__timeFilter(started_at) AND :gateways AND parent_session_key IS NOT NULL
   ORDER BY started_at DESC
   LIMIT 2000
+), task AS (
+  SELECT * FROM run WHERE id IN (SELECT id FROM run GROUP BY id ORDER BY count(*) DESC, id LIMIT 8)
 )"""
 
 
@@ -243,13 +246,14 @@ LIMIT 600
         "Sub-agents: who starts whom",
         sql_rows(TREE + nodes),
         sql_rows(TREE + edges),
-        description="Tasks that agents gave to sub-agents in the time range (the newest 2000 runs), each with its runs "
-        "and their cost (view subagent_runs). The ring: green ended well, blue runs, red did not end well; gateways "
-        "and agents have none.",
+        description="The 8 most frequent tasks that agents gave to sub-agents in the time range (of the newest 2000 "
+        "runs), each with its runs and their cost (view subagent_runs). The ring: green ended well, blue runs, red did "
+        "not end well; gateways and agents have none. All runs are on Sessions.",
         no_value="No sub-agent ran in this time range",
         arcs={"arc__ok": config.OK, "arc__running": config.NEUTRAL, "arc__failed": config.BAD},
+        names={"arc__ok": "ended well", "arc__running": "running", "arc__failed": "failed", "mainstat": "cost"},
         width=24,
-        height=12,
+        height=17,
     )
 
 

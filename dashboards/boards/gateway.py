@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import dashboard
 
 from dashboards import config, panels, variables
 from dashboards.board import Board, Row
-from dashboards.queries import GATEWAY, now, series, sql_rows, sql_series
+from dashboards.queries import GATEWAY, now, rows, series, sql_rows, sql_series
 
 # The states of our connection as numbers, for a timeline: the metric has one 0/1 series a state.
 STATES = {
@@ -16,6 +16,17 @@ STATES = {
     "reconnecting": ("4", "reconnecting", config.WARN),
     "disconnected": ("5", "disconnected", config.BAD),
 }
+YES_NO = {"1": ("yes", config.OK), "0": ("no", config.BAD)}
+# The states of the gateway's unit as numbers, for a column.
+SERVICE_STATES = {
+    "active": ("1", "active", config.OK),
+    "activating": ("2", "activating", config.NEUTRAL),
+    "deactivating": ("3", "deactivating", config.WARN),
+    "inactive": ("4", "inactive", config.WARN),
+    "failed": ("5", "failed", config.BAD),
+    "unknown": ("6", "unknown", config.NO_GROUND),
+}
+SKILL_COLOURS = {"ready": config.OK, "disabled": config.MUTED, "blocked": config.WARN, "missing": config.BAD}
 
 
 def up() -> dashboard.Panel:
@@ -118,6 +129,144 @@ def connection() -> dashboard.Panel:
         "sessions, cron and channels are not read.",
         no_value="No exporter",
         mappings={number: (text, colour) for number, text, colour in STATES.values()},
+    )
+
+
+def health() -> dashboard.Panel:
+    """What its endpoints and its service manager say."""
+    unit = " or ".join(
+        f'{number} * max by (gateway) (claw_service_state{{{GATEWAY}, state="{state}"}} == 1)'
+        for state, (number, _, _) in SERVICE_STATES.items()
+    )
+    checks = f"sum by (gateway) (claw_gateway_failing_check{{{GATEWAY}}})"
+    known = f"max by (gateway) (claw_gateway_http_up{{{GATEWAY}}})"
+    return panels.table(
+        12,
+        "Health and service",
+        [
+            rows(f'min by (gateway) (claw_gateway_http_up{{{GATEWAY}, endpoint="healthz"}})'),
+            rows(f'min by (gateway) (claw_gateway_http_up{{{GATEWAY}, endpoint="readyz"}})'),
+            rows(f"max by (gateway) (claw_gateway_http_seconds{{{GATEWAY}}})"),
+            rows(f"{checks} or 0 * {known}"),
+            rows(unit),
+            rows(f"max by (gateway) (claw_service_restarts{{{GATEWAY}}})"),
+            rows(f"max by (gateway) (claw_service_last_exit_status{{{GATEWAY}}})"),
+            rows(f"max by (gateway) (claw_gateway_last_event_timestamp_seconds{{{GATEWAY}}}) * 1000"),
+        ],
+        description="What each gateway's own health endpoints say (alive, ready, the slower of the two, checks that "
+        "fail), what systemd or launchd says of its unit, and when it last pushed an event. Alive but not ready: look "
+        "at the failing checks.",
+        no_value="Not asked yet",
+        sort_by="Gateway",
+        descending=False,
+        transformations=panels.merged(
+            {
+                "gateway": "Gateway",
+                "Value #A": "Alive",
+                "Value #B": "Ready",
+                "Value #C": "Answers in",
+                "Value #D": "Failing checks",
+                "Value #E": "Service",
+                "Value #F": "Restarts",
+                "Value #G": "Last exit",
+                "Value #H": "Last event",
+            }
+        ),
+        overrides=[
+            panels.badge("Alive", YES_NO, width=80),
+            panels.badge("Ready", YES_NO, width=80),
+            panels.override("Answers in", unit="s"),
+            panels.count_badge("Failing checks", panels.ZERO_IS_GOOD, width=130),
+            panels.badge("Service", {number: (text, ink) for number, text, ink in SERVICE_STATES.values()}, width=110),
+            panels.override("Last event", unit="dateTimeFromNow"),
+        ],
+        width=24,
+        height=5,
+    )
+
+
+def skills() -> dashboard.Panel:
+    """By what becomes of them."""
+    return panels.stat(
+        50,
+        "Skills",
+        [now(f"sum by (state) (claw_skills{{{GATEWAY}}})", "{{state}}")],
+        unit="none",
+        named=True,
+        decimals=0,
+        description="Skills by what becomes of them (claw_skills). Missing: something that the skill needs is not "
+        "installed; blocked: an allowlist keeps it away.",
+        no_value="Not readable",
+        overrides=[panels.override(state, color=panels.fixed(colour)) for state, colour in SKILL_COLOURS.items()],
+        width=6,
+        height=6,
+    )
+
+
+def models() -> dashboard.Panel:
+    """Offered and usable."""
+    return panels.table(
+        51,
+        "Models",
+        [
+            rows(f"max by (gateway, provider) (claw_models{{{GATEWAY}}})"),
+            rows(f"max by (gateway, provider) (claw_models_usable{{{GATEWAY}}})"),
+        ],
+        description="Models that each gateway offers, and those that can be used now, by provider (claw_models, "
+        "claw_models_usable). None usable: the provider's key is missing or wrong.",
+        no_value="Not readable",
+        sort_by="Offered",
+        transformations=panels.merged(
+            {"provider": "Provider", "Value #A": "Offered", "Value #B": "Usable", "gateway": "Gateway"}
+        ),
+        overrides=[
+            panels.count_badge("Usable", ((None, config.BAD), (1, config.OK)), width=75),
+            panels.override("Offered", custom__width=75),
+            panels.override("Gateway", custom__width=80),
+        ],
+        width=7,
+        height=6,
+    )
+
+
+def nodes() -> dashboard.Panel:
+    """Devices."""
+    return panels.stat(
+        52,
+        "Nodes",
+        [
+            now(f"sum(claw_nodes{{{GATEWAY}}})", "known"),
+            now(f"sum(claw_nodes_connected{{{GATEWAY}}})", "connected"),
+        ],
+        unit="none",
+        decimals=0,
+        description="Paired devices of the chosen gateways, and how many of them are connected (claw_nodes).",
+        no_value="Not readable",
+        width=4,
+        height=6,
+    )
+
+
+def tasks() -> dashboard.Panel:
+    """The gateway's own register."""
+    return panels.timeseries(
+        53,
+        "Background tasks in the register",
+        [series(f"sum by (status) (claw_tasks{{{GATEWAY}}})", "{{status}}")],
+        unit="short",
+        description="Background tasks that the gateways keep in their registers, by how they went (claw_tasks). Lost "
+        "ones outlived a restart of their gateway.",
+        no_value="No background task",
+        stacked=True,
+        colours={
+            "completed": config.OK,
+            "failed": config.BAD,
+            "timed_out": "dark-red",
+            "lost": config.WARN,
+            "running": config.NEUTRAL,
+        },
+        width=7,
+        height=6,
     )
 
 
@@ -390,10 +539,11 @@ def board() -> Board:
         extra_variables=[variables.channel()],
         rows=[
             Row(100, "", [up(), uptime(), version(), restarts(), approvals(), reconnects()]),
-            Row(101, "Connection", [connection(), rpc_latency()]),
+            Row(101, "Connection", [connection(), rpc_latency(), health()]),
             Row(102, "Process", [memory(), memory_slope(), cpu(), event_loop()]),
             Row(103, "Channels", [channels(), channel_ages()]),
             Row(104, "Approvals and allowances", [approvals_decided(), allowances()]),
             Row(105, "Events and errors", [events(), gaps_and_drops(), rpc_errors()]),
+            Row(106, "What it has", [skills(), models(), nodes(), tasks()], collapsed=True),
         ],
     )

@@ -182,7 +182,7 @@ def file_systems() -> dashboard.Panel:
             }
         ),
         overrides=[
-            panels.override("Device", custom__minWidth=120),
+            panels.override("Device", custom__minWidth=145),
             panels.override("Size", unit="bytes", custom__width=80),
             panels.override("Available", unit="bytes", custom__width=85),
             panels.ratio_gauge("In use", config.FULL, width=115),

@@ -182,10 +182,11 @@ LIMIT 300
         "board moves by itself; its link is at the top.",
         no_value="No operation in this time range",
         overrides=[
-            panels.override("Operation", custom__minWidth=180),
+            panels.override("Operation", custom__minWidth=205),
+            panels.override("Type", custom__width=100),
             panels.badge("Status", STATUS_WORDS, width=95),
             panels.ratio_gauge("Progress", ((None, config.NEUTRAL),), width=110),
-            panels.override("Agent", custom__width=150),
+            panels.override("Agent", custom__width=160),
             panels.override("From", custom__width=65),
             panels.override("Gateway", custom__width=75),
             panels.override("Created", unit="dateTimeFromNow", custom__width=120),
@@ -219,7 +220,7 @@ ORDER BY 1
         bars=True,
         interval="1d",
         colours={"done": config.OK},
-        width=6,
+        width=5,
     )
 
 
@@ -254,7 +255,7 @@ ORDER BY 2 DESC
         no_value="No task was done in this time range",
         overrides=[
             panels.badge("Priority", PRIORITY_WORDS, width=80),
-            panels.override("Done", custom__width=55),
+            panels.override("Done", custom__width=50),
             panels.override("p50", unit="s"),
             panels.override("p95", unit="s"),
             panels.override("p50 since made", unit="s"),
@@ -284,13 +285,14 @@ LIMIT 100
         description="100 tasks that are not done: those that are due first, then the oldest (view tasks).",
         no_value="No open task",
         overrides=[
-            panels.override("Task", custom__minWidth=120),
+            panels.override("Task", custom__minWidth=110),
             panels.badge("Status", TASK_WORDS, width=90),
             panels.badge("Priority", PRIORITY_WORDS, width=80),
-            panels.override("Due", unit="dateTimeFromNow", custom__width=105),
-            panels.override("Created", unit="dateTimeFromNow", custom__width=95),
+            panels.override("Agent", custom__width=70),
+            panels.override("Due", unit="dateTimeFromNow", custom__width=90),
+            panels.override("Created", unit="dateTimeFromNow", custom__width=105),
         ],
-        width=10,
+        width=11,
         height=8,
     )
 

@@ -272,11 +272,11 @@ def agents_at_work() -> dashboard.Panel:
             hidden=["Value #D"],
         ),
         overrides=[
-            panels.override("Agent", custom__minWidth=165),
-            panels.coloured("State", AGENT_WORDS, width=78),
-            panels.override("Last activity", unit="dateTimeFromNow", custom__width=120),
-            panels.ratio_gauge("Context", config.CONTEXT_FULL, width=85),
-            panels.override("Today", unit="currencyUSD", decimals=2, custom__width=72),
+            panels.override("Agent", custom__minWidth=158),
+            panels.coloured("State", AGENT_WORDS, width=70),
+            panels.override("Last activity", unit="dateTimeFromNow", custom__width=118),
+            panels.ratio_gauge("Context", config.CONTEXT_FULL, width=78),
+            panels.override("Today", unit="currencyUSD", decimals=2, custom__width=65),
             panels.override("Gateway", custom__width=75),
         ],
         height=8,
@@ -294,7 +294,7 @@ def recent_failures() -> dashboard.Panel:
         [
             sql_rows(
                 """
-SELECT ts AS "When", what AS "What", agent AS "Agent", concat_ws(': ', name, detail) AS "Name and reason",
+SELECT ts AS "When", what AS "What", concat_ws(': ', name, detail) AS "Name and reason", agent AS "Agent",
        gateway AS "Gateway"
 FROM (
   (SELECT ts, gateway, agent, 'model call' AS what, model AS name,
@@ -319,8 +319,9 @@ LIMIT 100
         "the command's failure, not the tool's) and runs of cron jobs.",
         no_value="Nothing failed in this time range",
         overrides=[
-            panels.override("When", unit="dateTimeFromNow", custom__width=122),
-            panels.override("Agent", custom__width=155),
+            panels.override("When", unit="dateTimeFromNow", custom__width=118),
+            panels.override("Agent", custom__width=140),
+            panels.override("Name and reason", custom__minWidth=145),
             panels.override("Gateway", custom__width=75),
             panels.coloured(
                 "What",
@@ -329,7 +330,7 @@ LIMIT 100
                     "tool call": ("tool call", config.WARN),
                     "cron run": ("cron run", config.EQUIVALENT),
                 },
-                width=90,
+                width=85,
             ),
         ],
         height=8,
@@ -441,8 +442,8 @@ def cron_jobs() -> dashboard.Panel:
         ),
         overrides=[
             panels.override("Job", custom__minWidth=130),
-            panels.badge("Last status", CRON_WORDS, width=100),
-            panels.override("Last run", unit="dateTimeFromNow", custom__width=130),
+            panels.badge("Last status", CRON_WORDS, width=95),
+            panels.override("Last run", unit="dateTimeFromNow", custom__width=120),
             panels.override("Next run", unit="dateTimeFromNow", custom__width=130),
             panels.count_badge("Errors", panels.ZERO_IS_GOOD, width=70),
             panels.override("Gateway", custom__width=90),
@@ -485,10 +486,10 @@ def gateways() -> dashboard.Panel:
                 "gateway": "Gateway",
                 "Value #A": "State",
                 "Value #H": "Alerts",
-                "version": "Version",
-                "Value #C": "Started",
                 "Value #D": "Cost today",
                 "Value #E": "Month projected",
+                "version": "Version",
+                "Value #C": "Started",
                 "Value #I": "Failed calls",
                 "Value #F": "Runs",
                 "Value #G": "Memory",
@@ -497,7 +498,7 @@ def gateways() -> dashboard.Panel:
         ),
         overrides=[
             panels.override("Gateway", custom__minWidth=90),
-            panels.badge("State", GATEWAY_WORDS, width=90),
+            panels.badge("State", GATEWAY_WORDS, width=75),
             panels.count_badge("Alerts", panels.ZERO_IS_GOOD, width=70),
             panels.count_badge("Failed calls", panels.ZERO_IS_GOOD, width=95),
             panels.override("Started", unit="dateTimeFromNow"),

@@ -8,7 +8,7 @@ from dashboards import config, panels
 from dashboards.board import Board, Row
 from dashboards.queries import GATEWAY, now, rows, series
 
-YES_NO = {"1": ("ok", config.OK), "0": ("failed", config.BAD)}
+OUTCOME = {"1": ("ok", config.OK), "0": ("failed", config.BAD), "-1": ("off", config.NO_GROUND)}
 
 
 def exporter() -> dashboard.Panel:
@@ -36,6 +36,22 @@ def database() -> dashboard.Panel:
         no_value="None configured",
         mappings={"1": ("Up", config.OK), "0": ("Down", config.BAD)},
         background=True,
+        width=3,
+    )
+
+
+def version() -> dashboard.Panel:
+    """Ours."""
+    return panels.stat(
+        7,
+        "Our version",
+        [now(f"count by (version) (lobservatory_build_info{{{GATEWAY}}})", "{{version}}")],
+        unit="none",
+        description="Version of the exporters that Prometheus reaches (lobservatory_build_info). Two at once: an "
+        "upgrade is not finished.",
+        no_value="No exporter",
+        name_only=True,
+        width=3,
     )
 
 
@@ -56,6 +72,7 @@ def unpriced() -> dashboard.Panel:
         "every sum of money: give the model a price in OpenClaw's configuration.",
         no_value="No data",
         steps=panels.ZERO_IS_GOOD_WARN,
+        width=4,
     )
 
 
@@ -76,7 +93,8 @@ def drift() -> dashboard.Panel:
         description="Largest difference, over the classes of tokens and the cost, between our totals and the gateway's "
         "own usage, as last compared. More than 2 % is an error of one of the two.",
         no_value="Not reconciled",
-        steps=((None, config.OK), (0.02, config.BAD)),
+        steps=panels.DRIFT,
+        width=3,
     )
 
 
@@ -89,6 +107,7 @@ def lag() -> dashboard.Panel:
         unit="bytes",
         description="Bytes (SQLite: rows) of each source that are present and not yet read. It should be near zero.",
         no_value="No source",
+        width=4,
     )
 
 
@@ -103,6 +122,7 @@ def first_scan() -> dashboard.Panel:
         description="Share of the first scan that is done. Tokens and money are shown from its end on.",
         no_value="Not started",
         steps=((None, config.WARN), (1, config.OK)),
+        width=3,
     )
 
 
@@ -112,7 +132,10 @@ def collectors() -> dashboard.Panel:
         10,
         "Collectors",
         [
-            rows(f"min by (gateway, collector) (lobservatory_collector_success{{{GATEWAY}}})"),
+            rows(
+                f"min by (gateway, collector) (lobservatory_collector_success{{{GATEWAY}}})"
+                f" or min by (gateway, collector) (lobservatory_collector_enabled{{{GATEWAY}}} == 0) - 1"
+            ),
             rows(
                 "max by (gateway, collector) "
                 f"(lobservatory_collector_last_success_timestamp_seconds{{{GATEWAY}}}) * 1000"
@@ -120,28 +143,29 @@ def collectors() -> dashboard.Panel:
             rows(f"max by (gateway, collector) (lobservatory_collector_duration_seconds{{{GATEWAY}}})"),
             rows(f"max by (gateway, collector) (lobservatory_collector_failures_total{{{GATEWAY}}})"),
         ],
-        description="Each collector: did its last refresh work, when was the last that did, how long did it take, "
-        "how many ever failed. One broken collector empties its own panels only.",
+        description="Each collector: did its last refresh work (or is it off), when was the last that did, how long "
+        "did it take, how many ever failed. One broken collector empties its own panels only.",
         no_value="No exporter",
         sort_by="Collector",
         descending=False,
         transformations=panels.merged(
             {
                 "collector": "Collector",
-                "Value #A": "Last refresh",
+                "Value #A": "State",
                 "Value #B": "Last success",
-                "Value #C": "Duration",
+                "Value #C": "Took",
                 "Value #D": "Failures",
                 "gateway": "Gateway",
             }
         ),
         overrides=[
-            panels.badge("Last refresh", YES_NO, width=90),
-            panels.override("Last success", unit="dateTimeFromNow", custom__width=130),
-            panels.override("Duration", unit="s", custom__width=70),
-            panels.count_badge("Failures", panels.ZERO_IS_GOOD_WARN, width=70),
+            panels.badge("State", OUTCOME, width=60),
+            panels.override("Last success", unit="dateTimeFromNow", custom__width=125),
+            panels.override("Took", unit="s", custom__width=65),
+            panels.count_badge("Failures", panels.ZERO_IS_GOOD_WARN, width=75),
+            panels.override("Gateway", custom__width=80),
         ],
-        width=11,
+        width=10,
         height=12,
     )
 
@@ -173,22 +197,22 @@ def sources() -> dashboard.Panel:
                 "Value #C": "Files",
                 "Value #D": "Entries",
                 "Value #E": "Newest entry",
-                "Value #F": "Duplicates",
+                "Value #F": "Twice",
                 "Value #G": "Rejected",
                 "gateway": "Gateway",
             }
         ),
         overrides=[
-            panels.override("Gateway", custom__width=65),
-            panels.badge("Readable", {"1": ("yes", config.OK), "0": ("no", config.BAD)}, width=75),
-            panels.badge("Schema", {"1": ("known", config.OK), "0": ("unknown", config.BAD)}, width=75),
-            panels.override("Files", custom__width=50),
-            panels.override("Entries", custom__width=65),
-            panels.override("Newest entry", unit="dateTimeFromNow", custom__width=130),
-            panels.override("Duplicates", custom__width=80),
+            panels.override("Gateway", custom__width=72),
+            panels.badge("Readable", {"1": ("yes", config.OK), "0": ("no", config.BAD)}, width=80),
+            panels.badge("Schema", {"1": ("known", config.OK), "0": ("unknown", config.BAD)}, width=80),
+            panels.override("Files", custom__width=55),
+            panels.override("Entries", custom__width=70),
+            panels.override("Newest entry", unit="dateTimeFromNow", custom__width=122),
+            panels.override("Twice", custom__width=58, decimals=0),
             panels.count_badge("Rejected", panels.ZERO_IS_GOOD_WARN, width=75),
         ],
-        width=13,
+        width=14,
         height=12,
     )
 
@@ -207,7 +231,7 @@ def entries_read() -> dashboard.Panel:
         description="Entries read a minute by kind of store.",
         no_value="Nothing read yet",
         stacked=True,
-        width=8,
+        width=5,
     )
 
 
@@ -227,7 +251,8 @@ def rejected() -> dashboard.Panel:
         no_value="Nothing was rejected in this time range",
         bars=True,
         stacked=True,
-        width=8,
+        points=config.FEW_POINTS,
+        width=5,
     )
 
 
@@ -247,7 +272,37 @@ def drift_by_class() -> dashboard.Panel:
         min_val=None,
         steps=((None, config.MUTED), (0.02, config.BAD)),
         show_steps=True,
+        width=6,
+    )
+
+
+def drift_by_agent() -> dashboard.Panel:
+    """Whose numbers disagree."""
+    newest = f"last_over_time({{}}{{{{{GATEWAY}}}}}[15m])"
+    tokens, cost = (newest.format(f"claw_reconcile_agent_{name}_ratio") for name in ("drift", "cost_drift"))
+    return panels.table(
+        23,
+        "Drift by agent",
+        [
+            rows(f"max by (gateway, agent) (abs({tokens}))"),
+            rows(f"max by (gateway, agent) (abs({cost}))"),
+        ],
+        unit="percentunit",
+        description="Largest difference, over the classes of tokens, and that of the cost, between our totals of each "
+        "agent and what the gateway says of its sessions, as last compared (claw_reconcile_agent_drift_ratio). It "
+        "names the agent behind a drift.",
+        no_value="Not reconciled by agent",
+        sort_by="Tokens",
+        transformations=panels.merged(
+            {"agent": "Agent", "Value #A": "Tokens", "Value #B": "Cost", "gateway": "Gateway"}
+        ),
+        overrides=[
+            panels.drift_badge("Tokens"),
+            panels.drift_badge("Cost"),
+            panels.override("Gateway", custom__width=75),
+        ],
         width=8,
+        height=8,
     )
 
 
@@ -274,7 +329,7 @@ def commit_failures() -> dashboard.Panel:
     """By reason."""
     return panels.timeseries(
         31,
-        "Failed commits and overflowing labels",
+        "Failures and overflows",
         [
             series(
                 f"60 * sum by (reason) (rate(lobservatory_commit_failures_total{{{GATEWAY}}}[$__rate_interval])) > 0",
@@ -284,12 +339,21 @@ def commit_failures() -> dashboard.Panel:
                 f"60 * sum by (metric) (rate(lobservatory_label_overflow_total{{{GATEWAY}}}[$__rate_interval])) > 0",
                 "overflow: {{metric}}",
             ),
+            series(
+                f"60 * sum(rate(lobservatory_poison_rows_total{{{GATEWAY}}}[$__rate_interval])) > 0", "rows kept aside"
+            ),
+            series(
+                f"60 * sum by (reason) (rate(lobservatory_spans_dropped_total{{{GATEWAY}}}[$__rate_interval])) > 0",
+                "traces: {{reason}}",
+            ),
         ],
         unit="cpm",
-        description="Commits a minute that failed (they are retried) and label values replaced by 'other'.",
-        no_value="No commit failed, no label overflowed in this time range",
+        description="A minute: commits that failed (they are retried), label values replaced by 'other', rows that the "
+        "database refused and that were kept aside, and traces that were given up.",
+        no_value="Nothing failed or overflowed in this time range",
         bars=True,
         stacked=True,
+        points=config.FEW_POINTS,
         width=8,
     )
 
@@ -319,9 +383,9 @@ def board() -> Board:
         description="Can the numbers on the other boards be trusted? What was read, refused, met twice, and whether it "
         "agrees with the gateway's own books.",
         rows=[
-            Row(100, "", [exporter(), database(), unpriced(), drift(), lag(), first_scan()]),
+            Row(100, "", [exporter(), database(), version(), unpriced(), drift(), lag(), first_scan()]),
             Row(101, "", [collectors(), sources()]),
-            Row(102, "", [entries_read(), rejected(), drift_by_class()]),
+            Row(102, "", [entries_read(), rejected(), drift_by_class(), drift_by_agent()]),
             Row(103, "", [rows_written(), commit_failures(), ourselves()]),
         ],
     )

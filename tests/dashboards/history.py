@@ -29,7 +29,10 @@ from lobservatory.catalogue import (
     CONNECTION_STATES,
     CRON_STATUSES,
     METRICS,
+    SERVICE_STATES,
+    SKILL_STATES,
     SOURCES,
+    TOKEN_TYPES,
 )
 from tests.tools import debian_tool
 
@@ -58,6 +61,7 @@ JOBS = (  # name, period in seconds, seconds that a run takes, share that fails
     ("backup of notes", 21_600, 41, 0.0),
     ("price watch", 7_200, 9, 0.35),
 )
+FAILING = 0.3  # a job of which more fails has failed three times in a row at the end
 DAILY_LIMIT, MONTHLY_BUDGET = 15.0, 400.0
 
 
@@ -306,6 +310,8 @@ def _gateways(  # noqa: C901 - a paragraph for each table
                 age = (at - history.start) / (history.end - history.start)
                 length = seconds * (1 + 0.8 * age if number == 0 else 1) * chance.uniform(0.8, 1.3)
                 bad = chance.random() < failing
+                if failing > FAILING and at in times[-4:]:
+                    bad = at != times[-4]  # three in a row, as the metric says
                 errors = errors + 1 if bad else 0
                 runs.append(
                     {
@@ -702,6 +708,7 @@ def _windows(money: _Sum) -> dict[str, Value]:
 def _observed(book: _Book, history: History) -> None:
     for number, gateway in enumerate(GATEWAYS):
         _gateway(book, history, gateway, number)
+        _surroundings(book, history, gateway, number)
         _schedule(book, history, gateway)
         _host(book, history, gateway, number)
         _ourselves(book, history, gateway)
@@ -818,12 +825,37 @@ def _gateway(  # noqa: C901 - a paragraph for each family
             )
 
 
+def _surroundings(book: _Book, history: History, gateway: str, number: int) -> None:
+    g = {"gateway": gateway}
+    for endpoint, seconds in (("healthz", 0.004), ("readyz", 0.02)):
+        book.put("claw_gateway_http_up", 1, **g, endpoint=endpoint)
+        book.put(
+            "claw_gateway_http_seconds", lambda at, s=seconds: s * (0.8 + 0.7 * rhythm(at)), **g, endpoint=endpoint
+        )
+    book.put("claw_gateway_failing_check", float(number), **g, check="event-loop")
+    book.put("claw_gateway_last_event_timestamp_seconds", lambda at: at - 4, **g)
+    unit = {**g, "manager": ("systemd_user", "launchd")[number]}
+    for state in SERVICE_STATES:
+        book.put("claw_service_state", float(state == "active"), **unit, state=state)
+    book.put("claw_service_restarts", lambda at: float(sum(s <= at for s in history.restarts)), **unit)
+    book.put("claw_service_last_exit_status", float(137 * (1 - number)), **unit)
+    for state, many in zip(SKILL_STATES, (23, 4, 1, 2), strict=True):
+        book.put("claw_skills", many, **g, state=state)
+    for provider in {provider for provider, _, _, _ in MODELS}:
+        book.put("claw_models", 3, **g, provider=provider)
+        book.put("claw_models_usable", float(2 * (provider != "ollama")), **g, provider=provider)
+    book.put("claw_nodes", 2, **g)
+    book.put("claw_nodes_connected", 1, **g)
+    for status, tasks in (("completed", 14), ("running", 1), ("failed", 2), ("lost", 1)):
+        book.put("claw_tasks", tasks, **g, runtime="subagent", status=status)
+
+
 def _schedule(book: _Book, history: History, gateway: str) -> None:
     book.put("claw_cron_enabled", 1, gateway=gateway)
     for number, (name, period, seconds, failing) in enumerate(JOBS):
         job = {"gateway": gateway, "cron_job": f"job-{number}"}
         last = lambda at, p=period: history.end - ((history.end - at) // p + 1) * p  # noqa: E731 - of three series
-        errors = 3.0 if failing > 0.3 else 0.0
+        errors = 3.0 if failing > FAILING else 0.0
         book.put("claw_cron_job_info", 1, **job, name=name, agent="main")
         book.put("claw_cron_job_enabled", 1, **job)
         book.put("claw_cron_job_last_run_timestamp_seconds", last, **job)
@@ -887,6 +919,9 @@ def _ourselves(book: _Book, history: History, gateway: str) -> None:
     g = {"gateway": gateway}
     for collector in COLLECTORS:
         c = {**g, "collector": collector}
+        book.put("lobservatory_collector_enabled", float(collector != "gpu"), **c)
+        if collector == "gpu":
+            continue
         book.put("lobservatory_collector_success", 1, **c)
         book.put("lobservatory_collector_last_success_timestamp_seconds", lambda at: at - 7, **c)
         book.put("lobservatory_collector_duration_seconds", 0.02, **c)
@@ -902,14 +937,28 @@ def _ourselves(book: _Book, history: History, gateway: str) -> None:
         book.put("claw_source_last_entry_timestamp_seconds", lambda at: at - 40, **s)
         book.put("claw_duplicate_entries_total", _Running(0.4), **s)
         book.put("claw_rejected_entries_total", _Running(0.05), **s, reason="bad_json")
-    for token_type in ("input", "output", "cache_read", "cache_write"):
+    for token_type in TOKEN_TYPES:
         book.put("claw_reconcile_drift_ratio", lambda at: 0.004 * (rhythm(at) - 0.8), **g, token_type=token_type)
     book.put("claw_reconcile_cost_drift_ratio", lambda at: 0.003 * (rhythm(at) - 0.8), **g)
+    for agent in GATEWAYS[gateway]:
+        off = 0.03 if agent == "researcher" else 0.001
+        book.put("claw_reconcile_agent_cost_drift_ratio", lambda at, x=off: x * rhythm(at), **g, agent=agent)
+        for token_type in TOKEN_TYPES:
+            book.put(
+                "claw_reconcile_agent_drift_ratio",
+                lambda at, x=off: x * rhythm(at),
+                **g,
+                agent=agent,
+                token_type=token_type,
+            )
     book.put("claw_ingest_progress_ratio", 1, **g)
     book.put("lobservatory_start_timestamp_seconds", history.start + 600, **g)
     book.put("lobservatory_database_up", 1, **g)
     for table in ("model_calls", "tool_calls", "sessions"):
         book.put("lobservatory_rows_written_total", _Running(20), **g, table=table)
+    book.put("lobservatory_build_info", 1, **g, version="1.0.0", python="3.11.7")
+    book.put("lobservatory_poison_rows_total", _Running(0.01), **g)
+    book.put("lobservatory_spans_dropped_total", _Running(0.02), **g, reason="not_sent")
     book.put("lobservatory_commit_failures_total", _Running(0.02), **g, reason="serialization")
     book.put("lobservatory_label_overflow_total", _Running(0.02), **g, metric="claw_tool_calls_total")
     book.put("lobservatory_cpu_seconds_total", _Running(30), **g)
