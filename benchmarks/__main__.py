@@ -1,7 +1,7 @@
 """`make bench`: measures, prints tables beside the goals, writes `benchmarks/results.json` and docs/performance.md.
 
 `python -m benchmarks [names]`: all of it by default, or any of scan, writer, ingest, database,
-dashboards, exporter, gateway, process, websocket.
+dashboards, exporter, gateway, process, websocket, live.
 Options: `--full` for 1.2 GB of JSONL, too, `--mb` for another size (default 200), `--no-peers` to leave npm alone.
 """
 
@@ -27,6 +27,7 @@ from benchmarks import (
     exporter,
     gateway,
     ingest,
+    live,
     plot,
     process,
     report,
@@ -61,6 +62,7 @@ MEASUREMENTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "gateway": gateway.run,
     "process": process.run,
     "websocket": websocket.run,
+    "live": live.run,
 }
 DEFAULT = ("scan", *MEASUREMENTS)  # about ten minutes
 

@@ -123,7 +123,8 @@ def _publish(dsn: str) -> None:
             )
 
 
-def _service(dsn: str, data: Path, token: str) -> tuple[subprocess.Popen[str], int]:
+def service(dsn: str, data: Path, token: str) -> tuple[subprocess.Popen[str], int]:
+    """The API on a database, and its port. Raises SystemExit when it does not start."""
     folder = data / "secrets"
     folder.mkdir(mode=0o700)
     for name, value in (("api_password", secrets.token_urlsafe(32)), ("api_token", token)):
@@ -157,7 +158,7 @@ def measure(number: int) -> list[dict[str, Any]]:
             migrate(cluster.dsn(postgres.OWNER))
             data = folder / "data"
             data.mkdir(mode=0o700)
-            service, port = _service(cluster.dsn(postgres.WRITER), data, token)
+            process, port = service(cluster.dsn(postgres.WRITER), data, token)
             try:
                 with subprocess.Popen(
                     [sys.executable, __file__, str(port), token, str(number)], stdout=subprocess.PIPE, text=True
@@ -165,13 +166,13 @@ def measure(number: int) -> list[dict[str, Any]]:
                     assert clients.stdout is not None
                     if clients.stdout.readline().strip() != "ready":
                         raise SystemExit("the clients could not connect")
-                    before = sum(psutil.Process(service.pid).cpu_times()[:2])
+                    before = sum(psutil.Process(process.pid).cpu_times()[:2])
                     _publish(cluster.dsn(postgres.WRITER))
                     found = json.loads(clients.stdout.readline())
-                    cpu = sum(psutil.Process(service.pid).cpu_times()[:2]) - before
+                    cpu = sum(psutil.Process(process.pid).cpu_times()[:2]) - before
             finally:
-                service.terminate()
-                service.wait(15)
+                process.terminate()
+                process.wait(15)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     what = f"commit → {number:,} WebSocket clients, 5 KB, {PER_SECOND}/s, one of them stalled"

@@ -5,6 +5,8 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+import psutil
+
 from exporter.gateway import GatewayWatch
 from exporter.registry import Registry
 from exporter.runner import Runner
@@ -53,6 +55,8 @@ def enlarged(gateway):
 
 
 async def test_500_agents_5000_sessions_and_1000_jobs_are_all_seen_within_the_bounds():
+    process = psutil.Process()
+    before = process.memory_info().rss
     async with ReplayGateway(token=TOKEN, replies=recordings()) as gateway:
         enlarged(gateway)
         watch = GatewayWatch("home", gateway.url, lambda: TOKEN)
@@ -66,6 +70,7 @@ async def test_500_agents_5000_sessions_and_1000_jobs_are_all_seen_within_the_bo
         finally:
             task.cancel()
             await asyncio.wait([task])
+    assert process.memory_info().rss - before < 300e6  # the gateway's answers included
     lines = [line for line in registry.render().splitlines() if line and not line.startswith("#")]
     values = defaultdict(float)
     series = defaultdict(int)
