@@ -49,13 +49,29 @@ def _is_program(words: Sequence[str]) -> bool:
     )
 
 
+def bears_bare_title(command: Sequence[str]) -> bool:
+    """Whether a process calls itself `openclaw` and nothing more: 2026.4's gateway does, and so does every other
+    command of that version. Only its listening port tells them apart."""
+    return [word.strip() for word in command if word.strip()] == ["openclaw"]
+
+
+def _listens_on(process: psutil.Process) -> set[int]:
+    """Its TCP ports; none where they cannot be seen."""
+    try:
+        connections = process.net_connections(kind="tcp")
+        return {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
+    except (psutil.Error, OSError):
+        return set()
+
+
 def gateways(processes: Callable[[], Iterable[psutil.Process]] = psutil.process_iter) -> list[tuple[int, Path | None]]:
     """Every gateway on this machine: its process id and its state directory (None: another user's, not told). A
     gateway's own children bear its title and are left out. It blocks."""
     found: dict[int, tuple[int, Path | None]] = {}
     for process in processes():
         try:
-            if looks_like_gateway(process.cmdline()):
+            command = process.cmdline()
+            if looks_like_gateway(command) or (bears_bare_title(command) and _listens_on(process)):
                 found[process.pid] = (process.ppid(), _state_dir(process))
         except (psutil.Error, OSError):
             continue  # gone, or not ours to look at
@@ -143,8 +159,11 @@ class ProcessCollector:
         candidates = []
         for process in self._processes():
             try:
-                if looks_like_gateway(process.cmdline()):
+                command = process.cmdline()
+                if looks_like_gateway(command):
                     candidates.append(process)
+                elif bears_bare_title(command) and self._port in _listens_on(process):
+                    return process
             except (psutil.Error, OSError):
                 continue  # another user's, or gone
         unknown = []
@@ -158,14 +177,7 @@ class ProcessCollector:
         return unknown[0] if len(unknown) == 1 and len(candidates) == 1 else None
 
     def _is_ours(self, process: psutil.Process) -> bool | None:
-        try:
-            ports = {
-                connection.laddr.port
-                for connection in process.net_connections(kind="tcp")
-                if connection.status == psutil.CONN_LISTEN
-            }
-        except (psutil.Error, OSError):
-            ports = set()
+        ports = _listens_on(process)
         if self._port in ports:
             return True
         if ports:

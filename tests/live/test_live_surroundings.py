@@ -9,11 +9,12 @@ import pytest
 from exporter.gateway import GatewayWatch
 from exporter.registry import Registry
 from exporter.runner import Runner
+from lobservatory.catalogue import SUBAGENT_STATUSES
 from store.pool import open_pool
 
 pytestmark = pytest.mark.live
 
-POLLED = {"logs", "skills", "models", "nodes", "tasks", "probe"}
+POLLED = {"logs", "skills", "models", "nodes", "tasks", "probe", "subagents", "update"}
 
 
 async def eventually(found):
@@ -69,6 +70,8 @@ async def test_log_inventory_and_traces_of_a_real_gateway(live_gateway, postgres
     assert sum(shown(collectors["skills"]).values()) > 0
     assert shown(collectors["models"])["claw_models", "fake"] == 2
     assert shown(collectors["nodes"])["claw_nodes",] == 0
+    assert shown(collectors["update"])["claw_gateway_update_available",] in {0, 1}
+    assert len(shown(collectors["subagents"])) == len(SUBAGENT_STATUSES)
     assert shown(collectors["tasks"])["claw_tasks", "cli", "completed"] >= 1
     root = next(span for span in spans if span.parent is None)
     tool = next(span for span in spans if span.name == "execute_tool read")

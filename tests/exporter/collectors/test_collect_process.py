@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from exporter.collectors.process import ProcessCollector, gateways, is_local, looks_like_gateway
+from exporter.collectors.process import ProcessCollector, bears_bare_title, gateways, is_local, looks_like_gateway
 
 
 @pytest.mark.parametrize(
@@ -156,3 +156,38 @@ def test_every_gateway_of_the_machine_without_its_children():
         one(40, 1, ["vim", "openclaw-gateway.md"], {}),
     ]
     assert gateways(lambda: processes) == [(10, Path("/srv/a")), (20, Path("/home/b/.openclaw")), (30, None)]
+
+
+def older(pid, port):
+    """A process of 2026.4, whose gateway and whose commands all call themselves `openclaw`."""
+    listening = [SimpleNamespace(laddr=SimpleNamespace(port=port), status=psutil.CONN_LISTEN)] if port else []
+    return SimpleNamespace(
+        pid=pid,
+        ppid=lambda: 0,
+        cmdline=lambda: ["openclaw", "", ""],
+        environ=lambda: {"OPENCLAW_STATE_DIR": "/srv/a"},
+        net_connections=lambda kind: listening,
+        is_running=lambda: True,
+        status=lambda: psutil.STATUS_SLEEPING,
+        create_time=lambda: 1000.0,
+        memory_info=lambda: SimpleNamespace(rss=5),
+        cpu_times=lambda: SimpleNamespace(user=1.0, system=1.0),
+    )
+
+
+@pytest.mark.req("S1-6")
+@pytest.mark.parametrize(("ports", "found"), [((None, 18789), 2), ((18789, None), 1), ((None, 4), None)])
+def test_the_older_gateway_is_known_by_its_port_alone(ports, found):
+    """Of the same state directory is a command that runs beside it."""
+    processes = [older(number, port) for number, port in enumerate(ports, start=1)]
+    collector = ProcessCollector("g", "ws://127.0.0.1:18789", Path("/srv/a"), processes=lambda: processes)
+    looked = collector.look()
+    assert (looked.pid if looked else None) == found
+    listening = [number for number, port in enumerate(ports, start=1) if port]
+    assert gateways(lambda: processes) == [(number, Path("/srv/a")) for number in listening]
+
+
+def test_a_bare_title():
+    assert bears_bare_title(["openclaw", "", " "])
+    assert not bears_bare_title(["openclaw", "status"])
+    assert not bears_bare_title([])
