@@ -124,6 +124,7 @@ class RunTracker:
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._jobs: OrderedDict[str, str] = OrderedDict()  # id → name
         self._jobs_known = False
+        self._job_ends: OrderedDict[tuple[str, datetime], None] = OrderedDict()  # job, end: records tell no session
         self._states: dict[str, AgentState] = {}
         self._messages: OrderedDict[str, deque[datetime]] = OrderedDict()  # by agent: when
 
@@ -144,6 +145,7 @@ class RunTracker:
                 continue
             if operation.status != "in_progress":
                 self._remember(operation.id)
+                self._remember_job(operation)
                 continue
             kept = replace(operation, started_at=operation.started_at or now, steps=())
             run = _Run(kept, session_kind(kept.session_key), now - POLL_SLACK * 2)
@@ -388,6 +390,7 @@ class RunTracker:
             activity="Done" if success else "Stopped" if status == "cancelled" else "Failed",
             disposition=disposition,
         )
+        self._remember_job(run.operation)
         if not run.news:
             return Derived((run.operation,))
         told = []
@@ -435,10 +438,10 @@ class RunTracker:
             return Derived()
         session_id = text(run.get("sessionId"))
         key = self._id(f"session:{session_id}" if session_id else f"cron:{job_id}:{whole(run.get('runAtMs'))}")
-        if key in self._ended or started < now - HISTORY:
+        ended = started + timedelta(milliseconds=whole(run.get("durationMs")) or 0)
+        if key in self._ended or (job_id, ended) in self._job_ends or started < now - HISTORY:
             return Derived()
         tracked = self._runs.get(key)
-        ended = started + timedelta(milliseconds=whole(run.get("durationMs")) or 0)
         if tracked is None:
             agent = text(run.get("agentId")) or _agent_of(text(run.get("sessionKey")))
             shape = {"sessionKey": run.get("sessionKey"), "sessionId": session_id, "agentId": agent}
@@ -542,6 +545,12 @@ class RunTracker:
         self._ended.move_to_end(key)
         while len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
+
+    def _remember_job(self, operation: DerivedOperation) -> None:
+        if operation.cron_job_id is not None and operation.completed_at is not None:
+            self._job_ends[operation.cron_job_id, operation.completed_at] = None
+            while len(self._job_ends) > MAX_ENDED:
+                self._job_ends.popitem(last=False)
 
     def _tell(self, run: _Run, at: datetime, event: str, activity: str, tool: str | None = None) -> AgentEvent:
         agent = run.operation.agent_id or "main"

@@ -370,3 +370,18 @@ def test_what_ran_before_the_gateway_began_has_died_and_what_began_later_has_not
     assert dead.completed_at == NOW + timedelta(seconds=10)
     assert not runs.gateway_started(NOW + timedelta(seconds=10))
     assert runs.active == 1
+
+
+@pytest.mark.req("S0-18")
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_job_s_run_that_records_tell_without_its_session_is_the_same_run(restarted):
+    ran = {"jobId": "j", "runAtMs": int(NOW.timestamp() * 1000) - 5_000, "durationMs": 663, "status": "ok"}
+    runs = tracker()
+    runs.jobs({"j": "report"})
+    first = runs.cron_run({**ran, "sessionId": "s", "sessionKey": "agent:main:cron:j:run:s"}, NOW)
+    assert len(first.operations) == 1
+    if restarted:
+        runs = tracker()
+        runs.restore(first.operations, NOW)
+    assert not runs.cron_run(ran, NOW)
+    assert runs.cron_run({**ran, "runAtMs": ran["runAtMs"] + 1_000}, NOW)  # another run of the same job
