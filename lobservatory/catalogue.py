@@ -353,6 +353,7 @@ METRICS: tuple[Metric, ...] = (
         ("gateway",),
         10,
     ),
+    Metric("claw_gateway_process_id", "gauge", "Id of the gateway's process.", "", ("gateway",), 10),
     Metric("claw_gateway_process_up", "gauge", "1 while the gateway's process is found.", "", ("gateway",), 10),
     Metric(
         "claw_gateway_event_loop_delay_p99_seconds",
@@ -568,6 +569,14 @@ METRICS: tuple[Metric, ...] = (
         "claw_channel_configured",
         "gauge",
         "1 when the channel is configured.",
+        "",
+        ("gateway", "channel"),
+        200,
+    ),
+    Metric(
+        "claw_channel_error",
+        "gauge",
+        "1 while an account of the channel tells of a last error, of delivery or connection; its text is in the rows.",
         "",
         ("gateway", "channel"),
         200,
@@ -878,6 +887,14 @@ METRICS: tuple[Metric, ...] = (
         "bytes",
         ("gateway", "part"),
         20,
+    ),
+    Metric(
+        "claw_sqlite_bytes",
+        "gauge",
+        "Size of a SQLite database by its path below the state directory: itself (main) and its log (wal).",
+        "bytes",
+        ("gateway", "database", "file"),
+        400,
     ),
     # --- ourselves ----------------------------------------------------------------------------------------
     Metric("lobservatory_build_info", "info", "Our version.", "", ("version", "python"), 5),

@@ -104,6 +104,8 @@ class ChannelsCollector:
                 known = [value for value in values if value is not None]
                 if known:
                     yield Sample(metric, (self._gateway, name), float(any(known)))
+            # An account that says nothing of errors says that there is none; its text is in the rows only.
+            yield Sample("claw_channel_error", (self._gateway, name), float(any(row.last_error for row in rows)))
             for direction, times in (
                 ("in", [row.last_inbound_at for row in rows]),
                 ("out", [row.last_outbound_at for row in rows]),

@@ -209,6 +209,7 @@ class ProcessCollector:
         yield Sample("claw_gateway_process_up", labels, 0.0 if self.present is None else 1.0)
         if self.present is None:
             return
+        yield Sample("claw_gateway_process_id", labels, self.present.pid)
         yield Sample("claw_gateway_start_timestamp_seconds", labels, self.present.started_at)
         if self.present.resident_bytes is not None:
             yield Sample("claw_gateway_resident_memory_bytes", labels, self.present.resident_bytes)

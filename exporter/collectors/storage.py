@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter.exposition import Sample
@@ -40,10 +41,27 @@ def part_of(relative: str) -> str:
     return "other"
 
 
-def measure(state_dir: Path) -> dict[str, int]:
-    """Bytes by part. Symbolic links are not followed; a file that vanishes meanwhile is left out. Raises OSError when
-    the directory itself cannot be read, or when it holds more than half a million entries."""
-    sizes = dict.fromkeys(PARTS, 0)
+@dataclass(slots=True)
+class Sizes:
+    """Bytes by part, and of each SQLite database: (path below the state directory, `main` or `wal`)."""
+
+    parts: dict[str, int] = field(default_factory=dict)
+    databases: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def add(self, relative: str, size: int) -> None:
+        """One file more."""
+        self.parts[part_of(relative)] += size
+        database = relative.removesuffix("-wal")
+        if database.endswith(".sqlite"):
+            self.databases[database, "main" if database == relative else "wal"] = size
+
+
+def measure(state_dir: Path) -> Sizes:
+    """What is there now. Symbolic links are not followed; a file that vanishes meanwhile is left out.
+
+    Raises OSError when the directory itself cannot be read, or when it holds more than half a million entries.
+    """
+    sizes = Sizes(dict.fromkeys(PARTS, 0))
     root = os.fspath(state_dir).rstrip(os.sep)
     folders = [root]
     entries = 0
@@ -66,7 +84,7 @@ def measure(state_dir: Path) -> dict[str, int]:
                         folders.append(entry.path)
                     elif entry.is_file(follow_symlinks=False):
                         relative = entry.path[len(root) + 1 :].replace(os.sep, "/")
-                        sizes[part_of(relative)] += entry.stat(follow_symlinks=False).st_size
+                        sizes.add(relative, entry.stat(follow_symlinks=False).st_size)
                 except OSError:
                     continue
     return sizes
@@ -82,17 +100,19 @@ class StorageCollector:
         self.interval = interval
         self._gateway = gateway
         self._state_dir = state_dir
-        self._sizes: dict[str, int] = {}
+        self._sizes = Sizes()
 
     async def refresh(self) -> None:
         """Walk through the directory."""
         try:
             self._sizes = await asyncio.to_thread(measure, self._state_dir)
         except BaseException:
-            self._sizes = {}
+            self._sizes = Sizes()
             raise
 
     def render(self) -> Iterable[Sample]:
         """The sizes of the last walk."""
-        for part, size in self._sizes.items():
+        for part, size in self._sizes.parts.items():
             yield Sample("claw_state_dir_bytes", (self._gateway, part), size)
+        for (database, file), size in sorted(self._sizes.databases.items()):
+            yield Sample("claw_sqlite_bytes", (self._gateway, database, file), size)

@@ -33,6 +33,8 @@ from lobservatory.settings import Settings
 from tests.api.conftest import FAST, LOOSE, PASSWORD
 from tests.servers import wait_for
 
+# Hypothesis sees that the state of `random` changed while it drew: the service runs in another thread of this process.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 SERVICE = {"Authorization": "Bearer " + "s" * 43}
 ENDLESS = {"/api/events/stream"}
 REQUESTS = "lobservatory_http_requests_total{"

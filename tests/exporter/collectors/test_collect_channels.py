@@ -49,6 +49,9 @@ async def test_channels_tell_whether_they_are_connected_and_when_a_message_passe
         ("claw_channel_connected", "home", "slack"): 0,
         ("claw_channel_configured", "home", "signal"): 1,
         ("claw_channel_connected", "home", "signal"): 0,
+        ("claw_channel_error", "home", "telegram"): 1,
+        ("claw_channel_error", "home", "slack"): 0,
+        ("claw_channel_error", "home", "signal"): 0,
     }
     assert [(row.channel, row.account, row.last_error) for row in saved][:2] == [
         ("telegram", "a", "401"),

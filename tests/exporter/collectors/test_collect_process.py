@@ -94,6 +94,7 @@ async def test_of_two_gateways_the_one_on_our_port_is_ours():
             assert found.present.pid == process.pid
             values = shown(found)
             assert values["claw_gateway_process_up"] == 1
+            assert values["claw_gateway_process_id"] == process.pid
             assert values["claw_gateway_resident_memory_bytes"] > 1_000_000
             assert values["claw_gateway_cpu_seconds_total"] > 0
             assert values["claw_gateway_start_timestamp_seconds"] == psutil.Process(process.pid).create_time()

@@ -43,8 +43,19 @@ async def test_the_parts_add_up_to_the_directory(tmp_path, version):
     total = sum(path.lstat().st_size for path in state_dir.rglob("*") if path.is_file() and not path.is_symlink())
     collector = StorageCollector("g", state_dir)
     await collector.refresh()
-    shown = {sample.labels[1]: sample.value for sample in collector.render()}
+    samples = list(collector.render())
+    shown = {sample.labels[1]: sample.value for sample in samples if sample.metric == "claw_state_dir_bytes"}
     assert set(shown) == set(PARTS)
+    databases = {sample.labels[1:]: sample.value for sample in samples if sample.metric == "claw_sqlite_bytes"}
+    assert databases == {
+        (
+            path.relative_to(state_dir).as_posix().removesuffix("-wal"),
+            "wal" if path.name.endswith("-wal") else "main",
+        ): path.stat().st_size
+        for pattern in ("*.sqlite", "*.sqlite-wal")
+        for path in state_dir.rglob(pattern)
+    }
+    assert databases
     assert sum(shown.values()) == total
     assert shown["transcripts"] + shown["agent_database"] > 0
 
@@ -54,9 +65,12 @@ async def test_a_directory_that_vanished_fails_and_shows_nothing_old(tmp_path):
     (tmp_path / "state" / "openclaw.sqlite").write_bytes(b"x" * 10)
     collector = StorageCollector("g", tmp_path / "state")
     await collector.refresh()
-    assert sum(sample.value for sample in collector.render()) == 10
+    assert {sample.labels[1:]: sample.value for sample in collector.render() if sample.value} == {
+        ("state_database",): 10,
+        ("openclaw.sqlite", "main"): 10,
+    }
     (tmp_path / "state").rename(tmp_path / "away")
     with pytest.raises(FileNotFoundError):
         await collector.refresh()
     assert list(collector.render()) == []
-    assert measure(tmp_path / "away")["state_database"] == 10
+    assert measure(tmp_path / "away").parts["state_database"] == 10
