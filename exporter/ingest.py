@@ -740,10 +740,16 @@ class IngestThread:
         answer: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def call() -> None:
+            awaited = answer.set_running_or_notify_cancel()  # False: the other thread is being stopped
             try:
-                answer.set_result(function(*arguments))
-            except BaseException as error:  # noqa: BLE001 - handed over to the caller in the other thread
-                answer.set_exception(error)
+                result = function(*arguments)
+            except BaseException as error:
+                if not awaited:
+                    raise
+                answer.set_exception(error)  # handed over to the caller in the other thread
+            else:
+                if awaited:
+                    answer.set_result(result)
 
         self._main.call_soon_threadsafe(call)
         return await asyncio.wrap_future(answer)

@@ -78,7 +78,8 @@ async def test_what_agents_do_is_kept_and_told(connection):
     (told,) = await outbox.read(connection, 0, ["agents"])
     assert told.kind == "tool_start"
     assert told.payload == {
-        "agent": "main", "event": "tool_start", "activity": "Reading", "tool": "read", "ts": "2026-03-01T00:00:00Z",
+        "agent": "main", "event": "tool_start", "activity": "Reading", "tool": "read", "heat": 0,
+        "ts": "2026-03-01T00:00:00Z",
     }  # fmt: skip
     assert len(await rows(connection, "TABLE agent_events")) == 1
 

@@ -344,8 +344,10 @@ def gateway_dir(folder, log_file=None):
 
 
 @pytest.mark.req("S1-8")
-async def test_gateways_that_share_a_log_are_both_named_with_what_to_set(tmp_path, helpers, capsys):
+async def test_gateways_that_share_a_log_are_both_named_with_what_to_set(tmp_path, helpers, monkeypatch):
     """Which lines are whose nobody can tell, so they count for both: that is said, once, and shown."""
+    warned: list[str] = []
+    monkeypatch.setattr(logs.log, "warning", lambda event, **values: warned.append(f"{event} {values}"))
     own, other = gateway_dir(tmp_path / "own"), gateway_dir(tmp_path / "other")
     apart = gateway_dir(tmp_path / "apart", tmp_path / "apart.log")
     found = [(1, own), (2, other), (3, apart)]
@@ -361,7 +363,7 @@ async def test_gateways_that_share_a_log_are_both_named_with_what_to_set(tmp_pat
     for _ in range(2):
         await watcher.refresh()
     assert helpers.shown(watcher)["claw_log_shared_gateways", "home"] == 1
-    said = [words for words in capsys.readouterr().out.splitlines() if "same log files" in words]
+    said = [words for words in warned if "same log files" in words]
     assert len(said) == 1
     assert f"home ({own})" in said[0]
     assert f"{other} (process 2)" in said[0]
