@@ -28,6 +28,17 @@ hypothesis_settings.load_profile("untimed")
 pytest_plugins = ["tests.servers", "tests.live.fixtures", "tests.otlp"]
 
 TEMPLATE = "lobs_test_template"
+# Files whose tests wait for real gateways and servers for a minute and more; what is left to the end should be short.
+LONG_FIRST = ("tests/live/", "tests/dashboards/", "tests/alerts/", "tests/exporter/", "tests/house/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the rooms by how long they take, each as it was."""
+
+    def rank(item: pytest.Item) -> int:
+        return next((n for n, room in enumerate(LONG_FIRST) if item.nodeid.startswith(room)), len(LONG_FIRST))
+
+    items.sort(key=rank)
 
 
 def missing(what: str, how: str) -> NoReturn:

@@ -17,6 +17,7 @@ from tests.servers import wait_for
 
 SECONDS = 120
 CAP = 2  # runs at once
+ENDS = ("completed", "failed", "cancelled")
 SESSION = "agent:main:dashboard:commanded"
 
 
@@ -49,14 +50,26 @@ def operation(client, identifier):
     return answer.json() if answer.status_code == 200 else {}
 
 
-def ended(client, identifier):
-    """The operation once it has ended."""
+def requested(client, run, *statuses):
+    """The run once it stands as wanted."""
 
     def probe():
-        found = operation(client, identifier)
-        return found if found.get("status") in {"completed", "failed", "cancelled"} else None
+        found = accepted(client.get(f"/api/runs/{run['id']}"), 200)
+        return found if found["status"] in statuses else None
 
-    return wait_for(probe, f"the end of {identifier}", SECONDS)
+    return wait_for(probe, f"{run['id']} {statuses}", SECONDS)
+
+
+def ended(client, run):
+    """The operation of a run once both have ended: until then the run counts towards its user's cap, and one that is
+    asked for above the cap waits, without an operation."""
+    stands = requested(client, run, *ENDS)
+
+    def probe():
+        found = operation(client, stands["stages"][0]["operationId"])
+        return found if found.get("status") in ENDS else None
+
+    return wait_for(probe, f"the end of {run['id']}", SECONDS)
 
 
 def listed(client):
@@ -77,7 +90,7 @@ def spawned_run(client):
     headers = {"Idempotency-Key": "count-once"}
     run = accepted(client.post("/api/agents/spawn", json=body, headers=headers))
     assert accepted(client.post("/api/agents/spawn", json=body, headers=headers)) == run
-    done = ended(client, run["operationId"])
+    done = ended(client, run)
     assert (done["status"], done["name"], done["agentId"]) == ("completed", "Count", "main")
     assert [(step["name"], step["status"]) for step in done["steps"]] == [("exec", "completed")]
 
@@ -99,7 +112,7 @@ def stopped_run(client, gateway):
     wait_for(lambda: len(gateway.model_requests()) > before, "the question to the model", SECONDS)
     killed = accepted(client.post("/api/agents/main/kill", json={"sessionKey": run["sessionKey"]}), 200)
     assert killed == {"aborted": True, "runIds": [run["runId"]]}
-    assert ended(client, run["operationId"])["status"] == "cancelled"
+    assert ended(client, run)["status"] == "cancelled"
 
 
 def changed_session(client, gateway):
@@ -107,13 +120,13 @@ def changed_session(client, gateway):
     said = {"message": "Hello [[say heard]]", "sessionKey": SESSION}
     run = accepted(client.post("/api/agents/main/send", json=said))
     assert run["sessionKey"] == SESSION
-    assert ended(client, run["operationId"])["status"] == "completed"
+    assert ended(client, run)["status"] == "completed"
     items = accepted(client.get("/api/agents/main/transcript", params={"sessionKey": SESSION}), 200)["items"]
     assert [one["text"] for one in items if one["role"] == "assistant"] == ["heard"]
     path = f"/api/sessions/{SESSION}"
     accepted(client.patch(path, json={"model": "fake/fake-mini"}), 200)
     run = accepted(client.post("/api/agents/main/send", json=said))
-    assert ended(client, run["operationId"])["status"] == "completed"
+    assert ended(client, run)["status"] == "completed"
     wait_for(
         lambda: operation(client, run["operationId"])["metrics"]["tokens"]["model"] == "fake-mini",
         "the run's model",
@@ -163,16 +176,6 @@ def job_run(client):
     assert client.get(f"/api/crons/{job}").status_code == 404
 
 
-def requested(client, run, *statuses):
-    """The run once it stands as wanted."""
-
-    def probe():
-        found = accepted(client.get(f"/api/runs/{run['id']}"), 200)
-        return found if found["status"] in statuses else None
-
-    return wait_for(probe, f"{run['id']} {statuses}", SECONDS)
-
-
 def queued_pipeline(client, slack):
     """What is above the cap waits; a pipeline hands its reply on and delivers the last one."""
     wait_for(
@@ -188,14 +191,14 @@ def queued_pipeline(client, slack):
     pipeline = accepted(client.post("/api/runs", json=body))
     assert (pipeline["status"], pipeline["runId"]) == ("waiting", None)
     assert accepted(client.post(f"/api/runs/{slow[0]['id']}/cancel"), 200) == {"ok": True, "aborted": True}
-    done = requested(client, pipeline, "completed", "failed")
+    done = requested(client, pipeline, *ENDS)
     assert (done["status"], done["error"]) == ("completed", None)
     names = [operation(client, stage["operationId"])["name"] for stage in done["stages"]]
     assert names == ["Two parts (1 of 2)", "Two parts (2 of 2)"]
     (message,) = slack.wait(lambda messages: len(messages) == 1, SECONDS)
     assert message.payload["blocks"][1]["text"]["text"] == "then first part"
     assert accepted(client.post(f"/api/runs/{slow[1]['id']}/cancel"), 200)["aborted"] is True
-    assert ended(client, slow[1]["operationId"])["status"] == "cancelled"
+    assert ended(client, slow[1])["status"] == "cancelled"
 
 
 def streamed_reply(client):
