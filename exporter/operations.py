@@ -103,6 +103,7 @@ class _Run:
     steps: OrderedDict[str, DerivedStep] = field(default_factory=OrderedDict)
     tools: dict[str, str] = field(default_factory=dict)  # running steps → activity
     waiting: bool = False
+    polled: bool = False  # a poll found it, and its start was not told yet
     news: bool = True  # False: it was over before we heard of it, so nobody is told and no state changes
     outcome: tuple[datetime, str, str | None, str | None] | None = (
         None  # as the agent told; the scheduler's counts more
@@ -270,7 +271,8 @@ class RunTracker:
         if run is None:
             return Derived()
         told: list[AgentEvent] = []
-        if new:
+        if new or (run.polled and phase == "start"):
+            run.polled = False
             if run.kind == "subagent":
                 told.append(self._tell(run, at, "subagent_spawned", "Started a sub-agent"))
             elif run.operation.type == "agent_task" and "announce" not in run.operation.tags:
@@ -494,6 +496,7 @@ class RunTracker:
         run, new = self._find(shape, now, now)
         if run is None or not new:
             return Derived()
+        run.polled = True
         return self._derived(run, now, [self._tell(run, now, "thinking", "Thinking")])
 
     def _lost(self, run: _Run, session: Mapping[str, Any] | None, asked_at: datetime) -> Derived:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
@@ -488,8 +488,19 @@ def _workers(sources: Sequence[Source]) -> int:
     size += sum(path.stat().st_size for path in {source.path for source in sources if source.store == "sqlite"})
     if sys.platform != "linux" or size < _PAYS_FROM or len(sources) < 2:  # noqa: PLR2004 - nothing to share
         return 1
-    idle = int(len(os.sched_getaffinity(0)) - os.getloadavg()[0])  # where others compute, workers only cost
-    return max(1, min(_MOST_WORKERS, idle))
+    with suppress(OSError, ValueError, IndexError):
+        idle = idle_cores(Path("/proc/loadavg").read_text(encoding="ascii"), len(os.sched_getaffinity(0)))
+        return max(1, min(_MOST_WORKERS, idle))
+    return 1
+
+
+def idle_cores(loadavg: str, cores: int) -> int:
+    """Cores on which nobody else computes at this moment: where others do, workers only cost.
+
+    `loadavg`: the text of /proc/loadavg, whose fourth field is `runnable/all` tasks, of which we are one (proc(5)).
+    Its averages would not do: after a minute of work they still count what has ended.
+    """
+    return cores - int(loadavg.split()[3].partition("/")[0]) + 1
 
 
 @contextmanager

@@ -57,6 +57,11 @@ def whole(value: Any) -> int | None:
     return int(found) if found is not None and found < 2**63 else None
 
 
+def agent_model(agent: Any) -> str | None:
+    """The model of a row of `agents.list`: an object with `primary`, or its name alone."""
+    return text(mapping(agent, "model").get("primary")) or text(mapping(agent).get("model"))
+
+
 def instant(value: Any) -> datetime | None:
     """Epoch milliseconds of this century, as an aware UTC datetime."""
     found = number(value)

@@ -90,6 +90,7 @@ class AgentEvent(Camel):
 class AgentDetail(Agent):
     """An agent with what it did last, newest first."""
 
+    version: str = Field(description="Of its name and model, for `If-Match`.")
     history: list[AgentEvent] = []
     active_subagents: int = 0
 

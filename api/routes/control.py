@@ -66,17 +66,20 @@ async def create_agent(
     "/agents/{agent_id}",
     summary="Change an agent",
     response_model=Accepted,
-    responses=problems(404, 409, 502, body=True),
+    responses=problems(404, 409, 412, 502, body=True),
 )
 async def update_agent(
+    *,
     context: ContextDep,
     actor: Commander,
     agent_id: AgentPath,
     body: AgentPatch,
+    if_match: IfMatch = None,
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
-    """What is absent stays."""
-    return JSONResponse(await context.control.update_agent(actor, agent_id, body, idempotency_key))
+    """What is absent stays. With `If-Match`, only when its name and model are still those that you read."""
+    answer = await context.control.update_agent(actor, agent_id, body, named(if_match), idempotency_key)
+    return JSONResponse(answer)
 
 
 @router.delete(

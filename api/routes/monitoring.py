@@ -64,12 +64,19 @@ async def agents(
     return await context.agents.agents(actor, sort)
 
 
-@router.get("/agents/{agent_id}", tags=["agents"], summary="One agent with its history", responses=problems(404, 409))
+@router.get(
+    "/agents/{agent_id}",
+    tags=["agents"],
+    summary="One agent with its history",
+    response_model=AgentDetail,
+    responses=problems(404, 409),
+)
 async def agent(
     context: ContextDep, actor: Reader, agent_id: Annotated[Identifier, Path()], gateway: Filter = None
-) -> AgentDetail:
-    """`gateway` is needed when several have an agent of this id (409)."""
-    return await context.agents.agent(actor, agent_id, gateway)
+) -> JSONResponse:
+    """`gateway` is needed when several have an agent of this id (409). Its ETag is for `If-Match`."""
+    found = await context.agents.agent(actor, agent_id, gateway)
+    return with_etag(found.model_dump(by_alias=True, mode="json"))
 
 
 @router.post(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +45,7 @@ class AgentService:
             active = await rows.active_subagents(connection, gateways=only)
         return AgentDetail(
             **_shape(found[0]),
+            version=version_of(found[0]["name"], found[0]["model"]),
             history=[AgentEvent.model_validate(row) for row in history],
             active_subagents=active,
         )
@@ -93,6 +96,11 @@ class AgentService:
                 request_hash=request_hash(f"agents/{agent}/metrics", figures),
                 make=make,
             )
+
+
+def version_of(name: str | None, model: str | None) -> str:
+    """What `If-Match` compares for an agent: what two people may change of it."""
+    return hashlib.sha256(json.dumps([name, model]).encode()).hexdigest()[:32]
 
 
 def gateways_of(actor: Actor) -> Sequence[str] | None:

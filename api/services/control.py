@@ -42,10 +42,11 @@ from api.models.control import (
 )
 from api.security.scopes import Actor
 from api.services import service_manager
+from api.services.agents import version_of
 from api.services.commands import RPC_SECONDS, Answer, CommandService, Note, call, done, refusal, required
 from api.services.service_manager import Verb
 from openclaw.client import GatewayClient
-from openclaw.fields import items, mapping, text, whole
+from openclaw.fields import agent_model, items, mapping, text, whole
 from openclaw.protocol import GatewayError, RpcError, UnknownMethodError
 from store.pool import Pool
 
@@ -91,18 +92,30 @@ class ControlService(CommandService):
             note=lambda answer: Note("created", "agent", answer["agentId"]),
         )
 
-    async def update_agent(self, actor: Actor, agent: str, wanted: AgentPatch, key: str | None) -> Answer:
-        """Change an agent's name, model or emoji."""
+    async def update_agent(
+        self, actor: Actor, agent: str, wanted: AgentPatch, version: str | None, key: str | None
+    ) -> Answer:
+        """Change an agent's name, model or emoji. Raises StaleVersionError when it is not the one that was read."""
         await self._known_agent(actor, agent)
         changes = wanted.model_dump(exclude_unset=True)
-        return await self._change(
+        params = {"agentId": agent, **changes}
+
+        async def send(client: GatewayClient) -> Answer:
+            if version is not None and await _agent_version(client, agent) != version:
+                raise errors.StaleVersionError
+            await done(client, "agents.update", params)
+            return {"ok": True}
+
+        detail = {"fields": sorted(changes)}
+        return await self._run(
             actor,
             "agent.update",
             agent,
-            "agents.update",
-            {"agentId": agent, **changes},
-            key,
-            {"fields": sorted(changes)},
+            detail=detail,
+            request=params if version is None else {**params, "version": version},
+            key=key,
+            send=send,
+            note=lambda _: Note("update", "agent", agent, detail),
         )
 
     async def delete_agent(self, actor: Actor, agent: str, nonce: str | None, key: str | None) -> Answer:
@@ -495,6 +508,14 @@ class ControlService(CommandService):
             send=send,
             note=lambda _: Note(verb, kind, target, detail),
         )
+
+
+async def _agent_version(client: GatewayClient, agent: str) -> str | None:
+    """The version of an agent as the gateway has it at this moment; None: it has no such agent."""
+    for one in items(await call(client, "agents.list", {}), "agents"):
+        if one.get("id") == agent:
+            return version_of(text(one.get("name"), 200), agent_model(one))
+    return None
 
 
 async def _job(client: GatewayClient, job_id: str) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from exporter.exposition import Sample
 from lobservatory.catalogue import AGENT_STATES
 from openclaw.client import GatewayClient
-from openclaw.fields import instant, items, mapping, text
+from openclaw.fields import agent_model, instant, items, mapping, text
 from openclaw.state_records import ASK_RECORDS, StateRecords
 from store.rows import Agent, AgentState
 
@@ -37,7 +37,7 @@ def to_agents(gateway: str, answer: Any) -> list[Agent]:
             gateway=gateway,
             agent=agent_id,
             name=text(agent.get("name"), 200),
-            model=text(mapping(agent, "model").get("primary")) or text(agent.get("model")),
+            model=agent_model(agent),
             workspace=text(agent.get("workspace")),
             is_default=agent_id == default,
         )

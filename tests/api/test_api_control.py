@@ -83,6 +83,28 @@ async def audit(database):
 
 
 @pytest.mark.req("S2-4")
+async def test_an_agent_that_somebody_else_changed_is_not_changed(setup, database):
+    await database.execute("UPDATE lobs.agents SET name = 'Main', model = 'p/old' WHERE agent = 'main'")
+    listed = {"id": "main", "name": "Main", "model": {"primary": "p/old"}}
+    setup.gateway.answers["agents.list"] = lambda _: {"agents": [{"id": "other"}, listed]}
+    read = await setup.client.get("/api/agents/main")
+    etag = {"If-Match": read.headers["ETag"]}
+    assert read.json()["version"] == read.headers["ETag"].strip('"')
+    mine = await setup.client.patch("/api/agents/main", json={"model": "p/mine"}, headers=etag)
+    assert mine.status_code == 200, mine.text
+    listed["model"] = "p/theirs"  # as older gateways write it
+    late = await setup.client.patch("/api/agents/main", json={"model": "p/late"}, headers=etag)
+    assert (late.status_code, late.json()["code"]) == (412, "stale_version")
+    assert setup.sent("agents.update") == [{"agentId": "main", "model": "p/mine"}]
+    listed["model"] = "p/old"
+    again = await setup.client.patch("/api/agents/main", json={"emoji": "x"}, headers=etag)
+    assert again.status_code == 200, again.text
+    setup.gateway.answers["agents.list"] = lambda _: {"agents": []}  # deleted there, and not seen here yet
+    gone = await setup.client.patch("/api/agents/main", json={"model": "p/m"}, headers=etag)
+    assert gone.status_code == 412
+
+
+@pytest.mark.req("S2-4")
 async def test_an_agent_is_made_changed_and_deleted(setup, database):
     made = await setup.client.post("/api/agents", json={"name": "helper"})
     assert (made.status_code, made.json()) == (201, {"agentId": "helper"})

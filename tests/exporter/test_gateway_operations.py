@@ -239,6 +239,15 @@ def test_a_run_that_a_poll_found_first_begins_when_its_event_says():
     assert operation.started_at == began
 
 
+def test_a_run_that_a_poll_found_first_tells_its_message_once():
+    runs = tracker()
+    found = runs.sessions([{"key": "agent:main:main", "sessionId": "s-r1", "activeRunIds": ["r1"]}], NOW, NOW)
+    assert [event.event for event in found.agent_events] == ["thinking"]
+    events = [runs.event(lifecycle(phase), NOW) for phase in ("model", "start", "start", "end")]
+    assert [event.event for derived in events for event in derived.agent_events][:1] == ["message_in"]
+    assert sum(event.event == "message_in" for derived in events for event in derived.agent_events) == 1
+
+
 def test_runs_that_only_a_poll_saw_are_operations_too():
     runs = tracker()
     derived = runs.sessions(LISTED, ASKED, ASKED)

@@ -50,6 +50,17 @@ def operation(client, identifier):
     return answer.json() if answer.status_code == 200 else {}
 
 
+def changed_agent(client):
+    """An agent is changed as it was read, and not once more."""
+    read = accepted(client.get("/api/agents/main"), 200)
+    etag = {"If-Match": f'"{read["version"]}"'}
+    accepted(client.patch("/api/agents/main", json={"name": "Renamed"}, headers=etag), 200)
+    assert client.patch("/api/agents/main", json={"name": "Late"}, headers=etag).status_code == 412
+    wait_for(lambda: client.get("/api/agents/main").json()["name"] == "Renamed", "the agent's name", SECONDS)
+    again = {"If-Match": client.get("/api/agents/main").headers["ETag"]}
+    accepted(client.patch("/api/agents/main", json={"name": "Main"}, headers=again), 200)
+
+
 def requested(client, run, *statuses):
     """The run once it stands as wanted."""
 
@@ -249,6 +260,7 @@ def test_a_real_gateway_does_what_it_is_told(start_gateway, slack, tmp_path, pos
             stopped_run(client, claw)
             changed_session(client, claw)
             job_run(client)
+            changed_agent(client)
             queued_pipeline(client, slack)
             with logged_in(url, password) as fresh:  # which does not have to wait for its next command
                 streamed_reply(fresh)

@@ -238,9 +238,9 @@ def test_tokens_and_cost_of_runs_and_of_their_spans_are_those_of_the_counted_cal
         assert (operation["prompt_tokens"] or 0) == prompt, operation
         assert (operation["completion_tokens"] or 0) == sum(row["output_tokens"] for row in calls)
         assert (operation["cost_usd"] or 0) == sum(row["cost_usd"] for row in calls if row["billing"] == "billed")
-        chats = [values(span.attributes) for span in watched.parts(operation) if span.name.startswith("chat ")]
         if not calls or operation["id"] not in watched.roots():
             continue
+        chats = [values(span.attributes) for span in watched.parts(operation) if span.name.startswith("chat ")]
         with_calls += 1
         assert [Decimal(repr(chat["openclaw.cost.usd"])) for chat in chats] == [
             row["cost_usd"].normalize() for row in calls
