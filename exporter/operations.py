@@ -30,6 +30,9 @@ MAX_STEPS = 500  # of one run
 MAX_JOBS = 5_000
 MAX_AGENTS = 1_000
 # A poll may have been answered just before the run began or an event was sent.
+MAX_JOBS = 2_000
+MAX_JOB_RUNS = 200  # remembered of each job, which is as many as records tell
+SAME_RUN = timedelta(milliseconds=100)  # scheduler and agent need not agree better on when a run began and ended
 POLL_SLACK = timedelta(seconds=5)
 # A busy gateway lists a run late, and a run may be silent for long: only after this much silence is a run that is not
 # listed, and whose end nobody tells, taken for ended.
@@ -125,7 +128,8 @@ class RunTracker:
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._jobs: OrderedDict[str, str] = OrderedDict()  # id → name
         self._jobs_known = False
-        self._job_ends: OrderedDict[tuple[str, datetime], None] = OrderedDict()  # job, end: records tell no session
+        # Start, end and whether the session is known, of runs by job: records of the database tell no session.
+        self._job_runs: OrderedDict[str, deque[tuple[datetime, datetime, bool]]] = OrderedDict()
         self._states: dict[str, AgentState] = {}
         self._messages: OrderedDict[str, deque[datetime]] = OrderedDict()  # by agent: when
 
@@ -441,9 +445,14 @@ class RunTracker:
         session_id = text(run.get("sessionId"))
         key = self._id(f"session:{session_id}" if session_id else f"cron:{job_id}:{whole(run.get('runAtMs'))}")
         ended = started + timedelta(milliseconds=whole(run.get("durationMs")) or 0)
-        if key in self._ended or (job_id, ended) in self._job_ends or started < now - HISTORY:
+        if key in self._ended or started < now - HISTORY:
             return Derived()
-        tracked = self._runs.get(key)
+        if any(
+            first <= ended and started <= last and not (session_id and named)
+            for first, last, named in self._job_runs.get(job_id, ())
+        ):
+            return Derived()
+        tracked = self._runs.get(key) or (None if session_id else self._running_job(job_id, started, ended))
         if tracked is None:
             agent = text(run.get("agentId")) or _agent_of(text(run.get("sessionKey")))
             shape = {"sessionKey": run.get("sessionKey"), "sessionId": session_id, "agentId": agent}
@@ -463,6 +472,16 @@ class RunTracker:
             return self._finish(tracked, ended, "completed" if status == "ok" else "cancelled", status, status)
         code = text(run.get("errorReason"), 64) or status
         return self._finish(tracked, ended, "failed", code, text(run.get("error"), _MAX_ERROR) or status)
+
+    def _running_job(self, job_id: str, started: datetime, ended: datetime) -> _Run | None:
+        """The run of a job that goes on as far as we know, of which a record without its session is."""
+        for run in self._runs.values():
+            began = run.operation.started_at
+            if run.operation.cron_job_id != job_id or began is None:
+                continue
+            if started - SAME_RUN <= began <= ended + SAME_RUN:
+                return run
+        return None
 
     def sessions(self, listed: Sequence[Mapping[str, Any]], asked_at: datetime, now: datetime) -> Derived:
         """What `sessions.list`, asked at `asked_at`, tells of runs that began or ended without us noticing."""
@@ -550,10 +569,14 @@ class RunTracker:
             self._ended.popitem(last=False)
 
     def _remember_job(self, operation: DerivedOperation) -> None:
-        if operation.cron_job_id is not None and operation.completed_at is not None:
-            self._job_ends[operation.cron_job_id, operation.completed_at] = None
-            while len(self._job_ends) > MAX_ENDED:
-                self._job_ends.popitem(last=False)
+        job, started, ended = operation.cron_job_id, operation.started_at, operation.completed_at
+        if job is None or started is None or ended is None:
+            return
+        runs = self._job_runs.setdefault(job, deque(maxlen=MAX_JOB_RUNS))
+        runs.append((started - SAME_RUN, ended + SAME_RUN, operation.session_id is not None))
+        self._job_runs.move_to_end(job)
+        while len(self._job_runs) > MAX_JOBS:
+            self._job_runs.popitem(last=False)
 
     def _tell(self, run: _Run, at: datetime, event: str, activity: str, tool: str | None = None) -> AgentEvent:
         agent = run.operation.agent_id or "main"

@@ -393,4 +393,31 @@ def test_a_job_s_run_that_records_tell_without_its_session_is_the_same_run(resta
         runs = tracker()
         runs.restore(first.operations, NOW)
     assert not runs.cron_run(ran, NOW)
-    assert runs.cron_run({**ran, "runAtMs": ran["runAtMs"] + 1_000}, NOW)  # another run of the same job
+    late = {
+        **ran,
+        "runAtMs": ran["runAtMs"] + 3,
+        "durationMs": 1_300,
+    }  # delivered meanwhile: the scheduler's end is later
+    assert not runs.cron_run(late, NOW)
+    other = {**ran, "runAtMs": ran["runAtMs"] + 1_000}
+    assert runs.cron_run({**other, "sessionId": "t"}, NOW)  # another run of the same job
+    assert not runs.cron_run(other, NOW)
+    assert runs.cron_run({**ran, "runAtMs": ran["runAtMs"] + 3_000}, NOW)  # one that only records know
+
+
+@pytest.mark.req("S0-18")
+def test_a_record_without_its_session_ends_the_job_s_run_that_goes_on():
+    runs = tracker()
+    runs.jobs({"j": "report"})
+    key = "agent:main:cron:j:run:s"
+    (begun,) = runs.event(lifecycle("start", key=key, at=NOW), NOW).operations
+    ran = {
+        "jobId": "j",
+        "runAtMs": int(NOW.timestamp() * 1000) - 20,
+        "durationMs": 663,
+        "status": "error",
+        "error": "no",
+    }
+    (ended,) = runs.cron_run(ran, NOW + timedelta(seconds=1)).operations
+    assert (ended.id, ended.status, ended.session_key) == (begun.id, "failed", key)
+    assert runs.active == 0

@@ -230,6 +230,7 @@ def test_tokens_and_cost_of_runs_and_of_their_spans_are_those_of_the_counted_cal
     with_calls = 0
     for operation in ended:
         own = operation["type"] in {"scheduled", "webhook"}
+        assert operation["session_key"], operation
         calls = watched.rows(
             f"SELECT * FROM model_calls WHERE {'session_id' if own else 'run_id'} = %s ORDER BY ts",
             operation["session_key"].rpartition(":run:")[2] if own else operation["run_id"],
