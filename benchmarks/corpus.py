@@ -25,7 +25,7 @@ _MODELS = (("anthropic", "claude-sonnet-4-5"), ("openai", "gpt-5"), ("fake", "fa
 _TOOLS = ("exec", "read", "write", "web_fetch", "process")
 _VERSION = 1
 _COMPRESS_FROM = 4096  # bytes of an event that the row store compresses
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE session_windows (session_id TEXT PRIMARY KEY, session_key TEXT, created_at INTEGER) STRICT;
 CREATE TABLE transcript_rewrite_watermarks (session_id TEXT PRIMARY KEY, generation TEXT, updated_at INTEGER) STRICT;
 CREATE TABLE transcript_events (
@@ -161,7 +161,7 @@ def make(folder: Path, store: str, size: int) -> Path:
 def _write_rows(path: Path, sessions: Iterator[tuple[int, Iterator[str]]]) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.executescript(_SCHEMA)
+    connection.executescript(SCHEMA)
     compressor = zstandard.ZstdCompressor()
     connection.execute("BEGIN")
     for number, lines in sessions:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import sqlite3
 import statistics
 import sys
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.corpus import SCHEMA
 from exporter.accounting import Accountant, BillingPolicy, price_book
 from exporter.exposition import Format, Sample
 from exporter.ingest import Ingest, IngestThread, OnRegistry
@@ -29,7 +31,6 @@ SESSIONS = 1_000
 APPENDS = 400
 PER_SECOND = 200
 RENDER_GOAL_MS = 15
-LATENCY_GOAL_MS = 100
 LOOP_GOAL_MS = 20
 
 
@@ -100,13 +101,61 @@ def entry() -> bytes:
     ).encode()
 
 
-async def _latencies(folder: Path) -> tuple[list[float], float]:
-    """Seconds from each append to the counter that counts it, and the longest time that the main loop stood still."""
+Append = Callable[[int], float]  # writes one entry to the session of that number; tells when it began
+
+
+def jsonl_sessions(folder: Path) -> Append:
+    """Sessions in files, with an entry each."""
     sessions = folder / "agents" / "main" / "sessions"
     sessions.mkdir(parents=True)
     paths = [sessions / f"{uuid.uuid4()}.jsonl" for _ in range(SESSIONS)]
     for path in paths:
         path.write_bytes(b'{"type":"session","version":3,"id":"' + path.stem.encode() + b'"}\n' + entry())
+
+    def append(session: int) -> float:
+        with paths[session].open("ab") as file:
+            begun = time.perf_counter()
+            file.write(entry())
+        return begun
+
+    return append
+
+
+def sqlite_sessions(folder: Path) -> Append:
+    """Sessions in an agent's database, with an entry each; every later one is a transaction of its own, as a gateway's
+    is."""
+    path = folder / "agents" / "main" / "agent" / "openclaw-agent.sqlite"
+    path.parent.mkdir(parents=True)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.executescript(SCHEMA)
+    names = [str(uuid.uuid4()) for _ in range(SESSIONS)]
+    numbers = [0] * SESSIONS
+
+    def insert(session: int) -> None:
+        row = (names[session], numbers[session], entry().decode().strip(), int(time.time() * 1000))
+        connection.execute("INSERT INTO transcript_events VALUES (?, ?, ?, ?, NULL, 300)", row)
+        numbers[session] += 1
+
+    connection.execute("BEGIN")
+    for session, name in enumerate(names):
+        connection.execute("INSERT INTO session_windows VALUES (?, ?, 0)", (name, f"agent:main:dashboard:{name}"))
+        connection.execute("INSERT INTO transcript_rewrite_watermarks VALUES (?, 'g', 0)", (name,))
+        insert(session)
+    connection.execute("COMMIT")
+
+    def append(session: int) -> float:
+        begun = time.perf_counter()
+        insert(session)
+        return begun
+
+    return append
+
+
+async def _latencies(folder: Path, sessions: Callable[[Path], Append]) -> tuple[list[float], float]:
+    """Seconds from each append to the counter that counts it, and the longest time that the main loop stood still."""
+    append = sessions(folder)
     registry = Registry(zero_hold=0)
     ledger = CheckpointLedger(folder / "data", "bench")
 
@@ -121,14 +170,17 @@ async def _latencies(folder: Path) -> tuple[list[float], float]:
             on_registry=on_registry,
         )
 
-    key = ("claw_model_calls_total", ("bench", "main", "fake", "fake-1", "unknown", "ok"))
     seen: list[float] = []
     changed = asyncio.Event()
     add = registry.add
 
     def watched(committed: Any) -> None:
         add(committed)
-        now, count = time.perf_counter(), int(registry.total(*key))
+        count = sum(
+            int(registry.total("claw_model_calls_total", ("bench", "main", "fake", "fake-1", kind, "ok")))
+            for kind in ("main", "unknown")
+        )
+        now = time.perf_counter()
         seen.extend([now] * (count - len(seen)))
         changed.set()
 
@@ -145,9 +197,7 @@ async def _latencies(folder: Path) -> tuple[list[float], float]:
         begun = time.perf_counter()
         for number in range(APPENDS):
             time.sleep(max(0.0, begun + number / PER_SECOND - time.perf_counter()))
-            with paths[number * 37 % SESSIONS].open("ab") as file:
-                written.append(time.perf_counter())
-                file.write(entry())
+            written.append(append(number * 37 % SESSIONS))
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -164,29 +214,31 @@ async def _latencies(folder: Path) -> tuple[list[float], float]:
 def measure_latency() -> list[dict[str, Any]]:
     """Append → committed → counter, over many sessions."""
     sys.setswitchinterval(0.001)  # as `python -m exporter` does
-    with tempfile.TemporaryDirectory(prefix="lobs-bench-") as folder:
-        latencies, longest = asyncio.run(_latencies(Path(folder)))
-    milliseconds = sorted(latency * 1000 for latency in latencies)
-    rows: list[dict[str, Any]] = [
-        {
-            "name": f"append → counter on /metrics, {SESSIONS:,} sessions, {PER_SECOND}/s, {name}",
-            "value": round(milliseconds[min(len(milliseconds) - 1, int(len(milliseconds) * share))], 1),
-            "unit": "ms",
-            "goal": f"< {LATENCY_GOAL_MS}" if name == "p99" else "",
-            "ok": name != "p99" or milliseconds[int(len(milliseconds) * share)] < LATENCY_GOAL_MS,
-        }
-        for name, share in (("p50", 0.5), ("p99", 0.99))
-    ]
-    return [
-        *rows,
-        {
-            "name": "the same, longest pause of the loop that serves /metrics",
-            "value": round(longest * 1000, 1),
-            "unit": "ms",
-            "goal": f"< {LOOP_GOAL_MS}",
-            "ok": longest * 1000 < LOOP_GOAL_MS,
-        },
-    ]
+    rows: list[dict[str, Any]] = []
+    for store, sessions, goal in (("JSONL", jsonl_sessions, 10), ("SQLite", sqlite_sessions, 50)):
+        with tempfile.TemporaryDirectory(prefix="lobs-bench-") as folder:
+            latencies, longest = asyncio.run(_latencies(Path(folder), sessions))
+        milliseconds = sorted(latency * 1000 for latency in latencies)
+        rows += [
+            {
+                "name": f"append → counter on /metrics, {store}, {SESSIONS:,} sessions, {PER_SECOND}/s, {name}",
+                "value": round(milliseconds[int(len(milliseconds) * share)], 1),
+                "unit": "ms",
+                "goal": f"< {goal}" if name == "p99" else "",
+                "ok": name != "p99" or milliseconds[int(len(milliseconds) * share)] < goal,
+            }
+            for name, share in (("p50", 0.5), ("p99", 0.99))
+        ]
+        rows.append(
+            {
+                "name": "the same, longest pause of the loop that serves /metrics",
+                "value": round(longest * 1000, 1),
+                "unit": "ms",
+                "goal": f"< {LOOP_GOAL_MS}",
+                "ok": longest * 1000 < LOOP_GOAL_MS,
+            }
+        )
+    return rows
 
 
 def run() -> list[dict[str, Any]]:

@@ -188,8 +188,9 @@ class OperationsFeed:
         try:
             async with pool.connection() as connection:
                 await rows.save_agent_states(connection, list(self._states.values()))
-                await rows.insert_agent_events(connection, list(self._events))
+                # Messages last: whoever publishes lets others wait, who may hold operations that this needs.
                 await operations.upsert_derived(connection, list(self._operations.values()))
+                await rows.insert_agent_events(connection, list(self._events))
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             self._complain(error)
             return False

@@ -396,7 +396,10 @@ async def upsert_derived(connection: AsyncConnection[Any], found: Iterable[Deriv
     changes nothing, and what has ended never begins again. Tokens and cost come from its model calls."""
     events: list[OutboxEvent] = []
     # In the order of their ids: two writers that see the same ones then never deadlock.
-    for one in sorted(found, key=lambda operation: operation.id):
+    wanted = sorted(found, key=lambda operation: operation.id)
+    for gateway in sorted({one.gateway for one in wanted}):
+        await _in_turn(connection, gateway)
+    for one in wanted:
         before = await _documents(connection, "WHERE o.id = %s FOR UPDATE OF o", [one.id])
         await _merge(connection, one, before[0] if before else None)
         if not before or one.status in TERMINAL:  # else its calls were summed up when they came
@@ -419,6 +422,7 @@ async def refresh_runs(
     """Bring tokens and cost of operations up to their model calls; gives the messages to publish. Of these runs, and
     of those that were at work in a session between two instants (for calls that do not tell their run). For the
     ledger, in the transaction that inserts the calls."""
+    await _in_turn(connection, gateway)
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(
             "SELECT id FROM lobs.operations WHERE id IN (SELECT id FROM lobs.operations WHERE gateway = %s AND"
@@ -515,6 +519,15 @@ async def _merge(connection: AsyncConnection[Any], one: DerivedOperation, before
                 for step in one.steps
             ],
         )  # fmt: skip
+
+
+async def _in_turn(connection: AsyncConnection[Any], gateway: str) -> None:
+    """Wait until nobody else sums up calls of this gateway's operations, until the end of the transaction.
+
+    Who writes an operation and who writes its calls do not see each other before both have committed: both would find
+    nothing to sum up, and an operation that has ended is never looked at again.
+    """
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('operations of ' || %s, 0))", [gateway])
 
 
 async def _measure(connection: AsyncConnection[Any], operation_id: str) -> bool:

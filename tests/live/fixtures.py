@@ -11,7 +11,8 @@ import pytest
 from tests.live.harness import DEFAULT_VERSION, GatewayNotInstalledError, LiveGateway, install
 
 
-@pytest.fixture(scope="session")
+# Of a file, not of the session: a gateway at rest costs a twentieth of a core.
+@pytest.fixture(scope="module")
 def start_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., LiveGateway]]:
     """`start_gateway(version=…)` gives a ready gateway of the caller's own, to kill or to break; closed at the end."""
     from tests.conftest import missing  # noqa: PLC0415 - conftest imports this module as a plugin
@@ -30,7 +31,7 @@ def start_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
         yield start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def live_gateway(start_gateway: Callable[..., LiveGateway]) -> LiveGateway:
-    """One ready gateway for all tests of the session that leave it as healthy as they found it."""
+    """One ready gateway for all tests of a file that leave it as healthy as they found it."""
     return start_gateway()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -275,6 +276,53 @@ async def test_calls_that_name_no_run_count_for_what_was_at_work_in_their_sessio
         "second": (4, 4.0),
         "job": (16, 16.0),
     }
+
+
+@pytest.mark.req("S0-18")
+async def test_a_run_that_is_written_while_its_calls_are_has_their_tokens(pool, postgres_dsn, monkeypatch):
+    """Neither transaction sees the other's rows; the one that comes later must."""
+    summed, go_on = asyncio.Event(), asyncio.Event()
+    refresh = operations.refresh_runs
+
+    async def held(*arguments):
+        events = await refresh(*arguments)
+        summed.set()
+        await go_on.wait()
+        return events
+
+    monkeypatch.setattr(operations, "refresh_runs", held)
+    call = ModelCall(
+        "gw", "main", "s", "e1", bytes(16), T0, "p", "m", "main", "ok", 7, 0, 0, 0, 0, Decimal(1), "reported", "billed",
+        run_id="r1",
+    )  # fmt: skip
+
+    async def write():
+        ledger = PostgresLedger(postgres_dsn, "gw")
+        await ledger.open()
+        try:
+            async with ledger.transaction() as transaction:
+                await transaction.insert_model_calls([call])
+        finally:
+            await ledger.close()
+
+    async def waits():
+        async with pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT 1 FROM pg_locks JOIN pg_database AS d ON d.oid = database"
+                " WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"
+            )
+            return await cursor.fetchone() is not None
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(write())
+        await summed.wait()
+        ended = group.create_task(derive(pool, run("completed", completed_at=T0 + timedelta(seconds=1))))
+        while not (ended.done() or await waits()):  # noqa: ASYNC110 - what another connection waits for is no event
+            await asyncio.sleep(0.01)
+        go_on.set()
+    async with pool.connection() as connection:
+        (found,) = await operations.list_operations(connection)
+    assert (found["metrics"]["tokens"]["prompt"], found["metrics"]["tokens"]["cost"]) == (7, 1.0)
 
 
 async def test_what_was_derived_comes_back_whole_and_in_order(pool):
