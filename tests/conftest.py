@@ -140,7 +140,10 @@ def postgres_reader_dsn(postgres_server: PostgresServer, postgres_database: str)
 
 
 def _create(server: PostgresServer, name: str, owner: str | None, template: str = "template0") -> None:
-    statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+    # Copied as files, which takes a fifth of the time where nothing waits for the disk.
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
+        sql.Identifier(name), sql.Identifier(template)
+    )
     if owner:
         statement += sql.SQL(" OWNER {}").format(sql.Identifier(owner))
     elif template != "template0" and server.cluster:
