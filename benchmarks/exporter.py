@@ -178,7 +178,7 @@ async def _latencies(folder: Path, sessions: Callable[[Path], Append]) -> tuple[
         add(committed)
         count = sum(
             int(registry.total("claw_model_calls_total", ("bench", "main", "fake", "fake-1", kind, "ok")))
-            for kind in ("main", "unknown")
+            for kind in ("dashboard", "unknown")
         )
         now = time.perf_counter()
         seen.extend([now] * (count - len(seen)))

@@ -47,6 +47,7 @@ FIRST_RETRY: Final = 0.5  # seconds; doubled up to
 LAST_RETRY: Final = 10.0
 HELD_PATIENCE: Final = 5.0  # seconds that a lock may still be held by a predecessor that was just killed
 MOST_PROBLEMS: Final = 200  # remembered, so that each is said once
+CHEAP_LOOK: Final = 0.02  # seconds; what takes no longer is done again at once
 LONGEST_PAUSE: Final = 0.1  # seconds between two looks while writes go on
 LOOK_SHARE: Final = (
     400  # times as long as a look took, until the next one that nothing asked for: 0.25 % of a processor
@@ -242,9 +243,9 @@ class Ingest:
             started = self._clock()
             await self._until_committed(self.look)
             self._wanted = False
-            # Where a look is dear (thousands of sessions) and writes never end, it takes half of a processor.
+            # Where a look is dear (thousands of sessions) and writes never end, it takes about half of a processor.
             self._look_seconds = self._clock() - started
-            self._not_before = self._clock() + min(LONGEST_PAUSE, self._look_seconds)
+            self._not_before = self._clock() + min(LONGEST_PAUSE, max(0.0, self._look_seconds - CHEAP_LOOK))
 
     def _files_written(self, paths: set[str]) -> tuple[list[Source], bool]:
         """The known transcripts among them as they are now, and whether there was anything else."""
@@ -323,7 +324,10 @@ class Ingest:
                 unread[source.store] += await self._read(source, positions.get(source.key), batch, sessions)
             except StoreError as error:
                 broken[source.key] = (source.store, str(error))
-        batch.infos = [info for key, info in sessions.items() if self._known.get(key) != info]
+        known = self._known
+        batch.infos = [
+            info for key, info in sessions.items() if (before := known.get(key)) is not info and before != info
+        ]
         if not self._begun:
             batch.positions[_SCANNED] = Position(self._gateway, _SCANNED, 1)
         if batch:

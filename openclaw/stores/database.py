@@ -87,10 +87,14 @@ class AgentDatabase:
         self._connection: sqlite3.Connection | None = None
         self._state: tuple[object, ...] = ()
         self._contents: tuple[tuple[object, ...], Contents] | None = None
+        self.sources: dict[str, tuple[StoredSession, Source]] = {}  # of `contents`, by session
         self._forks: dict[str, bool] = {}
         self._stored: dict[str, StoredSession] = {}
+        self._listed: dict[bytes, tuple[tuple[object, ...], StoredSession]] = {}  # as of the last time, by its columns
         self._ids: dict[str, tuple[StoredSession, frozenset[str]]] = {}
         self._counters: dict[str, tuple[Any, tuple[Any, ...]]] = {}
+        # What is said of each session: with every write all is read again, of which hardly anything has changed.
+        self._infos: dict[str, tuple[_Told, SessionInfo]] = {}
         self._sessions: tuple[tuple[object, ...], dict[str, SessionInfo]] | None = None
 
     def close(self) -> None:
@@ -237,16 +241,23 @@ class AgentDatabase:
         windows = {
             row[0]: row[1:] for row in _rows(connection, "session_windows", ("session_id", "reason", "created_at"))
         }
+        listed: dict[bytes, tuple[tuple[object, ...], StoredSession]] = {}
         for session_id, last_seq in connection.execute(_SESSIONS).fetchall():
-            name = _text(session_id)
             reason, created = windows.get(session_id, (None, None))
-            fork = reason in {b"fork", b"rewind"} or self._has_parent(connection, session_id)
-            yield StoredSession(
-                session_id=name,
-                last_seq=int(last_seq),
-                generation=_text(generations.get(session_id)),
-                order=(fork, created if isinstance(created, int) else 0),
-            )
+            told = (last_seq, generations.get(session_id), reason, created)
+            before = self._listed.get(session_id)
+            if before is None or before[0] != told:
+                fork = reason in {b"fork", b"rewind"} or self._has_parent(connection, session_id)
+                stored = StoredSession(
+                    session_id=_text(session_id),
+                    last_seq=int(last_seq),
+                    generation=_text(generations.get(session_id)),
+                    order=(fork, created if isinstance(created, int) else 0),
+                )
+                before = (told, stored)
+            listed[session_id] = before
+            yield before[1]
+        self._listed = listed
 
     def _has_parent(self, connection: sqlite3.Connection, session_id: bytes) -> bool:
         """Whether the header names a parent; a header never changes."""
@@ -355,9 +366,13 @@ class AgentDatabase:
             name = _text(node["current_session_id"])
             if name and (":run:" not in key or name not in keys):
                 keys[name] = key
-        return {
-            name: _info(self.agent, name, key, by_key.get(key, {}), windows.get(name, {})) for name, key in keys.items()
-        }
+        infos: dict[str, tuple[_Told, SessionInfo]] = {}
+        for name, key in keys.items():
+            told = (key, by_key.get(key, {}), windows.get(name, {}))
+            before = self._infos.get(name)
+            infos[name] = before if before is not None and before[0] == told else (told, _info(self.agent, name, *told))
+        self._infos = infos
+        return {name: info for name, (_, info) in infos.items()}
 
     def _add_counters(self, connection: sqlite3.Connection, nodes: list[dict[str, Any]]) -> None:
         """`entry_json` holds whole prompts: SQLite extracts a few members, and only of nodes that have changed."""
@@ -405,6 +420,9 @@ _WINDOW = (
     "spawned_by",
 )
 _COUNTERS = ("totalTokens", "contextTokens", "channel", "lastChannel")
+
+
+_Told = tuple[str, Mapping[str, Any], Mapping[str, Any]]  # its key, its node, its window
 
 
 def _info(agent: str, session_id: str, key: str, node: Mapping[str, Any], window: Mapping[str, Any]) -> SessionInfo:

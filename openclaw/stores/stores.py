@@ -10,7 +10,7 @@ from pathlib import Path
 
 from openclaw.stores import files
 from openclaw.stores.contract import Chunk, Discovery, Entry, SessionInfo, Source, Store, StoreError
-from openclaw.stores.database import AgentDatabase, Contents, Rows
+from openclaw.stores.database import AgentDatabase, Contents, Rows, StoredSession
 from openclaw.stores.discovery import Found, Headers, Walker
 from openclaw.stores.index import MAX_INDEX, index_sessions, parse_index, trajectory_key
 from openclaw.stores.keys import session_kind, thread_parent
@@ -294,19 +294,28 @@ def _database_key(source: Source) -> str:
 
 
 def _session_sources(database: AgentDatabase, contents: Contents) -> list[Source]:
-    return [
-        Source(
-            key=f"{database.key}#{session.session_id}",
-            store="sqlite",
-            agent=database.agent,
-            session_id=session.session_id,
-            path=database.path,
-            size=session.last_seq + 1,
-            mtime_ns=0,
-            fingerprint=f"{contents.identity}:{session.generation}",
-        )
-        for session in contents.sessions
-    ]
+    """Those of sessions that are as they were last time are the same objects: thousands are made at each write else."""
+    made: dict[str, tuple[StoredSession, Source]] = {}
+    sources = []
+    for session in contents.sessions:
+        fingerprint = f"{contents.identity}:{session.generation}"
+        known = database.sources.get(session.session_id)
+        if known is None or known[0] is not session or known[1].fingerprint != fingerprint:
+            source = Source(
+                key=f"{database.key}#{session.session_id}",
+                store="sqlite",
+                agent=database.agent,
+                session_id=session.session_id,
+                path=database.path,
+                size=session.last_seq + 1,
+                mtime_ns=0,
+                fingerprint=fingerprint,
+            )
+            known = (session, source)
+        made[session.session_id] = known
+        sources.append(known[1])
+    database.sources = made
+    return sources
 
 
 def _stored_archives(database: AgentDatabase, contents: Contents) -> list[tuple[Source, str]]:
