@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from exporter.accounting import Accountant, BillingPolicy, price_book
 from exporter.accounting.plain import Days, PlainTally, Seen
-from exporter.scan import scan
+from exporter.scan import idle_cores, scan
 from openclaw.stores import Stores
 from store import identities
 from tests.archives import extract
@@ -278,3 +278,9 @@ def test_a_torn_line_and_its_successor_are_one_broken_line(tmp_path, torn, whole
     (sessions_folder(tmp_path) / "a.jsonl").write_bytes(content + encode(call("6")) + b"\n" + encode(torn) + b"\n")
     assert scan(tmp_path).as_json()["rejected"] == {"bad_json": 1}
     assert scanned(tmp_path) == ingested(tmp_path)
+
+
+@pytest.mark.parametrize(("runnable", "cores", "idle"), [(1, 2, 2), (2, 2, 1), (9, 4, -4)])
+def test_a_core_where_others_compute_gets_no_worker(runnable, cores, idle):
+    """The averages of the last minutes do not count: what they tell of has ended."""
+    assert idle_cores(f"7.50 3.20 1.10 {runnable}/410 12345\n", cores) == idle
