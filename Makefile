@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
-# Most tests wait for servers, so two at a time cost little more than one; a file's tests share its servers. Files keep
-# the order of tests/conftest.py, the longest first, so that no process is left with one at the end.
-PYTEST_PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
+# Most tests wait for servers, so three at a time fit on two cores; a file's tests share its servers. Files keep the
+# order of tests/conftest.py, the longest first, so that no process is left with one at the end.
+PYTEST_PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help venv dev up demo lint format test soak bench dashboards docs cases requirements lock clean

@@ -310,8 +310,8 @@ class LiveGateway:
         self._gateway = None
 
     def close(self):
-        """Stop gateway and model."""
-        self.stop()
+        """End gateway and model. At once: nobody looks at them any more."""
+        self.kill()
         if self._model:
             self._model.kill()
             self._model.wait(10)
