@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from lobservatory.settings import Settings
+
 FOLDER: Final = "OpenClaw"
 TAG: Final = "lobservatory"  # the boards link to each other by this tag: a new board needs no edit elsewhere
 REFRESH: Final = "30s"
@@ -52,9 +54,9 @@ OFFICIAL: Final = BoardRef("lobs-official", "Official plugin")
 
 # Where our own pages and Alertmanager are for the browser. Texts that a user may change in Settings → Variables.
 PAGES_VARIABLE: Final = "pages_url"
-PAGES_URL: Final = "http://127.0.0.1:8787"
+PAGES_URL: Final = f"http://{Settings.model_fields['api_listen'].default}"
 ALERTMANAGER_VARIABLE: Final = "alertmanager_url"
-ALERTMANAGER_URL: Final = "http://127.0.0.1:9093"
+ALERTMANAGER_URL: Final = f"http://{Settings.model_fields['alertmanager_listen'].default}"
 
 # Names of Grafana's palette, so that every theme works. A colour means the same on every board.
 OK: Final = "green"

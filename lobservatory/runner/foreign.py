@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from dashboards.config import ALERTMANAGER_URL, PAGES_URL
 from lobservatory.runner import monitoring, parts, postgres, secrets
 from lobservatory.runner.supervision import Program
 from lobservatory.settings import Listen, Settings
@@ -91,11 +90,12 @@ def boards(data: Path, addresses: Mapping[str, Listen]) -> Path:
     """The folder of boards for Grafana: the committed one, or, where our pages or Alertmanager are not at their usual
     addresses, a copy whose links lead to them.
     """
-    actual = ((PAGES_URL, addresses.get("api")), (ALERTMANAGER_URL, addresses.get("alertmanager")))
+    # The boards are built with the addresses that are the settings' defaults.
+    usual = {name: Settings.model_fields[f"{name}_listen"].default for name in ("api", "alertmanager")}
     moved = {
-        f'"{usual}"': f'"{parts.url(listen)}"'
-        for usual, listen in actual
-        if listen is not None and parts.url(listen) != usual
+        f'"{parts.url(listen)}"': f'"{parts.url(addresses[name])}"'
+        for name, listen in usual.items()
+        if addresses.get(name, listen) != listen
     }
     if not moved:
         return DASHBOARDS
@@ -103,8 +103,8 @@ def boards(data: Path, addresses: Mapping[str, Listen]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for path in DASHBOARDS.glob("*.json"):
         text = path.read_text(encoding="utf-8")
-        for usual, real in moved.items():
-            text = text.replace(usual, real)
+        for built, real in moved.items():
+            text = text.replace(built, real)
         (folder / path.name).write_text(text, encoding="utf-8")
     return folder
 
