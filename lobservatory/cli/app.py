@@ -12,6 +12,7 @@ import typer
 import lobservatory
 from lobservatory.cli.backfill import backfill
 from lobservatory.cli.backup import backup, restore
+from lobservatory.cli.boards import boards
 from lobservatory.cli.reprice import reprice
 from lobservatory.cli.token import app as token_commands
 from lobservatory.errors import UserError
@@ -81,6 +82,7 @@ app.command()(reprice)
 app.command()(backfill)
 app.command()(backup)
 app.command()(restore)
+app.command()(boards)
 app.add_typer(token_commands, name="token")
 
 

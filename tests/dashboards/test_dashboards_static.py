@@ -13,12 +13,13 @@ import sqlglot
 import yaml
 
 from dashboards import config
-from dashboards.__main__ import DIRECTORY, FOLDER, for_import, rendered
+from dashboards.__main__ import DIRECTORY, rendered
 from dashboards.board import LayoutError, Row, _panels
 from dashboards.boards import all_boards
 from dashboards.panels import stat
 from dashboards.queries import now
 from lobservatory.catalogue import CATALOGUE
+from lobservatory.cli.boards import boards as boards_command
 from tests.dashboards.grafana_macros import (
     TimeRange,
     boards,
@@ -91,15 +92,22 @@ def test_the_committed_json_is_what_the_code_builds():
     assert on_disk == rendered(), "run `make dashboards`"
 
 
-def test_the_committed_files_for_import_are_what_the_code_builds():
-    on_disk = {path.name: path.read_text(encoding="utf-8") for path in (FOLDER / "import").glob("*.json")}
-    assert on_disk == for_import(), "run `make dashboards`"
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """What `lobservatory boards --export` writes."""
+    folder = tmp_path_factory.mktemp("boards") / "new"
+    boards_command(export=folder)
+    return folder
+
+
+def test_every_board_is_exported(exported):
+    assert {path.name for path in exported.iterdir()} == {*(f"{uid}.json" for uid in BOARDS), "playlist.json"}
 
 
 @pytest.mark.parametrize("uid", BOARDS)
-def test_an_imported_board_has_the_data_sources_that_were_chosen_at_the_import(uid):
+def test_an_imported_board_has_the_data_sources_that_were_chosen_at_the_import(uid, exported):
     """Grafana puts what was chosen for `${name}` of each input into every text, and drops the inputs."""
-    text = (FOLDER / "import" / f"{uid}.json").read_text(encoding="utf-8")
+    text = (exported / f"{uid}.json").read_text(encoding="utf-8")
     inputs = json.loads(text)["__inputs"]
     assert {one["pluginId"] for one in inputs} == {config.PROMETHEUS_TYPE, config.POSTGRES_TYPE}
     assert all(one["type"] == "datasource" and one["label"] and one["pluginName"] for one in inputs)
@@ -117,8 +125,8 @@ def test_an_imported_board_has_the_data_sources_that_were_chosen_at_the_import(u
     assert same == {key: value for key, value in BOARDS[uid].items() if key not in {"id", "editable"}}
 
 
-def test_the_playlist_is_of_boards_that_exist():
-    made = json.loads((FOLDER / "import" / "playlist.json").read_text(encoding="utf-8"))
+def test_the_playlist_is_of_boards_that_exist(exported):
+    made = json.loads((exported / "playlist.json").read_text(encoding="utf-8"))
     assert {item["value"] for item in made["items"]} <= set(BOARDS)
     assert [item["order"] for item in made["items"]] == list(range(1, len(made["items"]) + 1))
 
