@@ -68,10 +68,10 @@ cases: dev ## Build the tests of alerts that are made from alerts/cases.yml
 requirements: dev ## The rows of docs/requirements.md with the tests that prove them
 	@$(BIN)/python -m tests.requirements
 
-lock: ## Resolve the lock files anew (needs uv)
-	uv pip compile --python-version 3.11 --universal --generate-hashes --no-emit-index-url --quiet --extra build \
+lock: dev ## Resolve the lock files anew
+	$(BIN)/uv pip compile --python-version 3.11 --universal --generate-hashes --no-emit-index-url --quiet --extra build \
 	  --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
-	uv pip compile --python-version 3.11 --universal --generate-hashes --no-emit-index-url --quiet --extra build --extra dev \
+	$(BIN)/uv pip compile --python-version 3.11 --universal --generate-hashes --no-emit-index-url --quiet --extra build --extra dev \
 	  --custom-compile-command 'make lock' -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import shutil
@@ -20,6 +21,33 @@ from psycopg import sql
 
 from lobservatory.runner import postgres
 from store.migrate import migrate
+from tests.tools import TOOLS
+
+# Of the shell that tests are started from. Its settings are for its own installation, gateway and database, and tests
+# read what programs print.
+FOREIGN = ("LOBS_", "OPENCLAW_", "OTEL_", "PG", "SUPERVISOR_", "TYPER_")
+PRESENTATION = {"CLICOLOR_FORCE", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
+GIVEN = {"LOBS_TEST_DSN", *(tool.variable for tool in TOOLS.values())}
+
+
+def _leave_the_shell_behind() -> None:
+    """Forget what the developer's shell and configuration say of us and of OpenClaw; subprocesses inherit that."""
+    for name in set(os.environ) - GIVEN:
+        if name.startswith(FOREIGN) or name in PRESENTATION:
+            del os.environ[name]
+    for name in ("no_proxy", "NO_PROXY"):  # what tests start is on this machine
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost", "::1")))
+    # A configuration home with everything of the developer's (pip's and npm's registries) but our own folder.
+    real = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    ours = Path(tempfile.mkdtemp(prefix="lobs-config-"))
+    atexit.register(shutil.rmtree, ours, ignore_errors=True)
+    for path in real.iterdir() if real.is_dir() else ():
+        if path.name != "lobservatory":
+            (ours / path.name).symlink_to(path)
+    os.environ["XDG_CONFIG_HOME"] = str(ours)
+
+
+_leave_the_shell_behind()
 
 # How long an example takes is the machine's business, not a property.
 hypothesis_settings.register_profile("untimed", deadline=None)
@@ -29,7 +57,14 @@ pytest_plugins = ["tests.servers", "tests.live.fixtures", "tests.otlp"]
 
 TEMPLATE = "lobs_test_template"
 # Files whose tests wait for real gateways and servers for a minute and more; what is left to the end should be short.
-LONG_FIRST = ("tests/live/", "tests/dashboards/", "tests/alerts/", "tests/exporter/", "tests/house/")
+LONG_FIRST = (
+    "tests/house/test_house_fresh_machine.py",
+    "tests/live/",
+    "tests/dashboards/",
+    "tests/alerts/",
+    "tests/exporter/",
+    "tests/house/",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

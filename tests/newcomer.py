@@ -55,7 +55,9 @@ def home() -> Iterator[Path]:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """A shell that has set nothing of ours, OpenClaw's or Python's, but free ports and this home."""
+    """A shell that has set nothing of ours, OpenClaw's or Python's, but free ports, this home and an empty file."""
+    settings = folder / "no-settings.toml"
+    settings.touch()
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -63,6 +65,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     }
     ours = {f"LOBS_{name}_LISTEN": "127.0.0.1:0" for name in LISTENS}
     ours |= {"LOBS_DATA_DIR": str(folder / "data"), "LOBS_STATE_DIR": str(folder / ".openclaw")}
+    ours["LOBS_CONFIG_FILE"] = str(settings)
     return {**kept, **ours, "LOBS_GATEWAY_URL": "ws://127.0.0.1:1", **more}
 
 
@@ -176,10 +179,11 @@ class _Terminal:
         self._reader.start()
 
     def _read(self) -> None:
-        for line in self._process.stdout or ():
-            with self._changed:
-                self._lines.append(line)
-                self._changed.notify_all()
+        with self._process.stdout or contextlib.nullcontext(()) as output:
+            for line in output:
+                with self._changed:
+                    self._lines.append(line)
+                    self._changed.notify_all()
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -217,6 +221,7 @@ class _Terminal:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(STOP_SECONDS)
             os.killpg(self._process.pid, signal.SIGKILL)
+        self._reader.join(STOP_SECONDS)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,12 @@ def test_named_binary_wins(tmp_path, monkeypatch):
     assert tools.find_tool("amtool") == tmp_path / "amtool"
 
 
+def use_only(folder, *programs):
+    """Make `folder` a PATH with these programs and no others: the machine's own may have what is looked for."""
+    for name in programs:
+        (folder / name).symlink_to(shutil.which(name))
+
+
 def test_two_processes_at_once_unpack_once(tmp_path):
     """apt is replaced by one that notes each use; dpkg by one that unpacks a binary."""
     fake = tmp_path / "bin"
@@ -49,10 +56,11 @@ def test_two_processes_at_once_unpack_once(tmp_path):
                                'chmod +x "$3/usr/bin/promtool"\n')  # fmt: skip
     for program in fake.iterdir():
         program.chmod(0o755)
+    use_only(fake, "chmod", "mkdir")
     cache = tmp_path / "cache"
     find = f"find_tool('promtool', Path({str(cache)!r}))"
     code = f"from pathlib import Path; from tests.tools import find_tool; print({find})"
-    environment = {"PATH": f"{fake}:/bin", "PYTHONPATH": str(tools.REPOSITORY)}
+    environment = {"PATH": str(fake), "PYTHONPATH": str(tools.REPOSITORY)}
     asked = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
@@ -67,7 +75,7 @@ def test_failure_names_the_reason(tmp_path, monkeypatch):
     (tmp_path / "dpkg").touch(mode=0o755)
     (tmp_path / "apt-get").write_text("#!/bin/sh\necho 'E: no network today' >&2\nexit 100\n")
     (tmp_path / "apt-get").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("LOBS_PROMETHEUS_BIN", raising=False)
     with pytest.raises(tools.ToolUnavailableError, match="no network today"):
         tools.find_tool("prometheus", Path(tmp_path / "cache"))
