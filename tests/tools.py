@@ -1,4 +1,4 @@
-"""The binaries of Prometheus and Alertmanager for tests, from Debian's packages, without root.
+"""Programs for tests, from Debian's packages, without root: Prometheus, Alertmanager, Chromium, docker-compose.
 
 Found in this order: the `LOBS_*_BIN` that a user sets, PATH, `.cache/tools` of the repository, and at last the
 packages of the machine's own apt sources, downloaded and unpacked into `.cache/tools`. The system is not changed.
@@ -26,7 +26,10 @@ APT_TIMEOUT = 240.0  # seconds for one apt command; a slow mirror is still faste
 class _Tool:
     package: str
     binaries: tuple[str, ...]  # names on PATH, Debian's first
-    variable: str  # names this binary, or the one that it is installed beside
+    variable: str = ""  # names this binary, or the one that it is installed beside
+    # A program that needs what its package depends on: unpacked along with whatever of that the machine lacks, and
+    # started by a launcher that says where it is. This is its place in the package.
+    launched: str = ""
 
 
 TOOLS = {
@@ -36,7 +39,27 @@ TOOLS = {
         "prometheus-alertmanager", ("prometheus-alertmanager", "alertmanager"), "LOBS_ALERTMANAGER_BIN"
     ),
     "amtool": _Tool("prometheus-alertmanager", ("amtool",), "LOBS_ALERTMANAGER_BIN"),
+    "chromium": _Tool("chromium", ("chromium", "google-chrome"), launched="usr/lib/chromium/chromium"),
+    "docker-compose": _Tool("docker-compose", ("docker-compose",), launched="usr/bin/docker-compose"),
 }
+LAUNCHER = """\
+#!/bin/sh
+root=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+LD_LIBRARY_PATH={libraries}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}
+PYTHONPATH=$root/usr/lib/python3/dist-packages${{PYTHONPATH:+:$PYTHONPATH}}
+FONTCONFIG_FILE=$root/fonts.conf
+export LD_LIBRARY_PATH PYTHONPATH FONTCONFIG_FILE
+exec "$root/{program}" "$@"
+"""
+FONTS = """\
+<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig>
+  <dir prefix="relative">usr/share/fonts</dir>
+  <dir>/usr/share/fonts</dir>
+  <cachedir prefix="xdg">fontconfig</cachedir>
+</fontconfig>
+"""
 # Where Debian compiled a package to find its data files.
 _DATA = {"prometheus-alertmanager": b"/usr/share/prometheus/alertmanager"}
 
@@ -46,16 +69,17 @@ class ToolUnavailableError(Exception):
 
 
 def debian_tool(name: str) -> Path:
-    """The path of `prometheus`, `promtool`, `alertmanager` or `amtool`; skips the test loudly where there is none.
+    """The path of one of TOOLS; skips the test loudly where there is none.
 
-    Safe when several test processes ask at once. The first call may download some 30 MB.
+    Safe when several test processes ask at once. The first call may download some 30 MB, for Chromium 120 MB.
     """
     try:
         return find_tool(name)
     except ToolUnavailableError as error:
         from tests.conftest import missing  # noqa: PLC0415 - that module may import this one
 
-        missing(name, f"{error}; install it, or set {TOOLS[name].variable}")
+        named = f", or set {TOOLS[name].variable}" if TOOLS[name].variable else ""
+        missing(name, f"{error}; install it{named}")
         raise
 
 
@@ -70,7 +94,7 @@ def find_tool(name: str, cache: Path = CACHE) -> Path:
 
 
 def _installed(tool: _Tool) -> Path | None:
-    named = os.environ.get(tool.variable)
+    named = os.environ.get(tool.variable, "") if tool.variable else ""
     if named:
         for binary in tool.binaries:
             path = Path(named).with_name(binary)
@@ -84,8 +108,9 @@ def _installed(tool: _Tool) -> Path | None:
 
 
 def _unpacked(tool: _Tool, cache: Path) -> Path | None:
+    folder = cache / tool.package if tool.launched else cache / tool.package / "usr" / "bin"
     for binary in tool.binaries:
-        path = cache / tool.package / "usr" / "bin" / binary
+        path = folder / binary
         if os.access(path, os.X_OK):
             return path
     return None
@@ -99,15 +124,15 @@ def _fetched(tool: _Tool, cache: Path) -> Path:
     with _locked(cache / "lock"):
         path = _unpacked(tool, cache)  # another process may have been faster
         if path is None:
-            _fetch(tool.package, cache)
+            _fetch(tool, cache)
             path = _unpacked(tool, cache)
     if path is None:
         raise ToolUnavailableError(f"Debian's package {tool.package} has no {tool.binaries[0]}")
     return path
 
 
-def _fetch(package: str, cache: Path) -> None:
-    """Unpack one package into `cache/package`, whole or not at all. Its dependencies are of no use to a test."""
+def _fetch(tool: _Tool, cache: Path) -> None:
+    """Unpack one package into `cache/package`, whole or not at all; with its dependencies only where it needs them."""
     with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as temporary:
         work = Path(temporary)
         for folder in ("lists/partial", "cache/archives/partial", "root"):
@@ -122,13 +147,29 @@ def _fetch(package: str, cache: Path) -> None:
             "--option=Acquire::Retries=3",
         ]
         _run([*apt, "update"], work)
-        _run([*apt, "download", package], work)
+        packages = [tool.package]
+        if tool.launched:
+            plan = _run([*apt, "--simulate", "--no-install-recommends", "install", tool.package], work)
+            packages = [line.split()[1] for line in plan.splitlines() if line.startswith("Inst ")]
+        _run([*apt, "download", *packages], work)
         archives = sorted(work.glob("*.deb"))
         if not archives:
-            raise ToolUnavailableError(f"apt-get downloaded no package {package}")
-        _run(["dpkg", "-x", str(archives[0]), str(work / "root")], work)
-        _redirect_data(package, work / "root", cache)
-        (work / "root").replace(cache / package)
+            raise ToolUnavailableError(f"apt-get downloaded no package {tool.package}")
+        for archive in archives:
+            _run(["dpkg", "-x", str(archive), str(work / "root")], work)
+        if tool.launched:
+            _write_launcher(tool, work / "root")
+        _redirect_data(tool.package, work / "root", cache)
+        (work / "root").replace(cache / tool.package)
+
+
+def _write_launcher(tool: _Tool, root: Path) -> None:
+    folders = sorted({path.parent for path in root.rglob("*.so*") if path.parent != (root / tool.launched).parent})
+    libraries = ":".join(f"$root/{folder.relative_to(root)}" for folder in folders)
+    launcher = root / tool.binaries[0]
+    launcher.write_text(LAUNCHER.format(libraries=libraries, program=tool.launched), encoding="utf-8")
+    launcher.chmod(0o755)
+    (root / "fonts.conf").write_text(FONTS, encoding="utf-8")
 
 
 def _redirect_data(package: str, root: Path, cache: Path) -> None:
@@ -163,7 +204,8 @@ def _link_data(package: str, cache: Path) -> None:
         raise ToolUnavailableError(f"{link} belongs to another user")
 
 
-def _run(command: list[str], directory: Path) -> None:
+def _run(command: list[str], directory: Path) -> str:
+    """What the program printed."""
     try:
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=APT_TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:
@@ -171,6 +213,7 @@ def _run(command: list[str], directory: Path) -> None:
     if done.returncode != 0:
         words = (done.stderr or done.stdout).strip().splitlines()
         raise ToolUnavailableError(f"{command[0]} failed: {words[-1] if words else f'status {done.returncode}'}")
+    return done.stdout
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,17 +9,16 @@ from playwright.async_api import Browser, async_playwright, expect
 
 from tests.api.conftest import PASSWORD
 from tests.api.test_api_process import Service, running
-from tests.conftest import missing
+from tests.tools import debian_tool
 
 pytestmark = pytest.mark.browser
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+expect.set_options(timeout=60_000)  # a machine under load draws slowly; nothing here is about how fast
 
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
-    path = shutil.which("chromium")
-    if path is None:
-        missing("Chromium", "apt-get install chromium")
+    path = debian_tool("chromium")
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield launched

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from store import outbox
 from store.rows import OutboxEvent
 from tests.api.conftest import PASSWORD, data_dir, process_environment  # noqa: F401 - fixtures
 from tests.api.test_api_process import Service, running
-from tests.conftest import missing
+from tests.tools import debian_tool
 
 pytestmark = pytest.mark.browser
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -32,9 +31,7 @@ async def service(process_environment: dict[str, str]) -> AsyncIterator[Service]
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
-    path = shutil.which("chromium")
-    if path is None:
-        missing("Chromium", "apt-get install chromium")
+    path = debian_tool("chromium")
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield launched

@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from lobservatory.runner import postgres
-from tests.conftest import missing
 from tests.tools import debian_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,8 +24,7 @@ def command():
     plugin = shutil.which("docker")
     if plugin and subprocess.run([plugin, "compose", "version"], capture_output=True, check=False).returncode == 0:
         return [plugin, "compose"]
-    old = shutil.which("docker-compose")
-    return [old] if old else missing("docker compose", "install docker-compose-plugin, or Debian's docker-compose")
+    return [str(debian_tool("docker-compose"))]
 
 
 @pytest.fixture(scope="module")
