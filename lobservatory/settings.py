@@ -45,6 +45,7 @@ RUNNER_VARIABLES = frozenset(
         "LOBS_PROMETHEUS_BIN",
         "LOBS_ALERTMANAGER_BIN",
         "LOBS_GRAFANA_BIN",
+        "LOBS_OLD_POSTGRES_BIN",
         "LOBS_CONFIG_FILE",
         "LOBS_UID",
         "LOBS_GID",

@@ -25,6 +25,8 @@ _RUNNER = {
     "LOBS_PROMETHEUS_BIN": "The `prometheus` binary for `lobservatory up`, when it is not on `PATH`.",
     "LOBS_ALERTMANAGER_BIN": "The `alertmanager` (Debian: `prometheus-alertmanager`) binary, likewise.",
     "LOBS_GRAFANA_BIN": "The `grafana` or `grafana-server` binary, likewise.",
+    "LOBS_OLD_POSTGRES_BIN": "The `postgres` binary of the older version that the embedded database is of "
+    "(docs/operation.md), when it is in none of the usual places.",
     "LOBS_UID": "User id of the containers in `docker-compose.yml`: the owner of the state directory.",
     "LOBS_GID": "Group id of the containers.",
     "LOBS_TEST_DSN": "A PostgreSQL for the tests, instead of the embedded one. Its databases are created and dropped.",

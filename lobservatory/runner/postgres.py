@@ -1,6 +1,6 @@
 """The embedded PostgreSQL: the binaries of a wheel, a cluster of our own, passwords that nobody chose.
 
-Only `initdb` and `postgres` of the wheel are run. Its Python helper is never imported: as root it would open every
+Of the wheel only PostgreSQL's own programs are run. Its Python helper is never imported: as root it would open every
 parent directory to the world, and it trusts every local connection.
 
 The cluster listens on 127.0.0.1 only, has no Unix socket (so no socket path can be too long), asks for
@@ -204,13 +204,19 @@ class Cluster:
 
         The supervisor of `make up` runs `argv()` itself instead, then `wait_ready()` and `create_roles()`.
         """
+        with self.serve():
+            self.create_roles()
+            yield self
+
+    @contextlib.contextmanager
+    def serve(self) -> Iterator[Cluster]:
+        """As `run`, and the content stays as it is."""
         pid = self.running_pid()
         if pid is not None:
             raise PostgresError(f"the database in {self.root} is already served by process {pid}: stop that one first")
         process = self.start()
         try:
             self.wait_ready(process)
-            self.create_roles()
             yield self
         finally:
             stop(process)
@@ -244,31 +250,41 @@ def prepare(data_dir: Path, *, port: int = 0, durable: bool = True) -> Cluster:
     """Initialise the cluster of a data directory where it is not yet; give what is needed to start it.
 
     `port` 0: the port of the last start when it is free, else any free one. `durable` off is for tests: faster, and
-    lost with the machine. Passwords are kept in `data_dir/secrets/`, 0600. Raises PostgresError.
+    lost with the machine. Passwords are kept in `data_dir/secrets/`, 0600. Raises PostgresError, also for a cluster of
+    another major version (`upgrade.prepare` brings it to ours).
     """
-    user = unprivileged_user() if os.geteuid() == 0 else None
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        root = _cluster_root(data_dir, user)
-        installed = _installations()
-        version = _version_of(root / "data")
-        if version is not None and version not in installed:
-            raise PostgresError(
-                f"{root}: the data are of PostgreSQL {version}, the installed binaries of"
-                f" {', '.join(sorted(installed))}: move them with pg_dump and pg_restore"
-            )
-        version = version or max(installed, key=int)
-        binaries = _reachable(installed[version], version, root.parent, user)
-        passwords = {
-            role: _password(data_dir / "secrets", role, must_exist=(root / "data").exists())
-            for role in (SUPERUSER, *ROLES)
-        }
+        root = cluster_root(data_dir)
+        version = version_of(root)
+        if version not in {None, newest()}:
+            raise PostgresError(f"{root / 'data'} is of PostgreSQL {version}, not {newest()}")
+        binaries = reachable(_installations()[newest()], newest(), root)
+        passwords = _passwords(data_dir, root)
         if not (root / "data").exists():
-            _initialise(root, binaries, user, passwords[SUPERUSER])
-        chosen = port or _port(root)
+            initialise(root, binaries, passwords[SUPERUSER])
+        return Cluster(root, binaries, server_user(), port or _port(root), passwords, durable)
     except OSError as error:
         raise PostgresError(f"{error.filename or data_dir}: {error.strerror or error}") from error
-    return Cluster(root, binaries, user, chosen, passwords, durable)
+
+
+def existing(data_dir: Path, binaries: Path) -> Cluster:
+    """The cluster that a data directory has, to be served by the programs in `binaries`. Raises PostgresError."""
+    try:
+        root = cluster_root(data_dir)
+        return Cluster(root, binaries, server_user(), _port(root), _passwords(data_dir, root))
+    except OSError as error:
+        raise PostgresError(f"{error.filename or data_dir}: {error.strerror or error}") from error
+
+
+def newest() -> str:
+    """The major version that the wheel brings, the highest where it brings several. Raises PostgresError."""
+    return max(_installations(), key=int)
+
+
+def bundled(version: str) -> Path | None:
+    """The installation folder of a major version, where the wheel brings it. Raises PostgresError."""
+    return _installations().get(version)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -280,6 +296,11 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGQUIT)
             process.wait(_STOP_SECONDS)
+
+
+def server_user() -> OsUser | None:
+    """The user that the server runs as; None: as ourselves. Raises PostgresError."""
+    return unprivileged_user() if os.geteuid() == 0 else None
 
 
 def unprivileged_user() -> OsUser:
@@ -295,8 +316,7 @@ def unprivileged_user() -> OsUser:
 
 def binaries_for_clients() -> Path:
     """Folder of `pg_dump`, `pg_restore` and `psql` of the newest version. Raises PostgresError."""
-    installed = _installations()
-    return installed[max(installed, key=int)] / "bin"
+    return _installations()[newest()] / "bin"
 
 
 def _installations() -> dict[str, Path]:
@@ -319,9 +339,10 @@ def _installations() -> dict[str, Path]:
     return found
 
 
-def _version_of(data: Path) -> str | None:
+def version_of(root: Path) -> str | None:
+    """The major version of the cluster in `root`; None when there is none yet."""
     try:
-        return (data / "PG_VERSION").read_text(encoding="ascii").strip()
+        return (root / "data" / "PG_VERSION").read_text(encoding="ascii").strip()
     except FileNotFoundError:
         return None
 
@@ -347,8 +368,10 @@ def _can_enter(folder: Path, user: OsUser | None) -> bool:
     return True
 
 
-def _cluster_root(data_dir: Path, user: OsUser | None) -> Path:
-    """Where the cluster lives: in the data directory, or where the unprivileged user can reach it."""
+def cluster_root(data_dir: Path) -> Path:
+    """Where the cluster lives: in the data directory, or where the unprivileged user can reach it; made where it is
+    not yet. Raises PostgresError, OSError."""
+    user = server_user()
     root = data_dir.resolve() / "postgres"
     if not _can_enter(data_dir, user):
         # One folder for each data directory that cannot be entered, named after it.
@@ -362,9 +385,7 @@ def _cluster_root(data_dir: Path, user: OsUser | None) -> Path:
                 f"the user {user.name} cannot enter {_ROOT_FALLBACK}: allow it with chmod o+x {_ROOT_FALLBACK}"
             )
     if not root.exists():
-        root.mkdir(mode=0o700)
-        if user is not None:
-            os.chown(root, user.uid, user.gid)
+        make_directory(root)
     owner = root.stat().st_uid
     expected = user.uid if user else os.geteuid()
     if owner != expected:
@@ -375,14 +396,23 @@ def _cluster_root(data_dir: Path, user: OsUser | None) -> Path:
     return root
 
 
-def _reachable(installation: Path, version: str, parent: Path, user: OsUser | None) -> Path:
-    """The `bin` folder, copied beside the cluster when the unprivileged user could not reach the original."""
-    if _can_enter(installation / "bin", user):
+def make_directory(path: Path) -> None:
+    """A private directory of the server's user. Raises OSError."""
+    path.mkdir(mode=0o700)
+    user = server_user()
+    if user is not None:
+        os.chown(path, user.uid, user.gid)
+
+
+def reachable(installation: Path, version: str, root: Path) -> Path:
+    """The `bin` folder of an installation of the wheel, copied beside the cluster in `root` when the unprivileged user
+    could not reach the original."""
+    if _can_enter(installation / "bin", server_user()):
         return installation / "bin"
     # The same folders around it: the binaries find the wheel's bundled libraries relative to themselves.
-    copy = parent / f"postgresql-{version}"
+    copy = root.parent / f"postgresql-{version}"
     if not copy.exists():
-        partial = parent / f"postgresql-{version}.partial"
+        partial = root.parent / f"postgresql-{version}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(installation, partial / _WHEEL / installation.name, symlinks=True)
         libraries = installation.parent.parent / f"{_WHEEL}.libs"
@@ -392,6 +422,11 @@ def _reachable(installation: Path, version: str, parent: Path, user: OsUser | No
             folder.chmod(0o755)  # ours, whatever the umask says
         partial.rename(copy)
     return copy / _WHEEL / installation.name / "bin"
+
+
+def _passwords(data_dir: Path, root: Path) -> dict[str, str]:
+    exists = (root / "data").exists()
+    return {role: _password(data_dir / "secrets", role, must_exist=exists) for role in (SUPERUSER, *ROLES)}
 
 
 def _password(folder: Path, role: str, *, must_exist: bool) -> str:
@@ -407,8 +442,10 @@ def _password(folder: Path, role: str, *, must_exist: bool) -> str:
     return path.read_text(encoding="ascii").strip()
 
 
-def _initialise(root: Path, binaries: Path, user: OsUser | None, password: str) -> None:
-    """Run initdb into a folder beside, then rename: an interrupted one leaves no half cluster."""
+def initialise(root: Path, binaries: Path, password: str) -> None:
+    """Run initdb into a folder beside, then rename: an interrupted one leaves no half cluster. Raises PostgresError,
+    OSError."""
+    user = server_user()
     partial = root / "data.partial"
     shutil.rmtree(partial, ignore_errors=True)
     with tempfile.NamedTemporaryFile("w", dir=root, encoding="ascii") as file:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -25,7 +26,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lobservatory.errors import UserError
-from lobservatory.runner import foreign, parts, postgres, secrets
+from lobservatory.runner import foreign, parts, postgres, secrets, upgrade
 from lobservatory.runner.supervision import LAST_STOP_SECONDS, RUNNING, Program, Supervision, last_line
 from lobservatory.settings import Listen, Settings
 from openclaw import state_dir
@@ -164,7 +165,7 @@ def up(
     """
     console = _console()
     place = prepare(settings)
-    with _lock(place) as mine:
+    with lock(place) as mine:
         if not mine:
             return _already(place, console)
         with Signals().handled() as signals:
@@ -189,9 +190,9 @@ def stop(settings: Settings) -> int:
     """Stop a running one, or what a crashed one has left. Exit status 0; 1 when nothing ran."""
     place = prepare(settings)
     console = _console()
-    with _lock(place) as mine:
+    with lock(place) as mine:
         if not mine:
-            pid = _owner(place)
+            pid, _ = holder(place)
             os.kill(pid, signal.SIGTERM)
             console.print(f"Asked process {pid} to stop everything.")
             return 0
@@ -231,8 +232,9 @@ def _remove_files(place: Place) -> None:
 
 
 @contextlib.contextmanager
-def _lock(place: Place) -> Iterator[bool]:
-    """Whether this process is the only `up` of this data directory. The kernel gives the lock back, also on kill -9."""
+def lock(place: Place, command: str = "up") -> Iterator[bool]:
+    """Whether this process is the only one that runs this data directory's parts. The kernel gives the lock back, also
+    on kill -9."""
     path = place.run / "up.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -246,7 +248,7 @@ def _lock(place: Place) -> Iterator[bool]:
             mine = False
         else:
             os.truncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
+            os.write(descriptor, f"{os.getpid()} {command}".encode())
         yield mine
     finally:
         if mine:
@@ -254,15 +256,27 @@ def _lock(place: Place) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _owner(place: Place) -> int:
+def holder(place: Place) -> tuple[int, str]:
+    """Process and command that hold the lock. Raises UserError."""
     try:
-        return int((place.run / "up.lock").read_text(encoding="ascii"))
+        pid, command = (place.run / "up.lock").read_text(encoding="ascii").split()
+        return int(pid), command
     except (OSError, ValueError) as error:
         raise UserError("another `lobservatory up` is starting or stopping just now: try again in a moment") from error
 
 
+def busy(place: Place) -> str:
+    """Who else uses the data directory, and what to do."""
+    pid, command = holder(place)
+    if command == "up":
+        return f"`lobservatory up` is running here as process {pid}: stop it first (Ctrl-C there, or up --stop)"
+    return f"`lobservatory {command}` is using {place.data} as process {pid}: try again when it has ended"
+
+
 def _already(place: Place, console: Console) -> int:
-    pid = _owner(place)
+    pid, command = holder(place)
+    if command != "up":
+        raise UserError(busy(place))
     try:
         known: dict[str, Any] = json.loads((place.run / _STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -421,7 +435,9 @@ class _Run:
     def _prepare(self, found: Mapping[str, Path | None]) -> None:
         """All programs, in the order of their start."""
         if not self.settings.database_url.get_secret_value():
-            self.cluster = cluster = postgres.prepare(self.place.data)
+            self.cluster = cluster = upgrade.prepare(
+                self.place.data, tell=partial(self.console.print, markup=False), pause=self.signals.pause
+            )
             cluster.stop_running()
             self.programs.append(
                 Program(
