@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def migrate(dsn: str) -> SchemaState:
     """
     with _connected(dsn) as connection:
         _lock(connection)
-        _refuse_unknown(_state(connection))
+        refuse_newer(_state(connection).applied)
         _ensure_roles(connection)
         connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(_SCHEMA)))
         timescale = _timescale(connection)
@@ -109,7 +109,7 @@ def schema_state(dsn: str) -> SchemaState:
 def check_schema(dsn: str) -> SchemaState:
     """Refuse a database whose schema is older or newer than this version. Raises MigrateError with what to do."""
     state = schema_state(dsn)
-    _refuse_unknown(state)
+    refuse_newer(state.applied)
     # A plain database that has since got the extension works on; only the core is needed.
     missing = [name for name in state.pending if not name.startswith("timescale/")]
     if missing:
@@ -166,6 +166,17 @@ def _timescale(connection: psycopg.Connection[Any]) -> str | None:
     return str(row[0]) if licence and licence[0] == "timescale" else None
 
 
+def refuse_newer(applied: Iterable[str]) -> None:
+    """Raises MigrateError when a schema with these migrations is of a newer version than this one."""
+    known = {path.stem for folder in ("core", "timescale") for path in (_FOLDER / folder).glob("*.sql")}
+    unknown = [name for name in applied if name not in known]
+    if unknown:
+        raise MigrateError(
+            f"the database was migrated by a newer version of Lobservatory (it knows {', '.join(unknown)}):"
+            " install that version or newer; going back is not supported"
+        )
+
+
 def _known(*, timescale: bool) -> list[MigrationList]:
     folders = ["core", "timescale"] if timescale else ["core"]
     return [read_migrations(str(_FOLDER / name)) for name in folders]
@@ -185,14 +196,6 @@ def _state(connection: psycopg.Connection[Any]) -> SchemaState:
         pending += [f"timescale/{name}" for name in extra if name not in applied]
     known = {*core, *extra}
     return SchemaState(tuple(applied), tuple(pending), tuple(name for name in applied if name not in known), version)
-
-
-def _refuse_unknown(state: SchemaState) -> None:
-    if state.unknown:
-        raise MigrateError(
-            f"the database was migrated by a newer version of Lobservatory (it knows {', '.join(state.unknown)}):"
-            " install that version or newer; going back is not supported"
-        )
 
 
 def _ensure_roles(connection: psycopg.Connection[Any]) -> None:

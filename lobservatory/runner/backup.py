@@ -1,47 +1,58 @@
-"""Backup and restore of the database, with the `pg_dump` and `pg_restore` of the wheel or of the system.
+"""Backup and restore of the database, yours or the embedded one, which is started for it where it does not run.
 
-A backup is PostgreSQL's own custom format, without owners and privileges: a restore gives them anew. Passwords go to
-the programs by their environment, never by their arguments.
+A backup is PostgreSQL's own custom format, without owners and privileges: a restore gives them anew.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import quote, urlsplit
+from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg import sql
 
 from lobservatory.errors import UserError
-from lobservatory.runner import postgres
-from lobservatory.runner.access import database_url
-from lobservatory.settings import Settings, read_secret
-from store.migrate import migrate
+from lobservatory.runner import clients, embedded
+from lobservatory.runner.clients import Pause, Tell
+from lobservatory.runner.postgres import DATABASE, OWNER, READER, SUPERUSER, WRITER, Cluster
+from lobservatory.settings import Settings
+from store.contents import Contents, contents, is_blank, is_ours
+from store.migrate import MigrateError, check_schema, migrate, refuse_newer
 
-_SECONDS = 6 * 3600  # for one run of a program; a database that takes longer needs other means
-_CONNECT_SECONDS = 10
 _PRIVATE = 0o600
 _KNOWS_TRANSACTION_TIMEOUT = 170_000  # pg_restore sets it; an older server refuses the name
+_CHUNK = 1 << 20
+# What the embedded database is restored into; it gets its name when all is well.
+_FRESH = f"{DATABASE}_restored"
 
 
-def backup(settings: Settings, path: Path) -> int:
-    """Write the whole database into a new file of mode 0600; gives its size in bytes. Raises UserError."""
+def _silent(_line: str) -> None:
+    """For who shows nothing."""
+
+
+def backup(settings: Settings, path: Path, *, tell: Tell = _silent, pause: Pause = time.sleep) -> int:
+    """Write the whole database into a new file of mode 0600; gives its size in bytes.
+
+    Raises UserError, SettingsError, PostgresError, and what `pause` raises.
+    """
     if path.exists():
         raise UserError(f"backup: {path} is there already: name a new file")
-    url = _owner_url(settings)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE))
     except OSError as error:
         raise UserError(f"backup: {path} cannot be written: {error.strerror}") from error
     try:
-        _run("pg_dump", url, "--format=custom", "--no-owner", "--no-privileges", f"--file={fresh}")
+        with _to_read(settings, tell) as url:
+            clients.run(
+                "pg_dump", url, "--format=custom", "--no-owner", "--no-privileges", f"--file={fresh}", pause=pause
+            )
         size = fresh.stat().st_size
         fresh.rename(path)
     finally:
@@ -49,42 +60,135 @@ def backup(settings: Settings, path: Path) -> int:
     return size
 
 
-def restore(settings: Settings, path: Path) -> None:
-    """Fill an empty database from a backup, then bring its schema up to date. As a whole or not at all. Raises
-    UserError, MigrateError."""
-    if not path.is_file():
-        raise UserError(f"restore: there is no file {path}")
-    url = _owner_url(settings)
+@contextlib.contextmanager
+def _to_read(settings: Settings, tell: Tell) -> Iterator[str]:
+    given = _given(settings)
+    if given:
+        yield given
+    else:
+        with embedded.as_it_is(settings, "backup", tell) as url:
+            yield url
+
+
+def restore(settings: Settings, path: Path, *, tell: Tell = _silent, pause: Pause = time.sleep) -> Contents:
+    """Fill an empty database from a backup, bring its schema up to date and read it; gives what it has now.
+
+    The embedded one, which is made where it is not yet, as a whole or not at all; one of yours likewise, but for a
+    migration that fails. Raises UserError, MigrateError, PostgresError, and what `pause` raises.
+    """
+    listed = _check_file(path, pause)
+    given = _given(settings)
     try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection:
-            if connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'lobs'").fetchone():
+        if not given:
+            with embedded.to_fill(settings, "restore", tell, pause) as cluster:
+                return _into_embedded(cluster, path, listed, tell, pause)
+        with psycopg.connect(given, autocommit=True, connect_timeout=clients.CONNECT_SECONDS) as connection:
+            if is_ours(connection):
                 raise UserError(
                     "restore: the database is not empty. Restore into a new one: CREATE DATABASE … OWNER lobs_owner, "
                     "then name it in LOBS_MIGRATE_URL and LOBS_DATABASE_URL"
                 )
-            timescale = _needs_timescale(connection, path)
-            if timescale:
-                connection.execute("SELECT public.timescaledb_pre_restore()")
-            try:
-                if connection.info.server_version >= _KNOWS_TRANSACTION_TIMEOUT:
-                    _run(
-                        "pg_restore", url, "--exit-on-error", "--no-owner", "--no-privileges", "--single-transaction",
-                        str(path),
-                    )  # fmt: skip
-                else:
-                    _restore_by_script(url, path)
-            finally:
-                if timescale:
-                    connection.execute("SELECT public.timescaledb_post_restore()")
+            tell(f"restore: restoring {path} …")
+            _fill(connection, given, path, listed, pause)
+        migrate(given)
+        check_schema(given)
+        return contents(given)
     except psycopg.Error as error:
         raise UserError(f"restore: {str(error).strip().splitlines()[0]}") from error
-    migrate(url)
 
 
-def _needs_timescale(connection: psycopg.Connection[Any], path: Path) -> bool:
+def _given(settings: Settings) -> str:
+    """The URL of a database of yours as its owner; empty: it is the embedded one."""
+    return settings.migrate_url.get_secret_value() or settings.database_url.get_secret_value()
+
+
+def _check_file(path: Path, pause: Pause) -> bytes:
+    """The table of contents of a backup that this version can restore. Raises UserError."""
+    if not path.is_file():
+        raise UserError(f"restore: there is no file {path}")
+    try:
+        listed = clients.run("pg_restore", None, "--list", str(path), pause=pause)
+    except UserError as error:
+        raise UserError(f"restore: {path} is no backup that can be read: {error}") from error
+    if b" SCHEMA - lobs " not in listed:
+        raise UserError(
+            f"restore: {path} is a dump of another database than ours: name a file of `lobservatory backup`"
+        )
+    try:
+        marks = clients.run(
+            "pg_restore", None, "--data-only", "--schema=lobs_migrations", "--table=_yoyo_migration", "--file=-",
+            str(path), pause=pause,
+        )  # fmt: skip
+        refuse_newer(_applied(marks.decode("utf-8", "replace")))
+    except (UserError, MigrateError) as error:
+        raise UserError(f"restore: {path} cannot be restored here: {error}") from error
+    return listed
+
+
+def _applied(script: str) -> Iterator[str]:
+    """The migrations that the script of a dump has marked as applied."""
+    lines = iter(script.splitlines())
+    for line in lines:
+        if line.startswith("COPY "):
+            columns = line.partition("(")[2].partition(")")[0].split(", ")
+            for row in lines:
+                if row == "\\.":
+                    break
+                yield dict(zip(columns, row.split("\t"), strict=True))["migration_id"]
+
+
+def _into_embedded(cluster: Cluster, path: Path, listed: bytes, tell: Tell, pause: Pause) -> Contents:
+    """Restore beside the empty database, then put the full one in its place."""
+    with psycopg.connect(cluster.dsn(SUPERUSER), autocommit=True) as connection:
+        if not is_blank(connection):
+            raise embedded.occupied("restore", cluster.root, "a database with content")
+    fresh, name, owner = sql.Identifier(_FRESH), sql.Identifier(DATABASE), sql.Identifier(OWNER)
+    with psycopg.connect(cluster.dsn(SUPERUSER, "postgres"), autocommit=True) as admin:
+        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+        admin.execute(drop.format(fresh))  # of one that was killed
+        admin.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8'").format(fresh, owner))
+        try:
+            tell(f"restore: restoring {path} …")
+            url = cluster.dsn(OWNER, _FRESH)
+            with psycopg.connect(url, autocommit=True) as connection:
+                _fill(connection, url, path, listed, pause)
+            migrate(url)
+            # As the two that will use it, with the passwords that they have.
+            check_schema(cluster.dsn(WRITER, _FRESH))
+            found = contents(cluster.dsn(READER, _FRESH))
+            pause(0)
+        except BaseException:
+            admin.execute(drop.format(fresh))
+            raise
+        admin.execute(drop.format(name))
+        admin.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(fresh, name))
+    return found
+
+
+def _fill(connection: psycopg.Connection[Any], url: str, path: Path, listed: bytes, pause: Pause) -> None:
+    """Everything of the backup, in one transaction. Raises UserError, psycopg.Error."""
+    timescale = _needs_timescale(connection, listed)
+    if timescale:
+        connection.execute("SELECT public.timescaledb_pre_restore()")
+    try:
+        if connection.info.server_version >= _KNOWS_TRANSACTION_TIMEOUT:
+            clients.run(
+                "pg_restore", url, "--exit-on-error", "--no-owner", "--no-privileges", "--single-transaction",
+                str(path), pause=pause,
+            )  # fmt: skip
+        else:
+            _by_script(url, path, pause)
+    except UserError as error:
+        raise UserError(f"restore: {path} was not restored, nothing is changed: {error}") from error
+    finally:
+        if timescale:
+            connection.execute("SELECT public.timescaledb_post_restore()")
+
+
+def _needs_timescale(connection: psycopg.Connection[Any], listed: bytes) -> bool:
     """Whether the backup is of a database with TimescaleDB; then the extension is there (its version has to be that
     of the backup). Raises UserError."""
-    if b" EXTENSION - timescaledb" not in _run("pg_restore", None, "--list", str(path)):
+    if b" EXTENSION - timescaledb" not in listed:
         return False
     if not connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'").fetchone():
         raise UserError(
@@ -95,45 +199,24 @@ def _needs_timescale(connection: psycopg.Connection[Any], path: Path) -> bool:
     return True
 
 
-def _owner_url(settings: Settings) -> str:
-    """The database as its owner. Raises UserError and SettingsError."""
-    given = settings.migrate_url.get_secret_value() or settings.database_url.get_secret_value()
-    if given:
-        return given
-    parts = urlsplit(database_url(settings))
-    secret = settings.data_dir / "secrets" / f"postgres_{postgres.OWNER}"
-    password = quote(read_secret(secret, str(secret)), safe="")
-    return parts._replace(netloc=f"{postgres.OWNER}:{password}@{parts.hostname}:{parts.port}").geturl()
-
-
-def _program(name: str) -> Path:
-    try:
-        found = postgres.binaries_for_clients() / name
-        if found.is_file():
-            return found
-    except postgres.PostgresError:
-        pass  # then that of the system, if there is one
-    system = shutil.which(name)
-    if system is None:
-        raise UserError(f"{name} is not installed: run `make venv`, or install PostgreSQL's client programs")
-    return Path(system)
-
-
-def _restore_by_script(url: str, path: Path) -> None:
+def _by_script(url: str, path: Path, pause: Pause) -> None:
     """For a server that is older than our programs: the script of pg_restore without the setting that it does not
     know, through psql in one transaction. It ends only when pg_restore has said that its script is complete."""
-    argv, environment = _command("psql", url)
+    argv, environment = clients.command("psql", url)
     argv += ["--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", "--file=-"]
-    script, _ = _command("pg_restore", None)
+    script, _ = clients.command("pg_restore", None)
     script += ["--no-owner", "--no-privileges", "--file=-", str(path)]
     with (
         tempfile.TemporaryFile() as said,
         tempfile.TemporaryFile() as complained,
-        subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, stderr=complained) as source,  # noqa: S603 - as below
-        subprocess.Popen(  # noqa: S603 - as below
-            argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
+        subprocess.Popen(  # noqa: S603 - fixed programs; arguments are ours and a path
+            script, env=environment, stdout=subprocess.PIPE, stderr=complained, start_new_session=True
+        ) as source,
+        subprocess.Popen(  # noqa: S603 - as above
+            argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said,
+            start_new_session=True,
         ) as target,
-    ):
+    ):  # fmt: skip
         if source.stdout is None or target.stdin is None:
             raise AssertionError("pipes were asked for")
         try:
@@ -141,52 +224,19 @@ def _restore_by_script(url: str, path: Path) -> None:
                 if line.startswith(b"SET transaction_timeout"):
                     break
                 target.stdin.write(line)
-            shutil.copyfileobj(source.stdout, target.stdin)
-            if source.wait(_SECONDS) == 0:
+            while chunk := source.stdout.read(_CHUNK):
+                pause(0)
+                target.stdin.write(chunk)
+            if source.wait(clients.SECONDS) == 0:
                 target.stdin.close()
         except BrokenPipeError:
             source.kill()
-            target.wait(_SECONDS)  # it has refused something, and says what
+            target.wait(clients.SECONDS)  # it has refused something, and says what
         finally:
             if not target.stdin.closed:
                 target.kill()  # before it sees the end of a script that is not complete, and commits
-                target.wait(_SECONDS)
+                target.wait(clients.SECONDS)
                 with contextlib.suppress(BrokenPipeError):
                     target.stdin.close()
-        if source.wait(_SECONDS) or target.wait(_SECONDS):
-            raise UserError(_complaint(said) or _complaint(complained) or "pg_restore and psql failed")
-
-
-def _complaint(file: IO[bytes]) -> str:
-    """The first error that a program wrote."""
-    file.seek(0)
-    lines = file.read(100_000).decode("utf-8", "replace").splitlines()
-    return next((line for line in lines if "error" in line.lower()), "")
-
-
-def _command(name: str, url: str | None) -> tuple[list[str], dict[str, str]]:
-    """The beginning of a command line, and its environment; `url`: what it connects to."""
-    environment = {"PATH": os.defpath, "LC_ALL": "C", "HOME": "/", "PGCONNECT_TIMEOUT": str(_CONNECT_SECONDS)}
-    if url is None:
-        return [str(_program(name))], environment
-    known = conninfo_to_dict(url)
-    password = str(known.pop("password", "") or "")
-    if password:
-        environment["PGPASSWORD"] = password
-    return [str(_program(name)), "--no-password", f"--dbname={make_conninfo('', **known)}"], environment
-
-
-def _run(name: str, url: str | None, *arguments: str) -> bytes:
-    """What the program printed."""
-    argv, environment = _command(name, url)
-    try:
-        done = subprocess.run(  # noqa: S603 - a fixed program; arguments are ours and a path
-            [*argv, *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS,
-            check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"{name}: {error.strerror if isinstance(error, OSError) else 'took too long'}") from error
-    if done.returncode:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise UserError(lines[0] if lines else f"{name} ended with status {done.returncode}")
-    return done.stdout
+        if source.wait(clients.SECONDS) or target.wait(clients.SECONDS):
+            raise UserError(clients.complaint(said) or clients.complaint(complained) or "pg_restore and psql failed")
