@@ -56,7 +56,8 @@ def to_fill(settings: Settings, command: str, tell: Tell, pause: Pause) -> Itera
             raise UserError(f"{command}: {busy(place)}")
         if _left_behind(place):
             raise UserError(
-                f"{command}: an earlier `lobservatory up` has left its parts running: lobservatory up --stop ends them"
+                f"{command}: an earlier `lobservatory up` has left its parts running: stop them first"
+                " (`lobservatory up --stop`)"
             )
         secrets.create(place.data)
         root = postgres.cluster_root(place.data)

@@ -262,14 +262,16 @@ def holder(place: Place) -> tuple[int, str]:
         pid, command = (place.run / "up.lock").read_text(encoding="ascii").split()
         return int(pid), command
     except (OSError, ValueError) as error:
-        raise UserError("another `lobservatory up` is starting or stopping just now: try again in a moment") from error
+        raise UserError(
+            "another `lobservatory` command is starting or stopping just now: try again in a moment"
+        ) from error
 
 
 def busy(place: Place) -> str:
     """Who else uses the data directory, and what to do."""
     pid, command = holder(place)
     if command == "up":
-        return f"`lobservatory up` is running here as process {pid}: stop it first (Ctrl-C there, or up --stop)"
+        return f"`lobservatory up` is running here as process {pid}: stop it first (`lobservatory up --stop`)"
     return f"`lobservatory {command}` is using {place.data} as process {pid}: try again when it has ended"
 
 

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from lobservatory.runner import postgres
 from store.migrate import migrate
-from tests.house.test_house_up import Installation, count, installation, wait_until
+from tests.house.test_house_up import PROGRAM, Installation, count, installation, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 __all__ = ["installation"]  # a fixture
@@ -75,7 +75,19 @@ def test_what_was_backed_up_while_it_ran_is_shown_by_a_new_installation(installa
     shell(installation, in_folder(installation, backup))
     (file,) = installation.folder.glob("lobservatory-*.dump")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    stop(process)
+
+    # What outlives a killed `up` is saved as it is, and not restored into.
+    process.kill()
+    process.wait(10)
+    served = installation.statuses()["postgres"].pid
+    program = str(PROGRAM)
+    assert "starting the database" not in shell(installation, [f"{program} backup left.dump"])
+    assert (installation.folder / "left.dump").stat().st_size > 1000
+    told = shell(installation, [f"! {program} restore left.dump 2>&1"])
+    assert "has left its parts running: stop them first (`lobservatory up --stop`)" in told
+    assert installation.statuses()["postgres"].pid == served
+    shell(installation, [f"{program} up --stop"])
+    installation.assert_nothing_left()
 
     # A new machine: another data directory, and no sessions to read again.
     shutil.rmtree(installation.folder / ".openclaw")
