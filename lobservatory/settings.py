@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -32,9 +33,11 @@ from pydantic import (
 
 from lobservatory import thresholds
 from lobservatory.catalogue import COLLECTORS
+from lobservatory.complaints import NotA, complaint, show
 from lobservatory.errors import SettingsError as SettingsError  # noqa: PLC0414 - ours to others
 from lobservatory.given import PREFIX as PREFIX  # noqa: PLC0414 - as above
 from lobservatory.given import config_file as config_file  # noqa: PLC0414 - as above
+from lobservatory.given import is_file, path_of
 from lobservatory.thresholds import Key
 
 FILE_SUFFIX = "_FILE"
@@ -58,20 +61,24 @@ RUNNER_VARIABLES = frozenset(
 _NOT_ABBREVIATED = {"CET": "Europe/Brussels", "MET": "Europe/Brussels", "EET": "Europe/Athens", "WET": "Europe/Lisbon"}
 
 
+_HIGHEST_PORT = 65_535
+_POSTGRES = frozenset({"postgresql", "postgres"})
+
+
 class Listen(BaseModel):
     """An address to listen on, written `host:port` (`[::1]:9464` for IPv6)."""
 
     model_config = ConfigDict(frozen=True)
 
     host: str
-    port: Annotated[int, Field(ge=0, le=65535)]
+    port: Annotated[int, Field(ge=0, le=_HIGHEST_PORT)]
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError for anything but `host:port`."""
-        match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):(\d{1,5})", text.strip())
-        if not match:
-            raise ValueError(f"{text!r} is not host:port, for example 127.0.0.1:9464")
+        """Raises NotA for anything but `host:port`."""
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):(\d{1,5})", text.strip(), re.ASCII)
+        if not match or int(match[2]) > _HIGHEST_PORT:
+            raise NotA("host:port")
         return cls(host=match[1].strip("[]"), port=int(match[2]))
 
     @property
@@ -98,17 +105,23 @@ class Billing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    equivalent: tuple[str, ...] = Field((), description="Providers paid by subscription or OAuth.")
-    billed: tuple[str, ...] = Field((), description="Providers billed per token whatever their profile says.")
+    equivalent: tuple[str, ...] = Field(
+        (), examples=[("claude-max",)], description="Providers paid by subscription or OAuth."
+    )
+    billed: tuple[str, ...] = Field(
+        (), examples=[("openai",)], description="Providers billed per token whatever their profile says."
+    )
 
 
 class Settings(BaseModel):
     """All settings. A field `gateway_url` is `LOBS_GATEWAY_URL` in the environment, `gateway_url` in the file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     state_dir: Path | None = Field(
-        None, description="OpenClaw's state directory. Empty: found as OpenClaw finds its own."
+        None,
+        examples=["~/.openclaw"],
+        description="OpenClaw's state directory. Empty: found as OpenClaw finds its own.",
     )
     gateway_name: Annotated[str, Field(min_length=1, max_length=64)] = Field(
         "default", description="Label `gateway` on every series and row. Unique per gateway in one database."
@@ -120,21 +133,25 @@ class Settings(BaseModel):
     )
     database_url: SecretStr = Field(
         SecretStr(""),
+        examples=["postgresql://lobs_writer@127.0.0.1/lobservatory"],
         description="PostgreSQL or TimescaleDB, as the role `lobs_writer`. Empty: embedded with `make up`; "
         "none for an exporter on its own, which then keeps its totals in a checkpoint file.",
     )
     migrate_url: SecretStr = Field(
         SecretStr(""),
+        examples=["postgresql://lobs_owner@127.0.0.1/lobservatory"],
         description="The same database as its owner, for `lobservatory migrate` only. Empty: `LOBS_DATABASE_URL`.",
     )
     reader_url: SecretStr = Field(
         SecretStr(""),
+        examples=["postgresql://lobs_reader@127.0.0.1/lobservatory"],
         description="The same database as the role `lobs_reader`, for `LOBS_CHAT`. `make up` and compose set it.",
     )
     metrics_listen: Listen = Field(Listen(host="127.0.0.1", port=9464), description="Address of `/metrics`.")
     api_listen: Listen = Field(Listen(host="127.0.0.1", port=8787), description="Address of the API.")
     api_password_file: Path | None = Field(
         None,
+        examples=["~/lobservatory-password"],
         description="File with the API's password or its argon2 hash, mode 0600; read again when it has changed. "
         "Empty: `secrets/api_password` in the data directory.",
     )
@@ -144,27 +161,33 @@ class Settings(BaseModel):
         "Default: `$XDG_DATA_HOME/lobservatory`, as root `/var/lib/lobservatory`.",
     )
     timezone: str = Field(
-        "UTC", description="IANA zone whose days 'today' and 'month' mean, for example `Europe/Berlin`."
+        "UTC",
+        examples=["Europe/Berlin"],
+        description="IANA zone whose days 'today' and 'month' mean, for example `Europe/Berlin`.",
     )
     commands: bool = Field(default=False, description="Allow commands to the gateway (spawn, kill, cron, config).")
     gateway_service: str = Field(
         "",
-        pattern=r"^((systemd|systemd-user|launchd):[A-Za-z0-9_][A-Za-z0-9_.@-]*)?$",
+        examples=["systemd-user:openclaw-gateway.service"],
         description="The gateway's service, which commands may start and stop, for example "
         "`systemd-user:openclaw-gateway.service` or `launchd:ai.openclaw.gateway`. Empty: they may not.",
     )
     chat: bool = Field(default=False, description="Allow `/api/chat`, which asks the gateway's own model.")
-    chat_agent: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = Field(
+    chat_agent: str = Field(
         "main", description="The gateway's agent whose model answers `/api/chat`; best one without tools."
     )
     prometheus_url: str = Field(
-        "", description="Address of Prometheus: history of alerts, questions of `LOBS_CHAT`. Empty: its listen address."
+        "",
+        examples=["http://127.0.0.1:9090"],
+        description="Address of Prometheus: history of alerts, questions of `LOBS_CHAT`. Empty: its listen address.",
     )
     runs_per_user: Annotated[int, Field(ge=0, le=1000)] = Field(
         8, description="Runs that one user may have at once through commands; the rest wait. 0: as many as they like."
     )
     result_webhook_url: SecretStr = Field(
-        SecretStr(""), description="Where commands may deliver the result of a run, signed (docs/commands.md)."
+        SecretStr(""),
+        examples=["https://example.org/lobservatory"],
+        description="Where commands may deliver the result of a run, signed (docs/commands.md).",
     )
     result_webhook_secret: SecretStr = Field(
         SecretStr(""), description="Key of that signature, at least 32 characters."
@@ -173,9 +196,12 @@ class Settings(BaseModel):
     allow_query_token: bool = Field(
         default=False, description="Accept a full token in a WebSocket URL. Off: only single-use tickets."
     )
-    cors_origins: tuple[str, ...] = Field((), description="Exact origins that browsers may call the API from.")
+    cors_origins: tuple[str, ...] = Field(
+        (), examples=[("https://app.example.org",)], description="Exact origins that browsers may call the API from."
+    )
     trusted_proxies: tuple[str, ...] = Field(
         (),
+        examples=[("127.0.0.1", "10.0.0.0/8")],
         description="Addresses or networks of proxies whose `X-Forwarded-For` names the client, for log-in limits and "
         "logs, for example `127.0.0.1,10.0.0.0/8`. Empty: nobody's.",
     )
@@ -183,7 +209,9 @@ class Settings(BaseModel):
         15.0, description="Seconds between two polls of the gateway by each collector."
     )
     collectors_off: tuple[str, ...] = Field(
-        (), description="Collectors that do not run, separated by commas; docs/metrics.md lists all."
+        (),
+        examples=[("logs", "host")],
+        description="Collectors that do not run, separated by commas; docs/metrics.md lists all.",
     )
     host_interval: Annotated[float, Field(ge=1, le=3600)] = Field(15.0, description="Seconds between two host samples.")
     zero_hold: Annotated[float, Field(ge=0, le=600)] = Field(
@@ -196,15 +224,25 @@ class Settings(BaseModel):
     slack_webhook_url: SecretStr = Field(
         SecretStr(""), description="Slack incoming webhook for `make up`. Empty: alerts are shown, not sent."
     )
-    grafana_url: str = Field("", description="Address of Grafana in messages. Empty: `http://` and its listen address.")
+    grafana_url: str = Field(
+        "",
+        examples=["https://grafana.example.org"],
+        description="Address of Grafana in messages. Empty: `http://` and its listen address.",
+    )
     alertmanager_url: str = Field(
-        "", description="Address of Alertmanager in messages. Empty: `http://` and its listen address."
+        "",
+        examples=["https://alertmanager.example.org"],
+        description="Address of Alertmanager in messages. Empty: `http://` and its listen address.",
     )
     alertmanager_config: Path | None = Field(
-        None, description="A configuration of Alertmanager of your own, instead of ours (docs/alerts.md)."
+        None,
+        examples=["~/alertmanager.yml"],
+        description="A configuration of Alertmanager of your own, instead of ours (docs/alerts.md).",
     )
     runbook_url: str = Field(
-        "", description="Address of the folder `alerts/runbooks` in messages. Empty: where the API serves it."
+        "",
+        examples=["https://runbooks.example.org"],
+        description="Address of the folder `alerts/runbooks` in messages. Empty: where the API serves it.",
     )
     official_metrics: bool = Field(
         default=False, description="Scrape the gateway's own plugin diagnostics-prometheus as well, under `make up`."
@@ -219,11 +257,18 @@ class Settings(BaseModel):
         "auto", description="auto: readable on a terminal, JSON lines elsewhere."
     )
     prices_file: Path | None = Field(
-        None, description="Prices of your own (TOML, rows as in `exporter/accounting/prices.toml`); they win over all."
+        None,
+        examples=["~/prices.toml"],
+        description="Prices of your own (TOML, rows as in `exporter/accounting/prices.toml`); they win over all.",
     )
-    billing: Billing = Field(Billing(equivalent=(), billed=()), description="Table `[billing]` (file only).")
+    billing: Billing = Field(
+        Billing(equivalent=(), billed=()),
+        examples=[{"equivalent": ["claude-max"]}],
+        description="Table `[billing]` (file only).",
+    )
     thresholds_file: Path | None = Field(
         None,
+        examples=["~/thresholds.toml"],
         description="A file with thresholds of alerts, a copy of `alerts/thresholds.toml` (docs/alerts.md). "
         "Empty: the defaults.",
     )
@@ -243,14 +288,20 @@ class Settings(BaseModel):
     )
     @classmethod
     def _listen(cls, value: object) -> object:
-        return Listen.parse(value) if isinstance(value, str) else value
+        if isinstance(value, Listen):
+            return value
+        return Listen.parse(value if isinstance(value, str) else "")
 
     @field_validator("gateway_url")
     @classmethod
     def _websocket(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in {"ws", "wss"} or not parts.hostname:
-            raise ValueError(f"{value!r} is not a WebSocket URL, for example ws://127.0.0.1:18789")
+        try:
+            parts = urlsplit(value)
+            wrong = parts.scheme not in {"ws", "wss"} or not parts.hostname or parts.port == 0
+        except ValueError:
+            wrong = True
+        if wrong:
+            raise NotA("a WebSocket URL")
         if parts.username or parts.password or parts.query:
             raise ValueError("the URL must not carry a user, a password or a query: use LOBS_GATEWAY_TOKEN")
         return value
@@ -258,43 +309,55 @@ class Settings(BaseModel):
     @field_validator("database_url", "migrate_url", "reader_url")
     @classmethod
     def _postgres(cls, value: SecretStr) -> SecretStr:
-        if value.get_secret_value() and urlsplit(value.get_secret_value()).scheme not in {
-            "postgresql",
-            "postgres",
-        }:
-            raise ValueError("not a PostgreSQL URL, for example postgresql://lobs_writer@127.0.0.1/lobservatory")
+        try:
+            wrong = value.get_secret_value() and urlsplit(value.get_secret_value()).scheme not in _POSTGRES
+        except ValueError:
+            wrong = True
+        if wrong:
+            raise NotA("a PostgreSQL URL")
         return value
 
     @field_validator("grafana_url", "alertmanager_url", "runbook_url", "prometheus_url")
     @classmethod
     def _address(cls, value: str) -> str:
         if value and not re.fullmatch(r"https?://[^\s<>|{}`\"\\]+", value):
-            raise ValueError(f"{value!r} is not an http(s) URL, for example https://grafana.example.org")
+            raise NotA("an http(s) URL")
         return value.rstrip("/")
 
     @field_validator("result_webhook_url")
     @classmethod
     def _receiver(cls, value: SecretStr) -> SecretStr:
         if value.get_secret_value() and not re.fullmatch(r"https?://[^\s<>\"\\]+", value.get_secret_value()):
-            raise ValueError("not an http(s) URL")
+            raise NotA("an http(s) URL")
         return value
 
     @field_validator("result_webhook_secret")
     @classmethod
     def _long_enough(cls, value: SecretStr) -> SecretStr:
         if 0 < len(value.get_secret_value()) < 32:  # noqa: PLR2004 - as the description says
-            raise ValueError("shorter than 32 characters")
+            raise ValueError("it is shorter than 32 characters: make one with `openssl rand -hex 32`")
         return value
 
-    @field_validator("thresholds")
+    @field_validator("gateway_service")
     @classmethod
-    def _thresholds(
-        cls, value: dict[str, dict[str, float | dict[str, dict[str, float]]]]
-    ) -> dict[str, dict[str, float | dict[str, dict[str, float]]]]:
-        if "DailyCostHigh" in value:
-            raise ValueError("DailyCostHigh is set with LOBS_DAILY_COST_LIMIT (daily_cost_limit), not here")
-        thresholds.effective(value)
+    def _service(cls, value: str) -> str:
+        if value and not re.fullmatch(r"(systemd|systemd-user|launchd):[A-Za-z0-9_][A-Za-z0-9_.@-]*", value):
+            raise NotA("systemd:UNIT, systemd-user:UNIT or launchd:LABEL")
         return value
+
+    @field_validator("chat_agent")
+    @classmethod
+    def _agent(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
+            raise NotA("the name of an agent (1 to 64 letters, digits, _ and -)")
+        return value
+
+    @field_validator("thresholds", mode="before")
+    @classmethod
+    def _thresholds(cls, value: object) -> object:
+        if isinstance(value, dict) and "DailyCostHigh" in value:
+            raise ValueError("DailyCostHigh is set with LOBS_DAILY_COST_LIMIT (daily_cost_limit), not here")
+        return thresholds.checked(value)
 
     @field_validator("timezone")
     @classmethod
@@ -302,7 +365,7 @@ class Settings(BaseModel):
         try:
             ZoneInfo(value)
         except (KeyError, ValueError, OSError) as error:
-            raise ValueError(f"{value!r} is not an IANA time zone, for example Europe/Berlin") from error
+            raise NotA("an IANA time zone") from error
         return _NOT_ABBREVIATED.get(value, value)
 
     @field_validator("trusted_proxies", mode="before")
@@ -313,13 +376,17 @@ class Settings(BaseModel):
             try:
                 ipaddress.ip_network(str(part))
             except ValueError:
-                raise ValueError(f"{str(part)!r} is no address and no network such as 10.0.0.0/8") from None
+                raise NotA("an address or a network", part) from None
         return parts
 
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _origins(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        parts = tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        for part in parts if isinstance(parts, list | tuple) else ():
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", str(part)):
+                raise NotA("an origin (scheme and host, nothing behind)", part)
+        return parts
 
     @field_validator("collectors_off", mode="before")
     @classmethod
@@ -329,15 +396,21 @@ class Settings(BaseModel):
             return value
         for name in names:
             if name and name not in COLLECTORS:
-                raise ValueError(f"there is no collector {name!r}: one of {', '.join(COLLECTORS)}")
+                raise ValueError(f"there is no collector {show(name)}: one of {', '.join(COLLECTORS)}")
         return tuple(name for name in names if name)
 
-    @field_validator("state_dir", "data_dir", "alertmanager_config", "prices_file", "thresholds_file", mode="before")
+    @field_validator(
+        "state_dir",
+        "data_dir",
+        "api_password_file",
+        "alertmanager_config",
+        "prices_file",
+        "thresholds_file",
+        mode="before",
+    )
     @classmethod
     def _expand(cls, value: object) -> object:
-        if isinstance(value, str):
-            return Path(value).expanduser() if value else None
-        return value
+        return path_of(value) if isinstance(value, str) and value else value or None
 
     @model_validator(mode="after")
     def _distinct_ports(self) -> Self:
@@ -395,10 +468,12 @@ def read_secret(path: Path, setting: str) -> str:
         raise SettingsError(f"{setting}: {path} cannot be read: {reason}") from error
 
 
-def _from_environment(environment: dict[str, str]) -> dict[str, Any]:
+def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Setting → value, and setting → the variable that gave it."""
     known = {PREFIX + name.upper() for name in Settings.model_fields if name not in FILE_ONLY}
     known_files = {PREFIX + name.upper() + FILE_SUFFIX for name in SECRETS}
     values: dict[str, Any] = {}
+    names: dict[str, str] = {}
     for variable, value in sorted(environment.items()):
         if not variable.startswith(PREFIX) or variable in RUNNER_VARIABLES:
             continue
@@ -407,55 +482,67 @@ def _from_environment(environment: dict[str, str]) -> dict[str, Any]:
             if environment.get(PREFIX + name):
                 raise SettingsError(f"{variable} and {PREFIX}{name} are both set: keep one")
             if value:
-                values[name.lower()] = read_secret(Path(value).expanduser(), variable)
+                names[name.lower()] = variable
+                values[name.lower()] = read_secret(_file(value, variable), variable)
         elif variable in known:
             if value != "":  # an empty variable, as compose files make them, means "not set"
+                names[variable.removeprefix(PREFIX).lower()] = variable
                 values[variable.removeprefix(PREFIX).lower()] = value
+        elif variable.removeprefix(PREFIX).lower() in FILE_ONLY:
+            table = variable.removeprefix(PREFIX).lower()
+            raise SettingsError(f"{variable} is no variable: write the table [{table}] in lobservatory.toml")
         else:
             near = difflib.get_close_matches(variable, known | known_files | RUNNER_VARIABLES, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else "docs/configuration.md lists all settings"
             raise SettingsError(f"unknown setting {variable}: {hint}")
-    return values
+    return values, names
 
 
-def _read_thresholds(values: dict[str, Any]) -> None:
+def _file(text: str, variable: str) -> Path:
+    try:
+        return path_of(text)
+    except ValueError as error:
+        raise SettingsError(f"{variable}: {error}") from error
+
+
+def _read_thresholds(values: dict[str, Any], names: dict[str, str]) -> None:
     """Put the tables of LOBS_THRESHOLDS_FILE where those of `lobservatory.toml` would be. Raises SettingsError."""
     path = values.get("thresholds_file")
-    if not path:
+    if not path or not isinstance(path, str | Path):
         return
     if values.get("thresholds"):
         raise SettingsError("LOBS_THRESHOLDS_FILE and [thresholds] of lobservatory.toml are both set: keep one")
-    tables = thresholds.read(Path(path).expanduser())
+    name = names.get("thresholds_file", f"{config_file()}: thresholds_file")
+    file = _file(str(path), name)
+    if not is_file(file):
+        raise SettingsError(f"{name}: there is no file {file}")
+    tables = thresholds.read(file)
     limit = tables.pop("DailyCostHigh", {}).get("warning")
-    if limit is not None:
-        values.setdefault("daily_cost_limit", limit)  # LOBS_DAILY_COST_LIMIT wins, as the environment does
+    if limit is not None and "daily_cost_limit" not in values:  # LOBS_DAILY_COST_LIMIT wins, as the environment does
+        values["daily_cost_limit"] = limit
+        names["daily_cost_limit"] = f"{file}: DailyCostHigh.warning"
     values["thresholds"] = tables
+    names["thresholds"] = str(file)
 
 
-def load(environment: dict[str, str] | None = None, **overrides: Any) -> Settings:
+def load(environment: Mapping[str, str] | None = None) -> Settings:
     """The settings of this process. Raises SettingsError with one line per problem, never with a secret."""
-    environment = dict(os.environ) if environment is None else environment
-    values = {**_from_file(), **_from_environment(environment), **overrides}
-    _read_thresholds(values)
+    given, names = _from_environment(os.environ if environment is None else environment)
+    values = {**_from_file(), **given}
+    _read_thresholds(values, names)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors(include_url=False, include_input=False):
-            name = ".".join(str(part) for part in problem["loc"])
-            if problem["type"] == "extra_forbidden":
-                near = difflib.get_close_matches(name, list(Settings.model_fields), n=1)
-                lines.append(f"unknown setting {name}" + (f": did you mean {near[0]}?" if near else ""))
-            else:
-                message = problem["msg"].removeprefix("Value error, ")
-                lines.append(f"{PREFIX}{name.upper()}: {message}" if name else message)
-        raise SettingsError("\n".join(lines)) from None
+        problems = error.errors(include_url=False, include_input=False)
+        toml = str(config_file() or "lobservatory.toml")
+        lines = [complaint(problem, Settings, values, names, toml) for problem in problems]
+        raise SettingsError("\n".join(dict.fromkeys(lines))) from None
 
 
-def main_or_exit(environment: dict[str, str] | None = None, **overrides: Any) -> Settings:
+def main_or_exit() -> Settings:
     """As `load`, for a program's entry: a wrong setting ends it with status 2 and one line on stderr."""
     try:
-        return load(environment, **overrides)
+        return load()
     except SettingsError as error:
         print(f"lobservatory: {error}", file=sys.stderr)  # noqa: T201 - before logging is set up
         raise SystemExit(2) from None

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lobservatory.errors import SettingsError
 
@@ -99,6 +99,7 @@ THRESHOLDS: tuple[Threshold, ...] = (
 
 Key = tuple[str, str, str]  # alert, severity, agent ("": all of them)
 ByAgent = Mapping[str, Mapping[str, float]]  # agent → severity → value
+Tables = dict[str, dict[str, float | dict[str, dict[str, float]]]]  # as TOML gives them
 Overrides = Mapping[str, Mapping[str, "float | ByAgent"]]
 AGENTS = "agents"  # the table of an alert that holds the values of single agents
 
@@ -128,8 +129,6 @@ def effective(overrides: Overrides) -> dict[Key, float]:
     for alert, table in overrides.items():
         for name, given in table.items():
             if isinstance(given, Mapping):
-                if name != AGENTS:
-                    raise ValueError(f"{alert}.{name} must be a number, or the table {alert}.{AGENTS}.<agent>")
                 rows = [(agent, severity, value) for agent, own in given.items() for severity, value in own.items()]
             else:
                 rows = [("", name, given)]
@@ -139,36 +138,55 @@ def effective(overrides: Overrides) -> dict[Key, float]:
     return values
 
 
-def read(path: Path) -> dict[str, dict[str, float | dict[str, dict[str, float]]]]:
+def read(path: Path) -> Tables:
     """The tables of a file of thresholds, checked. Raises SettingsError, in one line that names file and key."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        _check_shape(tables)
-        effective(tables)
+        return checked(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise SettingsError(f"{path}: {error}") from error
-    return tables
 
 
-def _check_shape(tables: Mapping[str, object]) -> None:
+def checked(tables: Any) -> Tables:
+    """What TOML gave, when it is tables of thresholds. Raises ValueError, in one line that names the key."""
+    try:
+        _check_shape(tables)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    effective(tables)
+    return dict(tables)
+
+
+def _check_shape(tables: object) -> None:
     """Tables of numbers, and `agents` of tables of numbers. Raises TypeError."""
+    if not isinstance(tables, Mapping):
+        raise TypeError("must be tables: write [thresholds.HostDiskFull] and below it warning = 0.2")
     for alert, table in tables.items():
         if not isinstance(table, Mapping):
             raise TypeError(f"{alert} must be a table: write [{alert}] and below it severity = number")
         for key, value in table.items():
-            numbers = {key: value}
-            if isinstance(value, Mapping) and key == AGENTS:
-                for agent, own in value.items():
-                    if not isinstance(own, Mapping):
-                        raise TypeError(f"{alert}.{AGENTS}.{agent} must be a table: [{alert}.{AGENTS}.{agent}]")
-                numbers = {f"{AGENTS}.{agent}.{name}": one for agent, own in value.items() for name, one in own.items()}
-            for name, one in numbers.items():
-                if isinstance(one, bool) or not isinstance(one, int | float):
-                    raise TypeError(f"{alert}.{name} = {one!r}: must be a number")
+            if not isinstance(value, Mapping):
+                _check_number(f"{alert}.{key}", value)
+            elif key != AGENTS:
+                raise TypeError(f"{alert}.{key} must be a number, or the table {alert}.{AGENTS}.<agent>")
+            else:
+                _check_agents(f"{alert}.{AGENTS}", value)
+
+
+def _check_agents(name: str, agents: Mapping[str, object]) -> None:
+    for agent, own in agents.items():
+        if not isinstance(own, Mapping):
+            raise TypeError(f"{name}.{agent} must be a table: [{name}.{agent}]")
+        for severity, value in own.items():
+            _check_number(f"{name}.{agent}.{severity}", value)
+
+
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} = {value!r}: must be a number")
 
 
 def document() -> str:

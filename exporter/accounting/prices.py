@@ -99,14 +99,15 @@ class PriceBook:
 
 def price_book(configured: Iterable[ModelPrice] = (), own_file: Path | None = None) -> PriceBook:
     """All sources together. Raises PricesError when the user's own file is wrong."""
-    own = load_prices(own_file.read_bytes(), str(own_file)) if own_file is not None and _is_file(own_file) else {}
+    own = {} if own_file is None else load_prices(_read(own_file), str(own_file))
     return PriceBook(own, from_config(configured), table())
 
 
-def _is_file(path: Path) -> bool:
-    if path.is_file():
-        return True
-    raise PricesError(f"{path}: there is no such file of prices")
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PricesError(f"LOBS_PRICES_FILE: {path} cannot be read: {error.strerror}") from error
 
 
 def from_config(configured: Iterable[ModelPrice]) -> dict[tuple[str, str], Price]:

@@ -89,4 +89,4 @@ def test_program_says_it_without_a_stack_trace(tmp_path):
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "LOBS_THRESHOLDS_FILE": str(tmp_path / "none.toml")},
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.strip() == f"lobservatory: {tmp_path}/none.toml: cannot be read: No such file or directory"
+    assert done.stderr.strip() == f"lobservatory: LOBS_THRESHOLDS_FILE: there is no file {tmp_path}/none.toml"

@@ -1,0 +1,144 @@
+"""What is wrong with a setting, in one line for people: its name as it was given, its value, and one that would do."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+_LONGEST = 100  # characters of a value that are shown
+_KINDS: Mapping[object, str] = {bool: "true or false", str: "text", SecretStr: "text in quotes", Path: "a path"}
+
+
+class NotA(ValueError):  # noqa: N818 - raised as `NotA("an IANA time zone")`
+    """A value, or `part` of it, is not what it must be; name, value and an example are added by `complaint`."""
+
+    def __init__(self, kind: str, part: object = None) -> None:
+        super().__init__(f"not {kind}")
+        self.kind = kind
+        self.part = part
+
+
+def complaint(
+    problem: ErrorDetails, model: type[BaseModel], given: Mapping[str, Any], names: Mapping[str, str], toml: str
+) -> str:
+    """One line for one error of `model`.
+
+    `given`: what was validated. `names`: setting → how the person wrote it. `toml`: the configuration file, where
+    those are from that `names` does not have.
+    """
+    location = problem["loc"]
+    if not location:
+        return problem["msg"].removeprefix("Value error, ")
+    setting = str(location[0])
+    field, value = _field(model, location), _value(given, location)
+    if problem["type"] == "extra_forbidden":
+        return f"{toml}: unknown setting {_dotted(location)}{_hint(str(location[-1]), _known(model, location))}"
+    name = names.get(setting, f"{toml}: {_dotted(location)}")
+    error = problem.get("ctx", {}).get("error")
+    if isinstance(error, ValueError) and not isinstance(error, NotA):
+        return f"{name}: {error}"
+    secret = field.annotation is SecretStr
+    if isinstance(error, NotA):
+        what, shown = error.kind, value if error.part is None else error.part
+    else:
+        what, shown = kind(field), value
+    said = f"its value is not {what}" if secret else f"{show(shown)} is not {what}"
+    example = example_of(field, quoted=setting not in names)
+    return f"{name}: {said}" + (f", for example {example}" if example else "")
+
+
+def show(value: object) -> str:
+    """A value as it was written, short, on one line and without a password or a query of an address."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = re.sub(r"(//)[^/@\s]*@", r"\1…@", str(value))
+    text = re.sub(r"\?[^#\s]*", "?…", text) if "://" in text else text
+    text = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+    return repr(text) if isinstance(value, str) else " ".join(text.split())
+
+
+def kind(field: FieldInfo) -> str:
+    """What a field takes, with its article, as `a number from 1 to 3600`."""
+    annotation: Any = field.annotation
+    if isinstance(annotation, types.UnionType):
+        (annotation,) = (part for part in typing.get_args(annotation) if part is not type(None))
+    if typing.get_origin(annotation) is Literal:
+        return f"one of {', '.join(typing.get_args(annotation))}"
+    if typing.get_origin(annotation) is tuple:
+        return "a list of text"
+    limits = {
+        name: value
+        for metadata in field.metadata
+        for name in ("ge", "gt", "le", "min_length", "max_length")
+        if (value := getattr(metadata, name, None)) is not None
+    }
+    if annotation in {int, float}:
+        words = "a whole number" if annotation is int else "a number"
+        if "gt" in limits:
+            return f"{words} above {limits['gt']:g}"
+        return f"{words} from {limits['ge']:g} to {limits['le']:g}" if "le" in limits else words
+    if "max_length" in limits:
+        return f"text of {limits.get('min_length', 0)} to {limits['max_length']} characters"
+    return _KINDS.get(annotation, "a table")
+
+
+def example_of(field: FieldInfo, *, quoted: bool) -> str:
+    """A value that would do: the field's example, else its default. `quoted`: as in TOML. Empty: there is none."""
+    value = next(iter(field.examples or ()), field.get_default())
+    # The choices of a Literal are all named already.
+    if isinstance(value, SecretStr) or value in (None, "", (), {}) or typing.get_origin(field.annotation) is Literal:
+        return ""
+    if field.annotation is bool:
+        return "true"
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key} = {json.dumps(one)}' for key, one in value.items())}}}"
+    if isinstance(value, tuple):
+        return json.dumps(value) if quoted else ",".join(value)
+    return json.dumps(str(value)) if quoted else str(value)
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    """The name that was meant, where one is near; else where all are."""
+    near = difflib.get_close_matches(name.lower().removeprefix("lobs_"), known, n=1)
+    return f": did you mean {near[0]}?" if near else ": docs/configuration.md lists all settings"
+
+
+def _dotted(location: Sequence[int | str]) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _known(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    for part in location[:-1]:
+        annotation = model.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)  # noqa: S101 - only tables within tables forbid what they do not know
+        model = annotation
+    return list(model.model_fields)
+
+
+def _field(model: type[BaseModel], location: Sequence[int | str]) -> FieldInfo:
+    """The innermost field that an error is about."""
+    field = model.model_fields.get(str(location[0]), FieldInfo())
+    if len(location) > 1 and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        return _field(field.annotation, location[1:])
+    return field
+
+
+def _value(given: Any, location: Sequence[int | str]) -> object:
+    for part in location:
+        try:
+            given = given[part]
+        except (KeyError, IndexError, TypeError):
+            return given
+    return given
