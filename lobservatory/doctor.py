@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from lobservatory import settings as settings_module
 from lobservatory.errors import UserError
 from lobservatory.runner import parts, secrets, up
 from lobservatory.settings import Listen, Settings
+from lobservatory.wording import counted
 from openclaw import state_dir
 from openclaw.client import GatewayClient
 from openclaw.protocol import GatewayError, Hello, MissingScopeError, RpcError
@@ -32,7 +34,9 @@ from store.migrate import READER, WRITER, MigrateError, schema_state
 
 _GATEWAY_SECONDS = 10.0
 _WATCHDOG_MINUTES = 15  # three repeats of Alertmanager
+_FIRST_WATCHDOG_MINUTES = 3  # its rule waits for 15 s; one message that was lost comes again a minute later
 _HTTP_SECONDS = 3.0
+_GRAFANA = 12  # older ones want changes in the boards
 _MAX_BODY = 4 * 1024 * 1024
 
 Level = Literal["ok", "note", "wrong"]
@@ -127,7 +131,7 @@ def stores(found: Path, settings: Settings, config: state_dir.OpenClawConfig) ->
         yield Line("note", "stores", "no session yet: nothing to count until an agent has run")
     elif discovery.sources:
         agents = len({source.agent for source in discovery.sources})
-        yield Line("ok", "stores", f"{counts}; {agents} agents, {len(discovery.sources)} sources")
+        yield Line("ok", "stores", f"{counts}; {counted(agents, 'agent')}, {counted(len(discovery.sources), 'source')}")
     for problem in discovery.problems:
         yield Line("wrong" if problem.fatal or problem.schema else "note", "stores", problem.text)
     versions = sorted({version for path in _databases(discovery.sources) if (version := _schema_version(path)) > 0})
@@ -205,11 +209,11 @@ async def _allowed(client: GatewayClient, method: str) -> Line | None:
     try:
         await client.call(method, {})
     except MissingScopeError as error:
-        return Line("wrong", "scopes", f"{method}: {error}. Use the gateway's own token, which has operator.read")
+        return Line("wrong", "scopes", f"{error}. Use the gateway's own token, which has operator.read")
     except RpcError as error:
-        return Line("note", "gateway", f"{method}: {error}")
+        return Line("note", "gateway", str(error))
     except GatewayError as error:
-        return Line("wrong", "gateway", f"{method}: {error}. Look at the gateway's log")
+        return Line("wrong", "gateway", f"{error}. Look at the gateway's log")
     return None
 
 
@@ -228,7 +232,7 @@ def database(settings: Settings) -> Iterator[Line]:
             yield Line("ok", "database", f"PostgreSQL {version // 10000}.{version % 10000}")
             rest = _roles(connection)
             if not schema.pending and not schema.unknown:
-                rest.append(_watchdog(connection))
+                rest.append(_watchdog(connection, settings))
     except (MigrateError, settings_module.SettingsError, UserError) as error:
         yield Line("wrong", "database", f"{error}")
         return
@@ -238,23 +242,52 @@ def database(settings: Settings) -> Iterator[Line]:
     if schema.unknown:
         yield Line("wrong", "migrations", f"newer than this version ({schema.unknown[-1]}): upgrade Lobservatory")
     elif schema.pending:
-        yield Line("wrong", "migrations", f"{len(schema.pending)} migrations are missing: run `lobservatory migrate`")
+        missing = counted(len(schema.pending), "migration is", "migrations are")
+        yield Line("wrong", "migrations", f"{missing} missing: run `lobservatory migrate`")
     else:
         yield Line("ok", "migrations", f"{len(schema.applied)}, all applied")
     yield Line("ok", "extension", f"TimescaleDB {schema.timescale}" if schema.timescale else "none: plain PostgreSQL")
     yield from rest
 
 
-def _watchdog(connection: psycopg.Connection[Any]) -> Line:
-    """Whether the alert that fires always still comes all the way to the API."""
+def _watchdog(connection: psycopg.Connection[Any], settings: Settings) -> Line:
+    """Whether the alert that fires always still comes all the way to the API, as far as it can have come by now."""
     row = connection.execute(
         "SELECT extract(epoch FROM now() - heard_at)::bigint / 60 FROM public.alert_watchdog"
     ).fetchone()
-    if row is None:
-        return Line("note", "alerts", "never heard of the alert that fires always: is Alertmanager running?")
-    if row[0] > _WATCHDOG_MINUTES:
-        return Line("wrong", "alerts", f"not heard for {row[0]} min: start Prometheus and Alertmanager, see their logs")
-    return Line("ok", "alerts", f"the alert that fires always was heard {row[0]} min ago")
+    if row is not None and row[0] <= _WATCHDOG_MINUTES:
+        return Line("ok", "alerts", f"the alert that fires always was heard {row[0]} min ago")
+    heard = "never heard" if row is None else f"not heard for {row[0]} min"
+    known = up.addresses(settings)
+    began = [_started(known[part], *where) for part, where in _STARTS.items()]
+    answering = [moment for moment in began if moment is not None]
+    if len(answering) < len(began):
+        level: Level = "note" if row is None else "wrong"
+        return Line(level, "alerts", f"{heard}: start Prometheus and Alertmanager, which send and deliver them")
+    seconds = (datetime.now(UTC) - max(answering)).total_seconds()
+    if seconds < _FIRST_WATCHDOG_MINUTES * 60:
+        up_for = f"Prometheus and Alertmanager have been up for {seconds:.0f} s"
+        return Line("note", "alerts", f"not heard yet: {up_for}, and it comes within {_FIRST_WATCHDOG_MINUTES} min")
+    up_for = f"Prometheus and Alertmanager have been up for {seconds / 60:.0f} min"
+    return Line("wrong", "alerts", f"{heard}, and {up_for}: `lobservatory alert-test` finds where alerts are lost")
+
+
+# Where each says since when it runs.
+_STARTS = {
+    "prometheus": ("/api/v1/status/runtimeinfo", "data", "startTime"),
+    "alertmanager": ("/api/v2/status", "uptime"),
+}
+
+
+def _started(listen: Listen, path: str, *keys: str) -> datetime | None:
+    """Since when a server runs; None when it does not say."""
+    answer = _json(listen, path)
+    for key in keys:
+        answer = answer.get(key) if isinstance(answer, dict) else None
+    try:
+        return datetime.fromisoformat(str(answer)).astimezone(UTC)
+    except ValueError:
+        return None
 
 
 def _roles(connection: psycopg.Connection[Any]) -> list[Line]:
@@ -274,12 +307,16 @@ def _roles(connection: psycopg.Connection[Any]) -> list[Line]:
     if known[READER] or known[WRITER]:
         return [Line("wrong", "roles", "lobs_reader or lobs_writer is a superuser: ALTER ROLE … NOSUPERUSER")]
     if reach and reach[0]:
-        return [Line("wrong", "roles", f"lobs_reader can read {reach[0]} base tables: run `lobservatory migrate`")]
+        return [
+            Line(
+                "wrong", "roles", f"lobs_reader can read {counted(reach[0], 'base table')}: run `lobservatory migrate`"
+            )
+        ]
     return [Line("ok", "roles", "lobs_writer writes, lobs_reader reads views only")]
 
 
 def servers(settings: Settings) -> Iterator[Line]:
-    """Exporter, API, Prometheus and its target, Alertmanager and its receiver."""
+    """Exporter, API, Prometheus and its target, Alertmanager and its receiver, Grafana."""
     known = up.addresses(settings)
     for part in ("exporter", "api"):
         if parts.answers(known[part], "/healthz"):
@@ -288,6 +325,7 @@ def servers(settings: Settings) -> Iterator[Line]:
             yield Line("note", part, f"nothing answers on {known[part]}: `lobservatory up` starts it")
     yield from _server("prometheus", known["prometheus"], "/api/v1/targets?state=active", targets)
     yield from _server("alertmanager", known["alertmanager"], "/api/v2/receivers", receivers)
+    yield from _server("grafana", known["grafana"], "/api/health", grafana)
 
 
 def _server(part: str, listen: Listen, path: str, judge: Callable[[Any], Iterator[Line]]) -> Iterator[Line]:
@@ -323,6 +361,19 @@ def receivers(answer: Any) -> Iterator[Line]:
         yield Line("ok", "alertmanager", "sends to Slack")
     else:
         yield Line("note", "alertmanager", "shows alerts and sends none: set LOBS_SLACK_WEBHOOK_URL")
+
+
+def grafana(answer: Any) -> Iterator[Line]:
+    """Whether Grafana works and can show our boards, from its `/api/health`, which wants no login."""
+    if answer["database"] != "ok":
+        yield Line("wrong", "grafana", f"its own database: {answer['database']}. Look at its log")
+        return
+    version = str(answer.get("version", ""))  # a Grafana may be told to hide it
+    major = version.partition(".")[0]
+    if major.isdecimal() and int(major) < _GRAFANA:
+        yield Line("note", "grafana", f"version {version}; the boards are made for {_GRAFANA} (docs/dashboards.md)")
+    else:
+        yield Line("ok", "grafana", f"version {version}" if version else "answers")
 
 
 def _json(listen: Listen, path: str) -> Any:

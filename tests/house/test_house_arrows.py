@@ -17,6 +17,8 @@ DATA = {
     "lobservatory.errors",
     "lobservatory.given",
     "lobservatory.otlp",
+    "lobservatory.complaints",
+    "lobservatory.wording",
     "lobservatory.__version__",
 }
 # What each room may import of ours besides.

@@ -1,6 +1,7 @@
 """The doctor against real parts: it finds what is wrong and says what to do."""
 
 import io
+import re
 import tarfile
 
 import psycopg
@@ -12,7 +13,9 @@ from lobservatory.runner import secrets
 from lobservatory.settings import Billing, Settings
 from openclaw.state_dir import OpenClawConfig
 from tests.archives import extract
+from tests.servers import alertmanager, prometheus
 
+SERVERS = ("metrics", "api", "prometheus", "alertmanager", "grafana")
 SAMPLES = "tests/fixtures/samples"
 
 
@@ -59,8 +62,20 @@ async def test_a_missing_scope_is_named(replay, tmp_path):
     settings = Settings(gateway_url=url, gateway_token="a-good-token-of-a-gateway", data_dir=tmp_path)
     scopes = of(await doctor.gateway(settings, OpenClawConfig()), "scopes")
     assert [level for level, _ in scopes] == ["wrong"]
-    assert "cron.list" in scopes[0][1]
+    assert scopes[0][1].startswith("cron.list: ")
+    assert scopes[0][1].count("cron.list") == 1
     assert "operator.read" in scopes[0][1]
+
+
+async def test_a_call_that_the_gateway_refuses_is_named_once(replay, tmp_path):
+    gateway, url = replay
+    gateway.faults.missing_methods.add("status")
+    gateway.faults.drop_on.add("cron.list")
+    settings = Settings(gateway_url=url, gateway_token="a-good-token-of-a-gateway", data_dir=tmp_path)
+    refused = [line for line in await doctor.gateway(settings, OpenClawConfig()) if line.level != "ok"]
+    assert [line.level for line in refused] == ["note", "wrong"]
+    for line, method in zip(refused, ("status", "cron.list"), strict=True):
+        assert re.match(rf"{method}: (?!{method}:)", line.text), line.text
 
 
 async def test_no_gateway_says_how_to_get_one(tmp_path):
@@ -125,13 +140,45 @@ def test_alerts_that_do_not_come_any_more_are_wrong(postgres_dsn, tmp_path, minu
     assert minutes is None or f"{minutes} min" in line.text
 
 
-def test_a_reader_that_can_read_tables_is_wrong(postgres_dsn, postgres_owner_dsn, tmp_path):
+@pytest.mark.req("P-13")
+@pytest.mark.parametrize("minutes", [None, 700])
+def test_alerts_that_cannot_have_come_yet_are_no_fault(postgres_dsn, tmp_path, monkeypatch, minutes):
+    """After a start, also one after a night without power, the first one takes a while."""
+    if minutes is not None:
+        with psycopg.connect(postgres_dsn) as connection:
+            connection.execute(
+                "INSERT INTO lobs.alert_watchdog (heard_at) VALUES (now() - %s * interval '1 minute')", [minutes]
+            )
+    for name, text in (("p", "{}"), ("a", "route: {receiver: none}\nreceivers: [{name: none}]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.yml").write_text(text)
+    with prometheus(tmp_path / "p", tmp_path / "p.yml") as one, alertmanager(tmp_path / "a", tmp_path / "a.yml") as two:
+        settings = Settings.model_validate(
+            {
+                "database_url": postgres_dsn,
+                "data_dir": tmp_path,
+                "prometheus_listen": one.url.removeprefix("http://"),
+                "alertmanager_listen": two.url.removeprefix("http://"),
+            }
+        )
+        (early,) = [line for line in doctor.database(settings) if line.part == "alerts"]
+        monkeypatch.setattr(doctor, "_FIRST_WATCHDOG_MINUTES", 0)
+        (late,) = [line for line in doctor.database(settings) if line.part == "alerts"]
+    assert early.level == "note"
+    assert re.fullmatch(
+        r"not heard yet: Prometheus and Alertmanager have been up for \d+ s, and it comes within 3 min", early.text
+    )
+    assert late.level == "wrong"
+    assert late.text.startswith("never heard, and Prometheus" if minutes is None else "not heard for 700 min, and Prom")
+    assert "lobservatory alert-test" in late.text
 
+
+def test_a_reader_that_can_read_tables_is_wrong(postgres_dsn, postgres_owner_dsn, tmp_path):
     with psycopg.connect(postgres_owner_dsn) as connection:
         connection.execute("GRANT USAGE ON SCHEMA lobs TO lobs_reader")
         connection.execute("GRANT SELECT ON lobs.model_calls TO lobs_reader")
     lines = list(doctor.database(Settings(database_url=postgres_dsn, data_dir=tmp_path)))
-    assert of(lines, "roles") == [("wrong", "lobs_reader can read 1 base tables: run `lobservatory migrate`")]
+    assert of(lines, "roles") == [("wrong", "lobs_reader can read 1 base table: run `lobservatory migrate`")]
 
 
 def test_a_database_that_is_away_is_one_line_without_its_password(tmp_path):
@@ -158,6 +205,29 @@ def test_a_prometheus_without_our_target_is_wrong():
 def test_the_receiver_of_alertmanager():
     assert [line.level for line in doctor.receivers([{"name": "slack"}, {"name": "watchdog"}])] == ["ok"]
     assert [line.level for line in doctor.receivers([{"name": "shown"}])] == ["note"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "level", "text"),
+    [
+        ({"database": "ok", "version": "12.3.1"}, "ok", "version 12.3.1"),
+        ({"database": "ok"}, "ok", "answers"),
+        ({"database": "ok", "version": "10.2.3"}, "note", "made for 12"),
+        ({"database": "failing"}, "wrong", "its own database: failing"),
+    ],
+)
+def test_the_health_of_grafana(answer, level, text):
+    (line,) = doctor.grafana(answer)
+    assert line.level == level
+    assert text in line.text
+
+
+def test_every_server_has_a_line_also_one_that_is_not_there(tmp_path):
+    nowhere = {f"{part}_listen": f"127.0.0.1:{port}" for port, part in enumerate(SERVERS, 1)}
+    lines = list(doctor.servers(Settings.model_validate({"data_dir": tmp_path, **nowhere})))
+    assert [line.part for line in lines] == ["exporter", *SERVERS[1:]]
+    assert {line.level for line in lines} == {"note"}
+    assert "LOBS_GRAFANA_BIN" in of(lines, "grafana")[0][1]
 
 
 def test_run_ends_with_1_when_something_is_wrong(state, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -178,6 +179,13 @@ def test_everything_starts_is_shown_and_stops_without_a_trace(installation):
     assert round(total, 7) == 0.2985902
     prometheus = rows["prometheus"]["url"]
     wait_until("a scrape", lambda: '"value"' in get(f'{prometheus}/api/v1/query?query=up{{job="lobservatory"}}==1'))
+
+    # The alert that fires always comes all the way within one minute, and until then nobody calls it lost.
+    doctor, told = installation.up(command="doctor")
+    doctor.wait(60)
+    (alerts,) = re.findall("^(note|ok) +alerts +(.*)", told.read_text(encoding="utf-8"), re.MULTILINE)
+    assert alerts[1].startswith(("not heard yet: ", "the alert that fires always was heard")), alerts
+    wait_until("the watchdog", lambda: count(url, "alert_watchdog") == 1)
 
     # A second one finds the first.
     second, told = installation.up()
