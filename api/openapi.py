@@ -21,13 +21,24 @@ Tasks, operations and live updates of OpenClaw gateways, and the figures that th
 
 **Times** are ISO 8601 with a zone (`2026-01-29T10:00:00Z`); durations are milliseconds; money is US dollars.
 
-**Live.** `WS /ws/operations` sends operation objects, `WS /ws/agents` what agents do, `WS /ws` the channels that a
-client subscribes to (`{"type":"subscribe","channels":["tasks","agents","feed","operations","alerts"]}`),
-`GET /api/events/stream` is the same as server-sent events. Every message has a `seq`, which rises in the order of
-commits and is the same at every process: connect with `?after=<seq>` (event streams: `Last-Event-ID`) and nothing is
-missed for 24 hours; beyond that a message of type `reset` says: read anew. A client that reads too slowly is closed
-with 1013. A WebSocket is authenticated before its upgrade: by the header, by the subprotocols `lobservatory,
-bearer.<token>`, or by `?ticket=` with a single-use ticket of `POST /api/auth/ticket`.
+**Live.** Four connections, which do not carry the same:
+
+| connection | carries | form |
+|---|---|---|
+| `WS /ws/operations` | each operation, whenever it changes | the operation object, and `seq` |
+| `WS /ws/agents` | all that agents do: `agent_event` | `type`, `event`, `gateway`, the event's own fields, `seq` |
+| `WS /ws` | of the channels tasks, feed, operations, alerts and agents: `task:update`, `feed:activity`, \
+`operation:update`, `alert`, and every 5 seconds `agent:status` | `type`, `data`, `seq`; of a task also `action` |
+| `GET /api/events/stream` | `task_created`, `task_updated`, `task_deleted`, `activity_logged`, `deliverable_added`, \
+`agent_spawned`, `agent_completed`, `alert`: no operations and no feed | server-sent events of these names; `id` \
+is the `seq`, `data` has `type` and `payload` |
+
+On `/ws` a client subscribes with `{"type":"subscribe","channels":["tasks","agents","feed","operations","alerts"]}`. The
+`seq` rises in the order of commits and is the same at every process and on every connection: connect with
+`?after=<seq>` (event streams: `Last-Event-ID`) and nothing is missed for 24 hours; beyond that a message of type
+`reset` says: read anew. A client that reads too slowly is closed with 1013. A WebSocket is authenticated before its
+upgrade: by the header, by the subprotocols `lobservatory, bearer.<token>`, or by `?ticket=` with a single-use ticket of
+`POST /api/auth/ticket`.
 
 **Polling** instead: `GET /api/operations?since=<ISO>` gives every operation that was created or changed at or after
 that instant, so it gives what a WebSocket client missed.

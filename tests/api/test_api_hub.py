@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 
 import pytest
 
@@ -13,6 +14,8 @@ from api.errors import RateLimitedError
 from api.live.events import LiveEvent, as_agent_event, as_channel_message, as_operation, as_server_sent_event
 from api.live.hub import RESET, Hub
 from api.live.status import broadcast_agent_status
+from api.openapi import DESCRIPTION
+from api.routes.live import CHANNELS, STREAM_TOPICS
 from api.security.scopes import Actor, Scope
 
 EVERYONE = Actor("a", Scope.READ, "t1")
@@ -206,6 +209,45 @@ def test_the_events_of_the_stream(topic, kind, name):
     assert lines[:2] == ["id: 7", f"event: {name}"]
     assert json.loads(lines[2].removeprefix("data: ")) == {"type": name, "payload": {"id": "a\nb"}}
     assert lines[3:] == ["", ""]
+
+
+# What is written into the outbox: topic and kind.
+WRITTEN = [
+    *(("tasks", f"task_{kind}") for kind in ("created", "updated", "deleted")),
+    ("tasks", "activity_logged"),
+    ("tasks", "deliverable_added"),
+    ("tasks", "agent_spawned"),
+    ("tasks", "agent_completed"),
+    ("feed", "activity"),
+    ("alerts", "firing"),
+    ("alerts", "resolved"),
+    ("operations", "operation_created"),
+    ("operations", "operation_updated"),
+    ("agents", "subagent_spawned"),
+    ("agents", "subagent_ended"),
+    ("agents", "thinking"),
+]
+
+
+@pytest.mark.parametrize(
+    ("connection", "encode", "topics", "besides"),
+    [
+        ("WS /ws/operations", as_operation, {"operations"}, set()),
+        ("WS /ws/agents", as_agent_event, {"agents"}, set()),
+        ("WS /ws", as_channel_message, set(CHANNELS.values()), {"agent:status"}),
+        ("GET /api/events/stream", as_server_sent_event, STREAM_TOPICS, set()),
+    ],
+)
+def test_each_connection_carries_what_the_description_says(connection, encode, topics, besides):
+    (carries,) = re.findall(rf"^\| `{connection}` \| (.*?) \|", DESCRIPTION, re.MULTILINE)
+    given = [
+        text
+        for topic, kind in WRITTEN
+        if topic in topics and (text := LiveEvent(7, topic, kind, {"id": "1"}, "h").encoded(encode))
+    ]
+    assert given
+    types = {json.loads(text.split("data: ")[-1]).get("type") for text in given} - {None}
+    assert set(re.findall(r"`([\w:]+)`", carries)) == types | besides
 
 
 def test_what_the_stream_has_no_word_for_is_left_out():
