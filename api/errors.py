@@ -149,7 +149,7 @@ class CommandsDisabledError(ApiError):
     code = "commands_disabled"
 
     def __init__(self) -> None:
-        super().__init__("Commands are off. LOBS_COMMANDS=1 turns them on.")
+        super().__init__("Commands are off. LOBS_COMMANDS=true turns them on.")
 
 
 class ServiceNotConfiguredError(ApiError):
@@ -176,7 +176,7 @@ class ChatDisabledError(ApiError):
     code = "chat_disabled"
 
     def __init__(self) -> None:
-        super().__init__("Chat is off. LOBS_CHAT=1 turns it on; it needs LOBS_READER_URL.")
+        super().__init__("Chat is off. LOBS_CHAT=true turns it on; it needs LOBS_READER_URL.")
 
 
 class ChatBusyError(ApiError):

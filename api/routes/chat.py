@@ -1,4 +1,4 @@
-"""Questions about the data in words; 403 unless LOBS_CHAT=1."""
+"""Questions about the data in words; 403 unless LOBS_CHAT=true."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands to the gateway; 403 unless LOBS_COMMANDS=1."""
+"""Commands to the gateway; 403 unless LOBS_COMMANDS=true."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that change how a gateway is set up; 403 unless LOBS_COMMANDS=1."""
+"""Commands that change how a gateway is set up; 403 unless LOBS_COMMANDS=true."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One prompt for several agents; 403 unless LOBS_COMMANDS=1."""
+"""One prompt for several agents; 403 unless LOBS_COMMANDS=true."""
 
 from __future__ import annotations
 

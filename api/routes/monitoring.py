@@ -167,7 +167,7 @@ async def cron_runs(
     responses=problems(404, 502),
 )
 async def cron(context: ContextDep, actor: Commander, job_id: Annotated[Identifier, Path()]) -> JSONResponse:
-    """Asked of the gateway at this moment; 403 unless LOBS_COMMANDS=1. Its ETag is for `If-Match`."""
+    """Asked of the gateway at this moment; 403 unless LOBS_COMMANDS=true. Its ETag is for `If-Match`."""
     return with_etag((await context.control.job(actor, job_id)).model_dump(by_alias=True, mode="json"))
 
 

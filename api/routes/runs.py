@@ -1,4 +1,4 @@
-"""Runs that were asked for: pipelines, the queue, what a run says, its end; 403 unless LOBS_COMMANDS=1."""
+"""Runs that were asked for: pipelines, the queue, what a run says, its end; 403 unless LOBS_COMMANDS=true."""
 
 from __future__ import annotations
 

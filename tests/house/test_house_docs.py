@@ -14,7 +14,7 @@ import pytest
 
 from lobservatory.cli.app import app
 from lobservatory.cli.docs import PAGES
-from lobservatory.settings import FILE_ONLY, RUNNER_VARIABLES, Settings
+from lobservatory.settings import FILE_ONLY, RUNNER_VARIABLES, SECRETS, Settings
 from tests import requirements
 from tests.archives import extract
 
@@ -24,6 +24,19 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 SETTINGS = {f"LOBS_{name.upper()}" for name in Settings.model_fields}
+VARIABLES = {f"LOBS_{name.upper()}" for name in Settings.model_fields if name not in FILE_ONLY}
+ROOMS = ("alerts", "api", "dashboards", "exporter", "lobservatory", "openclaw", "provisioning", "store")
+# Everything that tells people something.
+TEXTS = [
+    *DOCUMENTS,
+    *(ROOT / name for name in ("docker-compose.yml", "Dockerfile", "Makefile")),
+    *(
+        path
+        for room in ROOMS
+        for path in sorted((ROOT / room).rglob("*"))
+        if path.suffix in {".py", ".md", ".yml", ".toml", ".ini", ".service", ".tmpl", ".html", ".js", ".sql", ".json"}
+    ),
+]
 
 
 def names(paths):
@@ -54,18 +67,29 @@ def test_links_to_files_lead_somewhere(path):
     assert [target for target in targets if not (path.parent / unquote(target)).exists()] == []
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=names(DOCUMENTS))
-def test_variables_that_documents_name_exist(path):
-    # Families (`LOBS_*`), secrets from files, and what provisioning is told by `up` are not settings of their own.
-    known = SETTINGS | RUNNER_VARIABLES | {f"{name}_FILE" for name in SETTINGS}
-    provisioned = set(re.findall(r"LOBS_[A-Z_]+", "\n".join(_provisioning())))
-    found = set(re.findall(r"LOBS_[A-Z_]*[A-Z]", path.read_text(encoding="utf-8")))
-    assert found - known - provisioned == set()
+def test_variables_that_any_text_names_exist():
+    """Documents, messages, runbooks, units and the compose file: what they tell people to set can be set."""
+    known = VARIABLES | RUNNER_VARIABLES | {f"LOBS_{name.upper()}_FILE" for name in SECRETS}
+    # What `up` and compose tell Grafana, whose configuration reads it.
+    grafana = {name for path in (ROOT / "provisioning" / "grafana").rglob("*.*") for name in _variables(path)}
+    assert all(name.startswith("LOBS_GRAFANA_") for name in grafana)
+    unknown = {(str(path.relative_to(ROOT)), name) for path in TEXTS for name in _variables(path) - known - grafana}
+    assert unknown == set()
 
 
-def _provisioning():
-    files = [*(ROOT / "provisioning").rglob("*"), ROOT / "docker-compose.yml"]
-    return [path.read_text(encoding="utf-8") for path in files if path.is_file()]
+def _variables(path):
+    return set(re.findall(r"LOBS_[A-Z_]*[A-Z]", path.read_text(encoding="utf-8")))
+
+
+def test_switches_are_written_as_the_table_of_settings_has_them():
+    switches = "|".join(name.upper() for name, field in Settings.model_fields.items() if field.annotation is bool)
+    written = {
+        (str(path.relative_to(ROOT)), value)
+        for path in TEXTS
+        for value in re.findall(rf"LOBS_(?:{switches})(?:=|: ?)[\"'`]?(\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert {value for _, value in written} <= {"true", "false"}, written
+    assert written
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=names(DOCUMENTS))
