@@ -19,7 +19,8 @@ Tasks, operations and live updates of OpenClaw gateways, and the figures that th
 
 **Errors** are `application/problem+json`: `code` for programs, `field` for the place, `detail` for people.
 
-**Times** are ISO 8601 with a zone (`2026-01-29T10:00:00Z`); durations are milliseconds; money is US dollars.
+**Times** are ISO 8601 with a zone (`2026-01-29T10:00:00Z`); durations are milliseconds; money is US dollars, a number
+with 15 exact digits that is never rounded to cents (SQL and `lobservatory scan --json` have every digit).
 
 **Live.** Four connections, which do not carry the same:
 

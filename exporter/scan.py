@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
-from decimal import ROUND_HALF_EVEN, Decimal, localcontext
+from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -40,7 +40,6 @@ from openclaw.stores import (
 )
 from store.rows import ModelCall, Position
 
-_CENTS_OF_CENTS = Decimal("0.00000001")
 TOKEN_CLASSES = ("input", "output", "cache_read", "cache_write", "reasoning")
 
 Progress = Callable[[int, int], None]  # bytes or rows done, in all
@@ -124,11 +123,11 @@ class ScanResult:
         return not any(problem.fatal for problem in self.problems)
 
     def as_json(self) -> dict[str, Any]:
-        """The documented keys. Money is a Decimal, rounded to 1e-8."""
+        """The documented keys. Money is a Decimal with all its digits."""
         return {
             "calls": self.total.calls,
             "tokens": dict(zip(TOKEN_CLASSES, self.total.tokens, strict=True)),
-            "cost_usd": {"billed": money(self.total.billed), "equivalent": money(self.total.equivalent)},
+            "cost_usd": {"billed": _money(self.total.billed), "equivalent": _money(self.total.equivalent)},
             "unpriced_calls": self.unpriced_calls,
             "duplicates": self.duplicates,
             "rejected": dict(sorted(self.rejected.items())),
@@ -149,10 +148,9 @@ class ScanResult:
         }
 
 
-def money(value: Decimal) -> Decimal:
-    """Rounded to 1e-8 US dollars, without an exponent and without needless zeros."""
-    rounded = value.quantize(_CENTS_OF_CENTS, rounding=ROUND_HALF_EVEN, context=EXACT).normalize(EXACT)
-    return Decimal(format(rounded, "f"))
+def _money(value: Decimal) -> Decimal:
+    """The same value without needless zeros."""
+    return Decimal(format(value.normalize(EXACT), "f"))
 
 
 def _groups(groups: Mapping[str, Group]) -> dict[str, Any]:
@@ -160,7 +158,7 @@ def _groups(groups: Mapping[str, Group]) -> dict[str, Any]:
         name: {
             "calls": group.calls,
             "tokens": dict(zip(TOKEN_CLASSES, group.tokens, strict=True)),
-            "cost_usd": money(group.billed),
+            "cost_usd": _money(group.billed),
         }
         for name, group in sorted(groups.items())
     }

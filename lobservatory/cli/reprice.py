@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lobservatory.cli.scan import new_table, plain, since_instant
 from lobservatory.errors import UserError
+from lobservatory.wording import counted, dollars
 
 if TYPE_CHECKING:
     from exporter.accounting import PriceBook
@@ -104,21 +105,17 @@ def _print(changes: Sequence[Change], *, dry_run: bool, unpriced: bool) -> None:
         table.add_row(
             f"{plain(change.provider)}/{plain(change.model)}\n  {meaning[change.treatment]}",
             f"{change.calls:,}",
-            _money(change.old_usd),
-            _money(change.new_usd),
-            _money(change.new_usd - change.old_usd, sign="+"),
+            dollars(change.old_usd),
+            dollars(change.new_usd),
+            dollars(change.new_usd - change.old_usd, sign="+"),
         )
     Console(highlight=False).print(table)
     said = [("equivalent", "equivalent"), *([("unpriced", "billed, had no price")] if unpriced else [])]
     for treatment, words in said:
         applying = [change for change in changes if change.treatment == treatment]
         calls = sum(one.calls for one in applying)
-        money = _money(sum((one.new_usd - one.old_usd for one in applying), Decimal(0)), sign="+")
+        money = dollars(sum((one.new_usd - one.old_usd for one in applying), Decimal(0)), sign="+")
         if dry_run:
-            typer.echo(f"dry run, nothing was changed: {calls:,} calls ({words}) would change by US$ {money}")
+            typer.echo(f"dry run, nothing was changed: {counted(calls, 'call')} ({words}) would change by US$ {money}")
         else:
-            typer.echo(f"{calls:,} calls ({words}) changed by US$ {money}; counters stay as they are")
-
-
-def _money(amount: Decimal, *, sign: str = "") -> str:
-    return format(amount.quantize(Decimal("1e-6"), rounding=ROUND_HALF_EVEN), f"{sign},f")
+            typer.echo(f"{counted(calls, 'call')} ({words}) changed by US$ {money}; counters stay as they are")

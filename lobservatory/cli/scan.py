@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from lobservatory import given
 from lobservatory.errors import UserError
+from lobservatory.wording import counted, dollars
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -162,15 +163,16 @@ def _print(directory: Path, result: ScanResult) -> None:
     from rich.console import Console  # noqa: PLC0415 - only for people
     from rich.table import Table  # noqa: PLC0415 - as above
 
-    from exporter.scan import TOKEN_CLASSES, money  # noqa: PLC0415 - as above
+    from exporter.scan import TOKEN_CLASSES  # noqa: PLC0415 - as above
 
     console = Console(highlight=False)
     total = result.total
     facts = Table.grid(padding=(0, 2))
     facts.add_row("state directory", str(directory))
-    facts.add_row("cost, billed", f"${money(total.billed):,f}")
-    facts.add_row("cost, equivalent", f"${money(total.equivalent):,f}  (list price of what a subscription covers)")
-    facts.add_row("model calls", f"{total.calls:,}  ({_counts(result.outcomes)})")
+    facts.add_row("cost, billed", f"${dollars(total.billed)}")
+    facts.add_row("cost, equivalent", f"${dollars(total.equivalent)}  (list price of what a subscription covers)")
+    outcomes = f"  ({_counts(result.outcomes)})" if total.calls else ""
+    facts.add_row("model calls", f"{total.calls:,}{outcomes}")
     for name, tokens in zip(TOKEN_CLASSES, total.tokens, strict=True):
         note = "  (a part of output)" if name == "reasoning" else ""
         facts.add_row(f"tokens, {name.replace('_', ' ')}", f"{tokens:,}{note}")
@@ -179,7 +181,12 @@ def _print(directory: Path, result: ScanResult) -> None:
     facts.add_row("duplicates", f"{result.duplicates:,}  (copies of calls, counted once)")
     facts.add_row("rejected", _counts(result.rejected) or "0")
     for store, counts in result.sources.items():
-        facts.add_row(f"read, {store}", f"{counts.files:,} files, {counts.entries:,} entries, {counts.bytes:,} bytes")
+        read = (
+            counted(counts.files, "file"),
+            counted(counts.entries, "entry", "entries"),
+            counted(counts.bytes, "byte"),
+        )
+        facts.add_row(f"read, {store}", ", ".join(read))
     console.print(facts)
     for title, groups in (
         ("model", result.by_model),
@@ -187,7 +194,8 @@ def _print(directory: Path, result: ScanResult) -> None:
         ("kind", result.by_kind),
         ("day", result.by_day),
     ):
-        console.print(_table(title, groups, by_name=title == "day"))
+        if groups:
+            console.print(_table(title, groups, by_name=title == "day"))
     tools = new_table(("tool", "calls", "errors", "other exit status"))
     for name, tool in sorted(result.tools.items(), key=lambda item: (-item[1].calls, item[0])):
         tools.add_row(plain(name), f"{tool.calls:,}", f"{tool.errors:,}", f"{tool.nonzero_exits:,}")
@@ -198,7 +206,7 @@ def _print(directory: Path, result: ScanResult) -> None:
 
 
 def _table(title: str, groups: dict[str, Group], *, by_name: bool) -> Table:
-    from exporter.scan import TOKEN_CLASSES, money  # noqa: PLC0415 - only for people
+    from exporter.scan import TOKEN_CLASSES  # noqa: PLC0415 - only for people
 
     classes = TOKEN_CLASSES[:-1]  # reasoning is a part of output
     table = new_table((title, "calls", *(name.replace("_", " ") for name in classes), "US$"))
@@ -206,7 +214,7 @@ def _table(title: str, groups: dict[str, Group], *, by_name: bool) -> Table:
     for name in names:
         group = groups[name]
         tokens = (f"{number:,}" for number in group.tokens[: len(classes)])
-        table.add_row(plain(name), f"{group.calls:,}", *tokens, f"{money(group.billed):,.6f}")
+        table.add_row(plain(name), f"{group.calls:,}", *tokens, dollars(group.billed))
     return table
 
 

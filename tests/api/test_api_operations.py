@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 import pytest
 
@@ -124,6 +126,16 @@ async def test_token_figures_are_exact(client):
     assert answer.json()["metrics"]["tokens"] == tokens
     got = (await client.get(f"/api/operations/{operation['id']}")).json()
     assert round(got["metrics"]["tokens"]["cost"], 6) == 0.012345
+
+
+@pytest.mark.req("S0-5")
+@pytest.mark.parametrize("cost", ["0.000000000001", "0.123456789012", "123456.123456789", "999999999.123456"])
+async def test_money_of_the_api_has_fifteen_digits(client, cost):
+    operation = await post(client)
+    tokens = {"prompt": 1, "completion": 1, "total": 2, "cost": float(cost), "model": "m"}
+    await patch(client, operation, "/metrics", tokens=tokens)
+    text = (await client.get(f"/api/operations/{operation['id']}")).text
+    assert json.loads(text, parse_float=Decimal)["metrics"]["tokens"]["cost"] == Decimal(cost)
 
 
 @pytest.mark.req("S0-7")

@@ -178,13 +178,13 @@ async def test_billed_calls_get_the_price_that_they_lacked_only_when_asked_for(b
     prices(books.own, more=["new"])
 
     shown = await books.run("--since", SINCE, "--unpriced", "--dry-run")
-    assert "1 calls (equivalent) would change by US$ +1.201000" in shown.output
-    assert "1 calls (billed, had no price) would change by US$ +1.201000" in shown.output
+    assert "1 call (equivalent) would change by US$ +1.201000" in shown.output
+    assert "1 call (billed, had no price) would change by US$ +1.201000" in shown.output
     assert "billed, had no price: the new price applies" in " ".join(shown.output.split())
     assert books.rows() == before
 
     done = await books.run("--since", SINCE, "--unpriced")
-    assert "1 calls (billed, had no price) changed by US$ +1.201000" in done.output
+    assert "1 call (billed, had no price) changed by US$ +1.201000" in done.output
     after = books.rows()
     assert after["unpriced"] == (Decimal("1.201"), "priced", "a test@2026-11-21")
     kept = before.keys() - {"unpriced", "equivalent-unpriced"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 from decimal import Decimal
 
@@ -94,10 +95,49 @@ def test_since_and_zone(run, state, since, zone, calls):
 def test_tables_show_the_totals_and_no_escape_of_a_name(run, state):
     done = run(state)
     assert done.exit_code == 0
-    assert "$0.10000001" in done.stdout
+    assert "$0.100000 " in done.stdout
     assert "[red]m" in done.stdout
     assert "\x1b" not in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
+
+
+# Sums that end in a 5 behind the sixth decimal, and sums that rounding twice or rounding each call would change.
+SUMS = {
+    "0.0000005": (["0.0000005"], "0.000000"),
+    "0.0000015": (["0.0000005"] * 3, "0.000002"),
+    "0.00000249995": (["0.00000249995"], "0.000002"),
+    "0.0000025000000001": (["0.0000025", "0.0000000000000001"], "0.000003"),
+    "0.00040000049": (["0.0000001"] * 4_000 + ["0.00000000049"], "0.000400"),
+    "345.1234565": (["345", "0.1234565"], "345.123456"),
+}
+
+
+@pytest.mark.parametrize("exact", SUMS)
+def test_a_sum_keeps_its_digits_and_is_rounded_once_for_people(run, tmp_path, exact):
+    costs, shown = SUMS[exact]
+    entries = [call(f"c{number}", cost=cost) for number, cost in enumerate(map(float, costs))]
+    directory = build(tmp_path / "state", [BuiltSession("a", [header("a"), *entries])], "jsonl")
+    answer = json.loads(run(directory, "--json").stdout, parse_float=Decimal)
+    assert answer["cost_usd"]["billed"] == sum(map(Decimal, costs)) == Decimal(exact)
+    for groups in ("by_model", "by_agent", "by_kind", "by_day"):
+        assert [group["cost_usd"] for group in answer[groups].values()] == [Decimal(exact)]
+    # The line at the top, and the column of each of the four tables.
+    assert re.findall(r"\d[\d,]*\.\d+", run(directory).stdout) == [shown, "0.000000", *[shown] * 4]
+
+
+def test_nothing_at_all_is_shown_without_empty_words(run, tmp_path):
+    (tmp_path / "state").mkdir()
+    lines = [line.strip() for line in run(tmp_path / "state").stdout.splitlines()]
+    assert "model calls            0" in lines
+    assert not [line for line in lines if "()" in line or "US$" in line]
+
+
+def test_one_of_a_thing_is_one(run, tmp_path):
+    failed = call("1", cost=0, stop="error")
+    directory = build(tmp_path / "state", [BuiltSession("a", [failed])], "jsonl")
+    text = run(directory).stdout
+    assert re.search(r"model calls +1  \(1 error\) *\n", text)
+    assert re.search(r"read, jsonl +1 file, 1 entry, [\d,]+ bytes *\n", text)
 
 
 @pytest.mark.parametrize("option", [("--since", "last week"), ("--since", "2026-13-01"), ("--tz", "Mars/Base")])
