@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lobservatory import settings as settings_module
 from lobservatory.errors import UserError
+
+if TYPE_CHECKING:
+    from store.auth import Token
 
 app = typer.Typer(help="Make, list and revoke tokens of the API.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -30,14 +33,16 @@ def create(
     gateway: Annotated[list[str] | None, typer.Option(help="Only this gateway; may be repeated.")] = None,
     days: Annotated[int, typer.Option(min=0, max=3650, help="It expires after so many days; 0: never.")] = 365,
 ) -> None:
-    """Make a token and print it: this once, and stored nowhere."""
+    """Make a token and print it: this once, and stored nowhere. Its id goes to stderr, for `token revoke`."""
     from lobservatory.runner import tokens  # noqa: PLC0415 - `--help` needs no database
 
     if not 0 < len(name) <= 200 or not name.isprintable():  # noqa: PLR2004 - as the API has it
         raise UserError("token create: the name must have 1 to 200 printable characters")
     order = list(Scope)
     held = [one.value for one in order[: order.index(scope) + 1]]
-    typer.echo(tokens.create(settings_module.load(), name, held, gateway or None, days))
+    row, value = tokens.create(settings_module.load(), name, held, gateway or None, days)
+    typer.echo(f"token create: {row.id}, {_end(row)}; `lobservatory token revoke {row.id}` ends it", err=True)
+    typer.echo(value)
 
 
 @app.command("list")
@@ -46,11 +51,16 @@ def list_() -> None:
     from lobservatory.runner import tokens  # noqa: PLC0415
 
     for row in tokens.every(settings_module.load()):
-        end = "revoked" if row.revoked_at else f"until {row.expires_at:%Y-%m-%d}" if row.expires_at else "no end"
         used = f"used {row.last_used_at:%Y-%m-%d %H:%M}Z" if row.last_used_at else "never used"
         scope = row.scopes[-1] if row.scopes else "none"
         gateways = "all gateways" if row.gateways is None else ",".join(row.gateways)
-        typer.echo(f"{row.id}\t{row.name}\t{scope}\t{gateways}\t{end}\t{used}")
+        typer.echo(f"{row.id}\t{row.name}\t{scope}\t{gateways}\t{_end(row)}\t{used}")
+
+
+def _end(row: Token) -> str:
+    if row.revoked_at:
+        return "revoked"
+    return f"until {row.expires_at:%Y-%m-%d}" if row.expires_at else "no end"
 
 
 @app.command()

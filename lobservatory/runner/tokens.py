@@ -23,11 +23,13 @@ _CONNECT_SECONDS = 10
 _Answer = TypeVar("_Answer")
 
 
-def create(settings: Settings, name: str, scopes: Sequence[str], gateways: Sequence[str] | None, days: int) -> str:
-    """The value of a new token; `days` 0: it does not expire. Raises UserError."""
+def create(
+    settings: Settings, name: str, scopes: Sequence[str], gateways: Sequence[str] | None, days: int
+) -> tuple[auth.Token, str]:
+    """A new token and its value; `days` 0: it does not expire. Raises UserError."""
     value = "lobs_" + secrets.token_urlsafe(32)
 
-    async def make(connection: Connection) -> None:
+    async def make(connection: Connection) -> auth.Token:
         row = await auth.insert_token(
             connection,
             token_id="token_" + secrets.token_hex(8),
@@ -42,9 +44,9 @@ def create(settings: Settings, name: str, scopes: Sequence[str], gateways: Seque
         await auth.audit(
             connection, phase="succeeded", actor=_ACTOR, action="token.create", target=row.id, detail=detail
         )
+        return row
 
-    _in_transaction(settings, make)
-    return value
+    return _in_transaction(settings, make), value
 
 
 def every(settings: Settings) -> list[auth.Token]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 
 import psycopg
 import pytest
@@ -27,13 +28,13 @@ def run(monkeypatch, postgres_dsn, tmp_path):
         done = CliRunner().invoke(app, ["token", *arguments])
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
-        return done.output.strip()
+        return done.stdout.strip(), done.stderr.strip()
 
     return call
 
 
 def test_a_token_is_printed_once_and_its_hash_is_kept(run, postgres_dsn):
-    value = run("create", "grafana", "--scope", "write", "--gateway", "home", "--days", "0")
+    value, told = run("create", "grafana", "--scope", "write", "--gateway", "home", "--days", "0")
     with psycopg.connect(postgres_dsn) as connection:
         row = connection.execute("SELECT id, sha256, scopes, gateways, expires_at FROM lobs.tokens").fetchone()
         audited = connection.execute("SELECT action, actor, detail::text FROM lobs.audit_log").fetchall()
@@ -41,10 +42,11 @@ def test_a_token_is_printed_once_and_its_hash_is_kept(run, postgres_dsn):
     assert row[2:] == (["read", "write"], ["home"], None)
     assert [one[:2] for one in audited] == [("token.create", "command line")]
     assert value not in str(audited)
-    listed = run("list")
+    assert told == f"token create: {row[0]}, no end; `lobservatory token revoke {row[0]}` ends it"
+    listed, _ = run("list")
     assert listed == f"{row[0]}\tgrafana\twrite\thome\tno end\tnever used"
-    assert run("revoke", row[0]) == f"{row[0]} is revoked"
-    assert run("list").split("\t")[4] == "revoked"
+    assert run(*told.split("`")[1].split()[2:]) == (f"{row[0]} is revoked", "")
+    assert run("list")[0].split("\t")[4] == "revoked"
 
 
 def test_mistakes_are_one_clear_line(run, monkeypatch, tmp_path):
@@ -65,4 +67,6 @@ def test_the_embedded_database_is_found(run, monkeypatch, postgres_dsn):
     folder = load().data_dir / "run"
     folder.mkdir(parents=True)
     (folder / "database_url").write_text(postgres_dsn + "\n")
-    assert run("create", "script").startswith("lobs_")
+    value, told = run("create", "script")
+    assert re.fullmatch(r"lobs_\S+", value), "a script that captures stdout has the token and nothing else"
+    assert re.match(r"token create: token_\w+, until \d{4}-\d\d-\d\d; ", told)
