@@ -7,6 +7,7 @@ instant is never touched.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import urllib.parse
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from lobservatory.errors import UserError
+from lobservatory.wording import counted
 
 if TYPE_CHECKING:
     from exporter.registry import Registry
@@ -36,6 +39,7 @@ Key = tuple[str, tuple[str, ...]]  # metric, label values in the order of the ca
 
 BLOCK: Final = timedelta(hours=162)  # the longest that promtool makes in one piece without asking for more
 STEP: Final = timedelta(minutes=15)
+_MARK: Final = "lobservatory-backfill"  # a file in each of our blocks, which Prometheus leaves alone; the gateway
 _ZERO: Final = Decimal(0)
 _ASK_SECONDS: Final = 30
 _PROMTOOL_SECONDS: Final = 600  # for one block
@@ -78,20 +82,27 @@ def backfill(
         prometheus or f"http://{settings.prometheus_listen}",
         since=start,
     )
-    typer.echo(f"backfill: {blocks} blocks with {samples} samples; Prometheus finds them within a minute")
+    made = f"{counted(blocks, 'block')} with {counted(samples, 'sample')}"
+    typer.echo(f"backfill: {made}; Prometheus finds {'it' if blocks == 1 else 'them'} within a minute")
 
 
 def run(settings: Settings, into: Path, address: str, *, since: datetime | None = None) -> tuple[int, int]:
     """Blocks and samples written into Prometheus' data directory: all of them or none. Raises UserError."""
+    promtool = _promtool()
+    if not into.is_dir():
+        raise UserError(f"backfill: {into} is no directory: give Prometheus' data directory with --into")
+    with _alone(into):
+        return _filled(settings, promtool, into, address, since)
+
+
+def _filled(settings: Settings, promtool: Path, into: Path, address: str, since: datetime | None) -> tuple[int, int]:
     import psycopg  # noqa: PLC0415 - `--help` does not wait for it
 
     from lobservatory.runner.access import database_url  # noqa: PLC0415 - as above
     from store import history  # noqa: PLC0415 - as above
 
-    promtool = _promtool()
-    if not into.is_dir():
-        raise UserError(f"backfill: {into} is no directory: give Prometheus' data directory with --into")
     url, gateway = database_url(settings), settings.gateway_name
+    _refuse_again(into, gateway)
     scraped = asked(address, gateway, str(settings.metrics_listen))
     try:
         with psycopg.connect(url, connect_timeout=10) as connection:
@@ -115,9 +126,45 @@ def run(settings: Settings, into: Path, address: str, *, since: datetime | None 
     except psycopg.Error as error:
         raise UserError(f"backfill: {str(error).strip().splitlines()[0]}") from error
     try:
-        return _blocks(promtool, counters.samples(first, last), into, scraped.target)
+        return _blocks(promtool, counters.samples(first, last), into, scraped.target, gateway)
     except OSError as error:
         raise UserError(f"backfill: {into} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def _alone(into: Path) -> Iterator[None]:
+    """Raises UserError while another one fills the same directory. The kernel gives the lock back, also on kill -9."""
+    try:
+        descriptor = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(f"backfill: {into} cannot be read: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UserError(f"backfill: another one writes into {into} just now: wait for its end") from error
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_again(into: Path, gateway: str) -> None:
+    """Raises UserError when blocks of an earlier backfill are there, which Prometheus may not have loaded yet.
+
+    Once it has, it may compact them into others that nobody can tell from its own: then its answers tell (`asked`).
+    """
+    ours = sorted(path.parent.name for path in into.glob(f"*/{_MARK}") if _reads(path) == gateway)
+    if ours:
+        raise UserError(
+            f"backfill: {into} has {counted(len(ours), 'block')} of an earlier one already ({', '.join(ours)}): "
+            "to make them anew, stop Prometheus and delete them first"
+        )
+
+
+def _reads(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""  # Prometheus has removed the block meanwhile
 
 
 class Counters:
@@ -157,7 +204,11 @@ class Counters:
 
 
 def _blocks(
-    promtool: Path, samples: Iterable[tuple[Key, list[tuple[datetime, Decimal]]]], into: Path, target: Mapping[str, str]
+    promtool: Path,
+    samples: Iterable[tuple[Key, list[tuple[datetime, Decimal]]]],
+    into: Path,
+    target: Mapping[str, str],
+    gateway: str,
 ) -> tuple[int, int]:
     written = 0
     with tempfile.TemporaryDirectory(prefix="backfill-", dir=into) as name:
@@ -175,6 +226,8 @@ def _blocks(
             text.write_text(_with_types(pieces.pop(number)), encoding="utf-8")
             _run(promtool, text, made)
         blocks = [path for path in sorted(made.iterdir()) if (path / "meta.json").is_file()]
+        for block in blocks:
+            (block / _MARK).write_text(gateway, encoding="utf-8")
         for block in blocks:
             block.rename(into / block.name)
     return len(blocks), written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -47,6 +48,19 @@ async def scraped(server):
             await asyncio.sleep(0.2)
 
 
+def refused_until_deleted(settings, data, url, made):
+    """At once again, while Prometheus has not loaded the blocks: the same samples would lie there twice."""
+    marked = sorted(path.parent.name for path in data.glob("*/lobservatory-backfill"))
+    assert len(marked) == made[0]
+    with pytest.raises(UserError, match=f"has {made[0]} blocks of an earlier one already .*{marked[0]}"):
+        backfill.run(settings, data, url)
+    with pytest.raises(UserError, match="there are no calls of gateway 'other'"):  # it has a history of its own
+        backfill.run(settings.model_copy(update={"gateway_name": "other"}), data, url)
+    for name in marked:
+        shutil.rmtree(data / name)
+    assert backfill.run(settings, data, url) == made
+
+
 @pytest.mark.req("P-17")
 async def test_the_days_before_prometheus_are_those_of_sql(lab, tmp_path, postgres_dsn, promtool):
     history = lab.transcript()
@@ -67,6 +81,7 @@ async def test_the_days_before_prometheus_are_those_of_sql(lab, tmp_path, postgr
             blocks, samples = await asyncio.to_thread(backfill.run, settings, folder / "tsdb", server.url)
             first = backfill.asked(server.url, "g", "").first
             assert first is not None
+            await asyncio.to_thread(refused_until_deleted, settings, folder / "tsdb", server.url, (blocks, samples))
     assert blocks >= 2
     assert samples > 1_000
     metas = [json.loads(path.read_text()) for path in (folder / "tsdb").glob("*/meta.json")]
@@ -112,9 +127,19 @@ async def test_the_days_before_prometheus_are_those_of_sql(lab, tmp_path, postgr
             ).fetchall()
         )
         assert {name: value + late.get(name, 0) for name, value in before.items()} == scraped_total
-        # A second time would write the same samples again.
+        # Also when Prometheus has made other blocks of ours.
+        for path in (folder / "tsdb").glob("*/lobservatory-backfill"):
+            path.unlink()
         with pytest.raises(UserError, match="it was backfilled"):
             backfill.run(settings, folder / "tsdb", server.url)
+
+
+def test_two_at_once_are_refused(tmp_path):
+    refused = pytest.raises(UserError, match=f"another one writes into {tmp_path} just now")
+    with backfill._alone(tmp_path), refused, backfill._alone(tmp_path):
+        pass
+    with backfill._alone(tmp_path):
+        pass
 
 
 async def test_what_is_missing_is_said_in_one_line(lab, tmp_path, postgres_dsn, monkeypatch, promtool):
