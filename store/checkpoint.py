@@ -117,7 +117,8 @@ class CheckpointLedger:
             await asyncio.wait([work])
             raise
         except (sqlite3.OperationalError, sqlite3.DatabaseError, OSError) as error:
-            raise LedgerUnavailableError(f"{self.path}: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise LedgerUnavailableError(f"{self.path}: {reason}") from error
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:

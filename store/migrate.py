@@ -21,6 +21,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import parse_uri
 from yoyo.migrations import Migration, MigrationList
 
+from lobservatory.wording import counted
 from store import alert_rules
 
 _FOLDER = Path(__file__).parent / "migrations"
@@ -114,7 +115,7 @@ def check_schema(dsn: str) -> SchemaState:
     missing = [name for name in state.pending if not name.startswith("timescale/")]
     if missing:
         raise MigrateError(
-            f"the database lacks {len(missing)} migrations (next: {missing[0]}): run lobservatory migrate"
+            f"the database lacks {counted(len(missing), 'migration')} (next: {missing[0]}): run lobservatory migrate"
         )
     return state
 

@@ -86,7 +86,7 @@ def test_a_schema_newer_than_known_is_refused(postgres_owner_dsn, postgres_dsn):
 def test_a_schema_older_than_needed_is_refused(postgres_owner_dsn, postgres_dsn):
     with psycopg.connect(postgres_owner_dsn, autocommit=True) as connection:
         connection.execute("DELETE FROM lobs_migrations._yoyo_migration WHERE migration_id LIKE '0008%'")
-    with pytest.raises(MigrateError, match=r"lacks 1 migrations.*lobservatory migrate"):
+    with pytest.raises(MigrateError, match=r"lacks 1 migration .*lobservatory migrate"):
         check_schema(postgres_dsn)
 
 
