@@ -149,7 +149,20 @@ def test_every_row_that_a_test_names_exists():
         [sys.executable, "-m", "tests.requirements"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-300:]
-    assert "of 111 rows have a test" in done.stdout
+
+
+# Rows that no test proves yet. One that gets a test leaves this list; none may join it.
+NOT_PROVED = {
+    *("S0-19", "S0-20", "S1-22", "S1-23", "S1-24", "S1-25", "S1-26", "S1-27", "S1-28", "S2-16"),
+    *("S3-13", "S3-14", "S3-15", "S4-26", "S4-27", "S4-28"),
+    *(f"P-{number}" for number in range(21, 35)),
+}
+
+
+def test_the_rows_that_no_test_proves_are_known():
+    wanted = requirements.rows((ROOT / "docs" / "requirements.md").read_text(encoding="utf-8"))
+    found = requirements.coverage(ROOT / "tests")
+    assert set(wanted) - set(found) == NOT_PROVED, "take the rows that have a test now out of NOT_PROVED"
 
 
 def test_every_dependency_is_explained():
