@@ -544,5 +544,6 @@ def main_or_exit() -> Settings:
     try:
         return load()
     except SettingsError as error:
-        print(f"lobservatory: {error}", file=sys.stderr)  # noqa: T201 - before logging is set up
+        for line in str(error).splitlines():
+            print(f"lobservatory: {line}", file=sys.stderr)  # noqa: T201 - before logging is set up
         raise SystemExit(2) from None

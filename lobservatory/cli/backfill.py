@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from lobservatory.errors import UserError
+from lobservatory.given import is_file, path_of
 from lobservatory.wording import counted
 
 if TYPE_CHECKING:
@@ -265,8 +266,11 @@ def _number(value: Decimal) -> str:
 
 def _promtool() -> Path:
     beside = os.environ.get("LOBS_PROMETHEUS_BIN", "")
-    found = (Path(beside).expanduser().parent / "promtool") if beside else None
-    if found is not None and found.is_file():
+    try:
+        found = path_of(beside).parent / "promtool" if beside else None
+    except ValueError as error:
+        raise UserError(f"LOBS_PROMETHEUS_BIN: {error}") from error
+    if found is not None and is_file(found):
         return found
     on_path = shutil.which("promtool")
     if on_path is None:

@@ -142,7 +142,10 @@ def _ask(url: str, body: Any = None, who: str = "Alertmanager") -> Any:
     except urllib.error.HTTPError as error:
         raise UserError(f"alert-test: {url} answered {error.code}: is that {who}?") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"alert-test: {who} does not answer at {url}: {error}; start it with `make up`") from error
+        # What urllib raises wraps the system's own error, which has the words.
+        cause = getattr(error, "reason", error)
+        reason = getattr(cause, "strerror", None) or cause
+        raise UserError(f"alert-test: {who} does not answer at {url}: {reason}; start it with `make up`") from error
     try:
         return json.loads(text)
     except ValueError:

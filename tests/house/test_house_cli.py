@@ -66,6 +66,22 @@ MISTAKES = [
     (("up",), {"LOBS_PROMETHEUS_BIN": "/nowhere"}, "LOBS_PROMETHEUS_BIN: /nowhere is no program"),
     (("up",), {"LOBS_DATA_DIR": "/proc/lobs"}, "LOBS_DATA_DIR: /proc/lobs cannot be made"),
     (("doctor",), {"LOBS_GATEWAY_URL": "http://x"}, "LOBS_GATEWAY_URL: 'http://x' is not a WebSocket URL"),
+    (("doctor",), {"LOBS_CONFIG_FILE": "~nobody-here/x"}, "LOBS_CONFIG_FILE: '~nobody-here/x' begins with a user who"),
+    (
+        ("backfill",),
+        {"LOBS_PROMETHEUS_BIN": "~nobody-here/x"},
+        "LOBS_PROMETHEUS_BIN: '~nobody-here/x' begins with a us",
+    ),
+    (
+        ("scan",),
+        {"LOBS_PRICES_FILE": "/nowhere", "LOBS_STATE_DIR": "."},
+        "LOBS_PRICES_FILE: /nowhere cannot be read: No ",
+    ),
+    (
+        ("alert-test", "--alertmanager", "http://127.0.0.1:1"),
+        {},
+        "alert-test: Alertmanager does not answer at http://127.0.0.1:1/api/v2/status: Connection refused; start it",
+    ),
     (("migrate",), {}, "migrate: no database is configured"),
     (("openapi", "-o", "/nowhere/x"), {}, "--output: /nowhere/x cannot be written"),
     (("docs", "nowhere"), {}, "nowhere: there is no such directory"),
@@ -79,6 +95,23 @@ def test_a_mistake_is_one_line_and_a_status(arguments, environment, line, tmp_pa
     assert done.stderr.startswith(f"lobservatory: {line}"), done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stdout + done.stderr
+
+
+PROGRAMS = [[str(PROGRAM), "up"], *([sys.executable, "-P", "-m", name] for name in ("exporter", "api"))]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=["up", "exporter", "api"])
+def test_two_mistakes_are_two_lines_of_each_program(program, tmp_path):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LOBS_", "OPENCLAW_"))}
+    environment = {**clean, "HOME": str(tmp_path), "LOBS_COMMANDS": "maybe", "LOBS_API_LISTEN": "8787"}
+    done = subprocess.run(
+        program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "lobservatory: LOBS_API_LISTEN: '8787' is not host:port, for example 127.0.0.1:8787",
+        "lobservatory: LOBS_COMMANDS: 'maybe' is not true or false, for example true",
+    ]
 
 
 def test_a_wrong_database_is_one_line_without_its_password(tmp_path):
