@@ -430,10 +430,17 @@ class Exporter:
     def _render(self, text_format: Format, prometheus: bool) -> str:  # noqa: FBT001 - the server's contract
         return self.registry.render(text_format, prometheus=prometheus)
 
+    @property
+    def _database_up(self) -> bool | None:
+        """None before it was tried."""
+        if self.ingest is not None:
+            return self.ingest.status.ledger_up
+        return False if "database" in self._complaints else None
+
     def health(self) -> Mapping[str, Any]:
         """Plain facts for `/healthz` and the landing page."""
         status = self.ingest.status if self.ingest is not None else None
-        database = "up" if status is not None and status.ledger_up else "down"
+        database = {True: "up", False: "down", None: "unknown"}[self._database_up]
         return {
             "version": self._version,
             "gateway": self._gateway,
@@ -454,9 +461,8 @@ class Exporter:
             times = self._process.cpu_times()
             yield Sample("lobservatory_resident_memory_bytes", (), self._process.memory_info().rss)
             yield Sample("lobservatory_cpu_seconds_total", (), times.user + times.system)
-        if self._dsn:
-            up = self.ingest is not None and self.ingest.status.ledger_up
-            yield Sample("lobservatory_database_up", (), float(up))
+        if self._dsn and self._database_up is not None:
+            yield Sample("lobservatory_database_up", (), float(self._database_up))
         if self.ingest is not None:
             yield from self.ingest.samples()
             return

@@ -71,6 +71,7 @@ class OperationsFeed:
         self, gateway: str, pool: Pool | None, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
         self.tracker = RunTracker(gateway)
+        self.looked = False  # whether a list of sessions was gone through
         self.dropped = 0
         self.traces: Traces | None = None
         self._gateway = gateway
@@ -111,7 +112,12 @@ class OperationsFeed:
 
     def sessions_listed(self, listed: Sequence[Mapping[str, Any]], asked_at: datetime) -> None:
         """A listener for the collector `sessions`."""
-        self._put(lambda: self.tracker.sessions(listed, asked_at, self._now()))
+
+        def derive() -> Derived:
+            self.looked = True
+            return self.tracker.sessions(listed, asked_at, self._now())
+
+        self._put(derive)
 
     def cron_listed(self, names: Mapping[str, str], runs: Sequence[Mapping[str, Any]]) -> None:
         """A listener for the collector `cron`."""
@@ -327,7 +333,7 @@ class GatewayWatch:
                     gateway,
                     records,
                     interval=interval,
-                    alive=lambda: client.state == "connected",
+                    alive=lambda: client.connected,
                     save=self._saver(rows.save_subagent_runs),
                 )
             )

@@ -119,7 +119,7 @@ class Status:
     first_scan: str = "waiting"  # waiting, running, done
     looked: bool = False  # all sources were read in this life: what lies in the stores is counted
     progress: float = 0.0
-    ledger_up: bool = False
+    ledger_up: bool | None = None  # None: not tried yet
     files: dict[str, int] = field(default_factory=dict)
     lag: dict[str, int] = field(default_factory=dict)
     newest: dict[str, float] = field(default_factory=dict)

@@ -159,6 +159,7 @@ class RunTracker:
                 if step.status == "running":
                     run.tools[step.id] = activity_text(step.name)
             self._runs[operation.id] = run
+            self._state(run, kept.started_at or now)  # at work until a poll or an event says otherwise
 
     # --- pushed events ------------------------------------------------------------------------------------
 

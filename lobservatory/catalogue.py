@@ -310,7 +310,14 @@ METRICS: tuple[Metric, ...] = (
         10,
     ),
     # --- gateway ------------------------------------------------------------------------------------------
-    Metric("claw_gateway_up", "gauge", "1 while the gateway answers RPC.", "", ("gateway",), 10),
+    Metric(
+        "claw_gateway_up",
+        "gauge",
+        "1 while the gateway answers RPC, else 0; absent until the first connect has ended.",
+        "",
+        ("gateway",),
+        10,
+    ),
     Metric("claw_gateway_ready", "gauge", "1 while the gateway says that it is ready.", "", ("gateway",), 10),
     Metric(
         "claw_gateway_info",
@@ -486,7 +493,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "claw_agent_state",
         "gauge",
-        "What an agent does, 1 for the present state.",
+        "What an agent does, 1 for the present state; absent until the gateway was asked.",
         "",
         ("gateway", "agent", "state"),
     ),
@@ -942,7 +949,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "lobservatory_database_up",
         "gauge",
-        "1 while rows can be written; absent without a database.",
+        "1 while rows can be written; absent without a database, and until it was tried.",
         "",
         (),
         1,

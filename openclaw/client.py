@@ -156,6 +156,7 @@ class GatewayClient:
         self.hello: Hello | None = None  # of the present connection; None while there is none
         self.stats = Stats()
         self.last_failure: str = ""  # the reason of the last failed connect, empty after a good one
+        self.tried = False  # whether a connect has ended, well or not: before, nobody knows how the gateway is
         self._token: Callable[[], str] = token if callable(token) else lambda: token
         self._scopes = tuple(scopes)
         self._capabilities = tuple(capabilities)
@@ -214,6 +215,13 @@ class GatewayClient:
         if self.hello is None:  # lost again between the event and our turn
             raise GatewayUnavailableError(f"{self.url}: the connection was lost")
         return self.hello
+
+    @property
+    def connected(self) -> bool | None:
+        """Whether the gateway is there; None while nobody knows: until a connect has ended, and after `stop`."""
+        if self.state == "connected":
+            return True
+        return False if self.tried and self.state != "disconnected" else None
 
     # --- use ----------------------------------------------------------------------------------------------
 
@@ -308,6 +316,7 @@ class GatewayClient:
                 except Exception as error:  # noqa: BLE001 - whatever it was, the answer is to try again
                     failure = error
                 was_ready = self._ready.is_set()
+                self.tried = True
                 self._disconnected(failure)
                 if was_ready:
                     self.stats.reconnects += 1
@@ -398,6 +407,7 @@ class GatewayClient:
 
     def _connected(self, core: Connection, socket: ClientConnection) -> None:
         self._core, self._socket = core, socket
+        self.tried = True
         self.last_failure = ""
         self._ready.set()
         self._set_state("connected")

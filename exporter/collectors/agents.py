@@ -21,6 +21,10 @@ class Live(Protocol):
     """What pushed events tell of agents."""
 
     @property
+    def looked(self) -> bool:
+        """Whether sessions were looked through: before, an agent of which nothing was heard may be at work."""
+
+    @property
     def states(self) -> Mapping[str, AgentState]:
         """The present state of each agent that was seen."""
 
@@ -106,9 +110,11 @@ class AgentsCollector:
             await self._save(self._agents)
 
     def render(self) -> Iterable[Sample]:
-        """How many there are, when each was last active and what it does; `offline` while the gateway is away."""
+        """How many there are, when each was last active and what it does; `offline` while the gateway is away, and
+        nothing while nobody knows."""
         states = self._live.states if self._live else {}
-        connected = self._client.state == "connected"
+        resting = "idle" if self._live and self._live.looked else None
+        connected = self._client.connected
         if self._known:
             yield Sample("claw_agents", (self._gateway,), len(self._agents))
         for agent in self._agents:
@@ -117,8 +123,8 @@ class AgentsCollector:
             if times:
                 metric = "claw_agent_last_activity_timestamp_seconds"
                 yield Sample(metric, (self._gateway, agent.agent), max(times).timestamp())
-            present = (state.state if state else "idle") if connected else "offline"
-            for name in AGENT_STATES:
+            present = (state.state if state else resting) if connected else "offline"
+            for name in AGENT_STATES if connected is not None and present is not None else ():
                 yield Sample("claw_agent_state", (self._gateway, agent.agent, name), float(name == present))
         for (agent_id, event), count in (self._live.event_counts if self._live else {}).items():
             yield Sample("claw_agent_events_total", (self._gateway, agent_id, event), count)

@@ -1,6 +1,7 @@
 """The gateway itself: does it answer, is it ready, which version, and how our connection to it does.
 
-A gateway that is down is knowledge, not a failed refresh: `claw_gateway_up 0` is always there.
+A gateway that is down is knowledge, not a failed refresh: it is `claw_gateway_up 0`. Before the first connect has ended
+nothing is known yet, and nothing is said: a restart of the exporter is no downtime of the gateway.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class GatewayCollector:
         self._record = record
         self._fetch = readiness
         self._wall_clock = wall_clock
-        self._answers = False
+        self._answers: bool | None = None  # None: never asked
         self._readiness: Readiness | None = None
         self._event_loop_delay: float | None = None
         self._version = ""
@@ -103,7 +104,7 @@ class GatewayCollector:
         try:
             health = await self._client.call("health", timeout=8.0)
         except GatewayUnavailableError:
-            self._answers, self._event_loop_delay = False, None
+            self._answers, self._event_loop_delay = False if self._client.tried else None, None
             return
         except Exception:
             self._answers, self._event_loop_delay = False, None
@@ -141,16 +142,17 @@ class GatewayCollector:
             await self._record(event, detail)
 
     def render(self) -> Iterable[Sample]:
-        """Always the connection; readiness and the event loop only while they are known."""
+        """Always the connection; whether it is up and ready, and its event loop, only while they are known."""
         gateway, client = self._gateway, self._client
-        connected = client.state == "connected"
-        yield Sample("claw_gateway_up", (gateway,), float(connected and self._answers))
+        up = self._answers if client.connected else client.connected
+        if up is not None:
+            yield Sample("claw_gateway_up", (gateway,), float(up))
         if self._readiness is not None:
             yield Sample("claw_gateway_ready", (gateway,), float(self._readiness.ready))
         if client.hello is not None:
             version = text(client.hello.version, 64) or "unknown"
             yield Sample("claw_gateway_info", (gateway, version, str(client.hello.protocol)), 1)
-        if self._event_loop_delay is not None and connected:
+        if self._event_loop_delay is not None and client.connected:
             yield Sample("claw_gateway_event_loop_delay_p99_seconds", (gateway,), self._event_loop_delay)
         for state in CONNECTION_STATES:
             yield Sample("claw_gateway_connection_state", (gateway, state), float(client.state == state))

@@ -55,7 +55,7 @@ class SubagentsCollector:
         records: StateRecords,
         *,
         interval: float = 15.0,
-        alive: Callable[[], bool] = lambda: True,
+        alive: Callable[[], bool | None] = lambda: True,
         save: SaveSubagents | None = None,
     ) -> None:
         self.interval = interval
@@ -82,11 +82,13 @@ class SubagentsCollector:
             await self._save(rows)
 
     def render(self) -> Iterable[Sample]:
-        """How many the records hold now, by status; they forget old ones."""
-        if self._counts is None:
+        """How many the records hold now, by status; they forget old ones. Nothing while nobody knows whether what they
+        call running runs."""
+        alive = self._alive()
+        if self._counts is None or alive is None:
             return
         counts = Counter(self._counts)
-        if not self._alive():
+        if not alive:
             counts["unknown"] += counts.pop("running", 0)
         for status in SUBAGENT_STATUSES:
             yield Sample("claw_subagent_runs", (self._gateway, status), counts[status])

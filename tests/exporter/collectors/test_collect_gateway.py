@@ -4,6 +4,7 @@ import pytest
 
 from exporter.collectors.gateway import GatewayCollector, Readiness, fetch_readiness
 from openclaw.client import GatewayClient
+from openclaw.protocol import CallTimeoutError
 
 
 async def eventually(condition):
@@ -45,11 +46,47 @@ async def test_a_gateway_that_answers_is_up_ready_and_known(gateway, helpers):
 
 
 async def test_a_gateway_that_was_never_there_is_shown_as_down(helpers):
-    collector = GatewayCollector("home", GatewayClient("ws://127.0.0.1:1", ""))
+    client = GatewayClient("ws://127.0.0.1:1", "")
+    collector = GatewayCollector("home", client)
     await collector.refresh()
     samples = helpers.shown(collector)
-    assert samples["claw_gateway_up", "home"] == 0
+    assert ("claw_gateway_up", "home") not in samples, "nobody has tried it yet"
     assert samples["claw_gateway_connection_state", "home", "disconnected"] == 1
+    async with client:
+        await eventually(lambda: client.tried)
+        assert helpers.shown(collector)["claw_gateway_up", "home"] == 0
+    assert ("claw_gateway_up", "home") not in helpers.shown(collector), "our own end is not the gateway's"
+
+
+async def test_a_gateway_that_accepts_and_says_nothing_is_down_after_the_deadline(gateway, helpers):
+    gateway.faults.silent_handshake = True
+    async with GatewayClient(gateway.url, helpers.token, connect_timeout=0.5) as client:
+        collector = GatewayCollector("home", client)
+        await collector.refresh()
+        assert ("claw_gateway_up", "home") not in helpers.shown(collector)
+        await eventually(lambda: client.tried)
+        assert helpers.shown(collector)["claw_gateway_up", "home"] == 0
+
+
+async def test_a_gateway_that_does_not_answer_after_its_hello_is_down_when_the_poll_has_ended(
+    gateway, helpers, monkeypatch
+):
+    async with helpers.watched(gateway) as client:
+        collector = GatewayCollector("home", client)
+        assert ("claw_gateway_up", "home") not in helpers.shown(collector), "it was not asked yet"
+
+        async def late(method, **_):
+            raise CallTimeoutError(method)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(client, "call", late)
+            await collector.refresh()
+        assert helpers.shown(collector)["claw_gateway_up", "home"] == 0
+        await gateway.drop_clients()
+        await eventually(lambda: client.stats.reconnects == 1 and client.state == "connected")
+        assert helpers.shown(collector)["claw_gateway_up", "home"] == 0, "it was down, and it was not asked since"
+        await collector.refresh()
+        assert helpers.shown(collector)["claw_gateway_up", "home"] == 1
 
 
 async def test_readiness_is_the_gateways_own_or_nothing(gateway):

@@ -45,6 +45,8 @@ async def test_a_run_that_may_have_died_with_its_gateway_is_not_called_running(h
     collector = SubagentsCollector("home", Records(going, strange, {"runId": "r3"}), alive=lambda: alive)
     await collector.refresh()
     assert counted(helpers, collector) == dict.fromkeys(SUBAGENT_STATUSES, 0) | {"running": 1, "unknown": 1}
+    alive = None
+    assert counted(helpers, collector) == {}, "nobody knows yet"
     alive = False
     assert counted(helpers, collector) == dict.fromkeys(SUBAGENT_STATUSES, 0) | {"unknown": 2}
 

@@ -16,7 +16,7 @@ COLLECTORS = (AgentsCollector, ChannelsCollector, SessionsCollector)
 class Gateway:
     """Answers with recordings at once, until it is told to wait or to break."""
 
-    state = "connected"
+    state, connected = "connected", True
 
     def __init__(self, recorded):
         self._recorded = recorded

@@ -1,5 +1,6 @@
 """What is still seen of a gateway that cannot be asked: stopped, without a token, or without the right to ask."""
 
+import asyncio
 import json
 import os
 import sqlite3
@@ -32,7 +33,11 @@ def total(samples, metric):
 
 @pytest.mark.req("S0-18", "S1-3", "S1-4", "P-1")
 async def test_of_a_stopped_gateway_all_that_it_stored_is_seen(state_dir, helpers):
-    worked, samples = await looked(GatewayWatch("home", NOBODY, lambda: "", state_dir=state_dir), helpers)
+    watch = GatewayWatch("home", NOBODY, lambda: "", state_dir=state_dir)
+    async with watch.client, asyncio.timeout(10):
+        while not watch.client.tried:  # noqa: ASYNC110 - what is awaited happens inside the code under test
+            await asyncio.sleep(0.005)
+        worked, samples = await looked(watch, helpers)
     assert worked == dict.fromkeys(KEPT, True)
     stored = {session["sessionId"] for session in StateRecords(state_dir).sessions()}
     assert total(samples, "claw_sessions") == len(stored) > 5
