@@ -128,6 +128,8 @@ def test_a_restart_in_the_middle_goes_on_with_the_same_operation(cut):
     before = played(EVENTS[:cut], into=runs)
     again = tracker()
     again.restore(before.operations, NOW)
+    at_work = {agent: state.state for agent, state in runs.states.items() if state.state in {"thinking", "tool"}}
+    assert {agent: state.state for agent, state in again.states.items()} == at_work
     after = played(EVENTS[cut:], into=again)
     ended_before = {operation.id for operation in before.operations if operation.status != "in_progress"}
     assert not ended_before & {operation.id for operation in after.operations}
