@@ -21,6 +21,7 @@ from typing import Any
 from openclaw.fields import flag, instant, mapping, text, whole
 from openclaw.protocol import Pushed
 from openclaw.stores.keys import session_kind
+from openclaw.wrapped import TOOL_CALL, asked_for, parent_of
 from store.operations import DerivedOperation, DerivedStep
 from store.rows import AgentEvent, AgentState
 
@@ -57,9 +58,9 @@ _ACTIVITIES = {
     "memory_get": "Reading memory",
     "cron": "Planning a job",
     "image": "Looking at an image",
+    TOOL_CALL: "Using a tool",
 }
 _SKILL = re.compile(r"([\w.-]{1,64})/SKILL\.md$")
-_NESTED = re.compile(r"^tool_search_code:(?P<parent>[^:]+):")
 _CRON_JOB = re.compile(r"(?:^|:)cron:(?P<job>[^:]+)")
 _SESSION_STATUS = {"done": "completed", "failed": "failed", "killed": "cancelled", "timeout": "failed"}
 _MAX_ERROR = 300
@@ -324,14 +325,16 @@ class RunTracker:
         run, _ = self._find(payload, at, now)
         if run is None:
             return Derived()
-        # A rarely used tool is called through `tool_call`: one step, named for the real tool.
-        nested = _NESTED.match(call_id)
-        step_id = text(data.get("parentToolCallId")) or (nested["parent"] if nested else call_id)
+        # A call through `tool_call` is one step, named for the real tool. Which one that is tells the stream `tool`, or
+        # the call in it; `item` comes first and does not.
+        tool = text(asked_for(tool, data.get("args")), 64) or tool
+        step_id = parent_of(data) or call_id
         before = run.steps.get(step_id)
         if before is None and len(run.steps) >= MAX_STEPS:
             return Derived()
         inner = step_id != call_id
-        name = tool if inner or before is None else before.name
+        unnamed = before is None or before.name == TOOL_CALL
+        name = before.name if before is not None and not (inner or unnamed) else tool
         activity = activity_text(name, hint)
         started = (before.started_at if before else None) or instant(data.get("startedAt")) or at
         step = before or DerivedStep(id=step_id, name=name, started_at=started)
@@ -342,7 +345,7 @@ class RunTracker:
             step = _finished(step, data, instant(data.get("endedAt")) or at)
             run.tools.pop(step_id, None)
         elif not ended:
-            if before is not None and step_id in run.tools and not inner:
+            if before is not None and step_id in run.tools and not inner and name == before.name:
                 return Derived()
             run.tools[step_id] = activity
         run.steps[step_id] = step
@@ -350,7 +353,9 @@ class RunTracker:
         index = list(run.steps).index(step_id)
         run.operation = replace(run.operation, current_step=name, current_step_index=index, activity=_current(run))
         event = "tool_end" if ended else "tool_start"
-        told = [] if inner else [self._tell(run, at, event, activity, tool=name)]
+        told = []
+        if (ended and not inner) or (not ended and unnamed and name != TOOL_CALL):
+            told.append(self._tell(run, at, event, activity, tool=name))
         return self._derived(run, at, told, (step,))
 
     def _with_skill(self, run: _Run, tool: str, hint: str | None) -> DerivedOperation:

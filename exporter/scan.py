@@ -336,11 +336,11 @@ class Reader:
             if tool_call.position >= seen.tools.get(entry, 0):
                 seen.tools[entry] = tool_call.position + 1
                 if self._counts(tool_call.ts):
-                    tally.tool(tool_call.tool).calls += 1
+                    tally.tool(tool_call.through or tool_call.tool).calls += 1
         for tool_result in facts.tool_results:
             key = identity(tool_result.entry_id, tool_result.fingerprint)
             if seen.first(key) and self._counts(tool_result.ts):
-                tool = tally.tool(tool_result.tool)
+                tool = tally.tool(tool_result.through or tool_result.tool)
                 tool.errors += tool_result.outcome == "error"
                 tool.nonzero_exits += tool_result.outcome == "nonzero_exit"
         for event in facts.events:

@@ -57,7 +57,10 @@ class ModelCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One `toolCall` part of an assistant entry. Identity: (gateway, agent, entry_id, fingerprint, position)."""
+    """One `toolCall` part of an assistant entry. Identity: (gateway, agent, entry_id, fingerprint, position).
+
+    `tool` is what the model asked for; `through`, the tool by which it did where that was another, is in no table.
+    """
 
     gateway: str
     agent: str
@@ -70,6 +73,7 @@ class ToolCall:
     ts: datetime
     kind: str
     run_id: str | None = None
+    through: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class ToolResult:
     duration_ms: int | None = None
     output_bytes: int | None = None
     error_class: str | None = None  # timeout, signal, exit_status, not_run, not_found, denied, invalid, other
+    through: str | None = None  # as of a tool call
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ sets of a scan), and `increments` makes counters of those only.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
@@ -18,8 +19,10 @@ from exporter.accounting.billing import BillingPolicy
 from exporter.accounting.prices import PriceBook
 from exporter.accounting.tool_errors import error_class
 from exporter.accounting.usage import Usage, read_usage, written
+from openclaw.fields import mapping
 from openclaw.stores import Chunk, Details, Entry, Message, SessionInfo, Store
-from openclaw.stores.entries import nested_details
+from openclaw.stores.entries import nested_details, unpacked
+from openclaw.wrapped import TOOL_CALL, asked_for
 from store.rows import CostBasis, ModelCall, Outcome, Reject, Session, SessionEvent, ToolCall, ToolResult
 
 # What a delivery to a channel leaves in a transcript, under the name of a provider or a model: no model was called.
@@ -31,6 +34,7 @@ _EVENTS = ("compaction", "reset", "model_change")
 _LONGEST_CALL_MS = 3_600_000
 _MAX_EXIT_CODE = 2**31
 _MAX_DURATION_MS = 2**31
+MOST_WRAPPED = 2_000  # calls through `tool_call` whose tool is remembered, so that their results are named for it
 # Sums of money are exact: the default context would round at 28 digits.
 EXACT = Context(prec=200)
 
@@ -105,6 +109,17 @@ class Accountant:
         self.prices = prices
         self.billing = billing
         self._now = now
+        self._wrapped: OrderedDict[tuple[str, str, str], str] = OrderedDict()
+
+    def wraps(self, facts: Facts, call_id: str, tool: str) -> None:
+        """Remember which tool a call through `tool_call` is of: its result may come with a later chunk."""
+        self._wrapped[facts.agent, facts.session_id, call_id] = tool
+        while len(self._wrapped) > MOST_WRAPPED:
+            self._wrapped.popitem(last=False)
+
+    def wrapped(self, facts: Facts, call_id: str) -> str:
+        """The tool of a call through `tool_call`, where it is known."""
+        return self._wrapped.get((facts.agent, facts.session_id, call_id), TOOL_CALL)
 
     def facts(self, chunk: Chunk, sessions: Mapping[tuple[str, str], SessionInfo]) -> Facts:
         """The rows of a chunk. `sessions`: what the indexes know (`Stores.sessions`)."""
@@ -214,6 +229,11 @@ class _Work:
         if isinstance(message.content, list):
             parts = [part for part in message.content if part.type == "toolCall"]
             for position, part in enumerate(parts):
+                call_id, stored = text(part.id) or "", text(part.name) or "unknown"
+                tool = stored
+                if stored == TOOL_CALL:
+                    tool = text(asked_for(stored, unpacked(part.arguments))) or stored
+                    self._accountant.wraps(facts, call_id, tool)
                 facts.tool_calls.append(
                     ToolCall(
                         gateway=facts.gateway,
@@ -222,11 +242,12 @@ class _Work:
                         entry_id=entry_id,
                         fingerprint=print_of_entry,
                         position=position,
-                        call_id=text(part.id) or "",
-                        tool=text(part.name) or "unknown",
+                        call_id=call_id,
+                        tool=tool,
                         ts=ts,
                         kind=self._kind,
                         run_id=run_id,
+                        through=stored if tool != stored else None,
                     )
                 )
         provider = text(message.provider) or "unknown"
@@ -302,6 +323,8 @@ class _Work:
         exit_code = _exit_code(details.exitCode) if details is not None else None
         call_id = text(message.toolCallId) or ""
         outcome = outcome_of_result(message.isError, None if details is None else details.exitCode)
+        stored = text(message.toolName) or "unknown"
+        tool = self._called(details, call_id) if stored == TOOL_CALL else stored
         time_written, instant = self._instant(entry, message.timestamp)
         facts.tool_results.append(
             ToolResult(
@@ -311,13 +334,14 @@ class _Work:
                 entry_id=_entry_id(entry),
                 fingerprint=self._accountant.digest(time_written, call_id, str(message.toolName), outcome),
                 call_id=call_id,
-                tool=text(message.toolName) or "unknown",
+                tool=tool,
                 ts=instants.to_datetime(instant.ms),
                 outcome=outcome,
                 exit_code=exit_code,
                 duration_ms=_milliseconds(details.durationMs) if details is not None else None,
                 output_bytes=entry.size,
                 error_class=error_class(outcome, details),
+                through=stored if tool != stored else None,
             )
         )
         if details is not None and details.childSessionKey and message.toolName == SPAWN:
@@ -329,8 +353,16 @@ class _Work:
                 run_id=text(details.runId),
             )
 
+    def _called(self, details: Details | None, call_id: str) -> str:
+        """Which tool a result of `tool_call` is of: it says so itself when it did not fail."""
+        told = mapping(unpacked(details.tool)) if details is not None else {}
+        return text(told.get("name")) or self._accountant.wrapped(self._facts, call_id)
+
     def _nested_tool(self, entry: Entry, details: Details | None) -> None:
         details = details if details is not None else Details()
+        parent = text(details.parentToolCallId)
+        if parent is not None and (tool := text(details.toolName)) is not None:
+            self._accountant.wraps(self._facts, parent, tool)
         child = text(details.childSessionKey)
         if child is None and details.toolName == SPAWN and (told := nested_details(details)) is not None:
             child = text(told.childSessionKey)
@@ -340,7 +372,7 @@ class _Work:
             tool=text(details.toolName) or "unknown",
             is_error=bool(details.isError),
             call_id=text(details.toolCallId),
-            parent_call_id=text(details.parentToolCallId),
+            parent_call_id=parent,
             child_session_key=child,
             run_id=text(details.runId),
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 from openclaw.fields import mapping, text
 from openclaw.protocol import Pushed
+from openclaw.wrapped import parent_of
 
 MOST_SESSIONS = 2_000  # those that were quiet for longest are forgotten first
 _OF_RUNS = frozenset({"agent", "chat", "session.tool", "session.message"})
@@ -56,7 +57,7 @@ class Activity:
             self._sessions.popitem(last=False)
         data = mapping(payload, "data")
         match payload.get("stream"), data.get("phase"):
-            case "tool", "start":
+            case "tool", "start" if parent_of(data) is None:  # a call within a call is no call of its own
                 self._tool_call(seen, data)
             case "lifecycle", "end" | "error":
                 seen.call, seen.repeats = b"", 0

@@ -16,15 +16,18 @@ RejectReason = Literal["bad_json", "not_object", "too_long"]
 
 
 class Part(msgspec.Struct, gc=False):
-    """A part of an assistant message's content; texts and arguments are skipped while decoding."""
+    """A part of an assistant message's content; its texts are skipped while decoding."""
 
     type: Any = None
     id: Any = None
     name: Any = None
+    arguments: msgspec.Raw = msgspec.Raw()  # not decoded, they may be large (`unpacked`)
 
 
 class Details(msgspec.Struct, gc=False):
     """`details` of a tool result, a nested tool call or a failed run: names and numbers only."""
+
+    tool: msgspec.Raw = msgspec.Raw()  # which tool a `tool_call` called, of any form (`unpacked`)
 
     exitCode: Any = None  # noqa: N815 - the store's own names
     exitSignal: Any = None  # noqa: N815 - as above

@@ -83,6 +83,16 @@ def nested_details(details: Details) -> Details | None:
         return None
 
 
+def unpacked(value: Any) -> Any:
+    """What was skipped while decoding; None where nothing was there, or nothing that can be read."""
+    if not isinstance(value, msgspec.Raw):
+        return value  # as the lenient way leaves it
+    try:
+        return msgspec.json.decode(value) if value else None
+    except (ValueError, RecursionError):
+        return None
+
+
 _SET_BY_READER = frozenset({"size", "written_ms", "digest"})
 
 

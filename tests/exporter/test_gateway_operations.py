@@ -107,6 +107,9 @@ def test_agent_events_tell_what_happened_in_order_and_no_content():
         "error": 1,
         "idle": 9,
     }
+    tools = ["exec", "exec", "read", "sessions_spawn"]
+    for event in ("tool_start", "tool_end"):
+        assert sorted(one.tool for one in events if one.event == event) == tools, "never the tool it was called through"
     reading = next(event for event in events if event.event == "tool_start" and event.tool == "read")
     assert reading.activity == "Reading notes.md"
     texts = [text for event in events for text in (event.activity, event.tool) if text]
@@ -163,6 +166,37 @@ def test_an_aborted_run_is_cancelled_and_its_open_step_skipped():
     (operation,) = runs.event(lifecycle("error", aborted=True, error="This operation was aborted"), NOW).operations
     assert (operation.status, operation.disposition["errorCode"]) == ("cancelled", "aborted")
     assert [step.status for step in operation.steps] == ["skipped"]
+
+
+def through(phase, call, tool=None, **data):
+    """An event of a call through `tool_call`; `tool`: on the stream that tells arguments."""
+    if tool is None:
+        return item(phase, call, "tool_call", **data)
+    event = item(phase, call, "tool_call", args={"id": tool, "args": {}}, **data)
+    return Pushed(event.event, {**event.payload, "stream": "tool"}, None)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [through("start", "c1"), through("start", "c1", "cron"), through("start", "c1", "cron")],
+        [through("start", "c1", "cron"), through("start", "c1")],
+        [through("start", "c1"), item("start", "tool_search_code:c1:cron:1", "cron")],
+        [item("start", "tool_search_code:c1:cron:1", "cron"), through("start", "c1")],
+    ],
+    ids=["both streams", "the other way round", "without arguments", "the outer start was missed"],
+)
+def test_a_call_through_another_tool_is_told_once_and_by_its_own_name(events):
+    runs = tracker()
+    runs.event(lifecycle("start"), NOW)
+    derived = merged([runs.event(event, NOW) for event in [*events, through("end", "c1", status="completed")]])
+    assert [(event.event, event.tool) for event in derived.agent_events] == [
+        ("tool_start", "cron"),
+        ("tool_end", "cron"),
+    ]
+    (operation,) = derived.operations
+    assert [(step.id, step.name, step.status) for step in operation.steps] == [("c1", "cron", "completed")]
+    assert "tool_call" not in repr(derived)
 
 
 def test_a_skill_that_starts_a_run_names_it():

@@ -57,6 +57,8 @@ async def test_tool_calls_sessions_and_events(rows):
         "SELECT call_id FROM tool_calls WHERE outcome IS NOT NULL AND (duration_ms IS NULL OR duration_ms < 0)"
     )
     assert unfinished == []
+    named = dict(ask("SELECT tool, count(*) FROM tool_calls WHERE tool IN ('tool_call', 'sessions_spawn') GROUP BY 1"))
+    assert named == {"sessions_spawn": 1}, "2026.9.6 calls it through `tool_call`"
     assert ask(
         "SELECT count(*) FROM tool_calls WHERE exit_code <> 0 AND error_class IS DISTINCT FROM 'exit_status'"
     ) == [(0,)]

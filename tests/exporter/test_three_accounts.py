@@ -141,7 +141,9 @@ def compare(answer, shown, connection, gateway):
 
     rejects = dict(ask("SELECT reason, count(*) FROM rejects WHERE gateway = %s GROUP BY 1"))
     assert added(shown, "claw_rejected_entries_total", -1) == rejects == answer["rejected"]
-    tools = {name: tool["calls"] for name, tool in answer["tools"].items() if tool["calls"]}
+    tools = Counter({name: tool["calls"] for name, tool in answer["tools"].items() if tool["calls"]})
+    if tools.pop("tool_call", 0):  # the metric and the rows name what was called through it
+        tools.update(answer["nested_tools"])
     assert added(shown, "claw_tool_calls_started_total", -1) == tools
     outcomes = {
         outcome: {name: tool[key] for name, tool in answer["tools"].items() if tool[key]}

@@ -77,8 +77,9 @@ def call(
     )
 
 
-def tool_call(call_id: str, name: str) -> dict[str, Any]:
-    return {"type": "toolCall", "id": call_id, "name": name, "arguments": {"command": '"role":"assistant"'}}
+def tool_call(call_id: str, name: str, arguments: Any = None) -> dict[str, Any]:
+    given = {"command": '"role":"assistant"'} if arguments is None else arguments
+    return {"type": "toolCall", "id": call_id, "name": name, "arguments": given}
 
 
 def tool_result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -18,7 +19,7 @@ from lobservatory.catalogue import CATALOGUE
 from lobservatory.settings import Billing
 from openclaw.state_dir import ModelPrice
 from openclaw.stores import Details, Stores
-from tests.openclaw.state_builder import BuiltSession, build, call, header, tool_call, tool_result
+from tests.openclaw.state_builder import BuiltSession, build, call, encode, header, tool_call, tool_result
 
 NOW = int(datetime(2026, 11, 21, tzinfo=UTC).timestamp() * 1000)
 WRITTEN = NOW - 1000
@@ -287,6 +288,91 @@ def test_tool_rows_and_session_events(tmp_path):
     assert "secret" not in repr(facts)
     (row,) = facts.sessions
     assert (row.kind, row.started_at) == ("subagent", datetime(2026, 11, 20, 10, tzinfo=UTC))
+
+
+WRAPPED = [  # arguments of `tool_call` → what was asked for
+    ({"id": "sessions_spawn", "args": {"task": "x", "id": "not this"}}, "sessions_spawn"),
+    ({"id": "openclaw:core:sessions_spawn"}, "sessions_spawn"),
+    ({"toolId": " browser "}, "browser"),
+    ({"name": "mcp:files:read_file"}, "read_file"),
+    ({"args": {"id": "cron", "action": "list"}}, "cron"),
+    ({"input": {"name": "cron"}}, "cron"),
+    ({"id": None, "args": {}}, "tool_call"),
+    ({"id": 7}, "tool_call"),
+    ({}, "tool_call"),
+    ("sessions_spawn", "tool_call"),
+    (None, "tool_call"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "tool"), WRAPPED)
+def test_a_call_through_another_tool_is_of_the_tool_that_was_asked_for(tmp_path, arguments, tool):
+    part = {**tool_call("c1", "tool_call"), "arguments": arguments}
+    facts = facts_of(tmp_path, call("1", content=[part, tool_call("c2", "exec", {"id": "x"})]))
+    assert [row.tool for row in facts.tool_calls] == [tool, "exec"], "only `tool_call` is another's cloak"
+    assert facts.tool_calls[0].through == (None if tool == "tool_call" else "tool_call")
+    assert count(facts)["claw_tool_calls_started_total", ("g", "main", tool)] == 1
+
+
+def wrapped_result(entry_id, call_id, *, tool=None, error=False):
+    """A result of `tool_call`: which tool it was stands in the details of one that did not fail."""
+    result = tool_result(entry_id, call_id, "tool_call", error=error)
+    details = {"tool": {"id": f"openclaw:core:{tool}", "name": tool}, "result": {}} if tool else {"tool": "tool_call"}
+    result["message"]["details"] = details
+    return result
+
+
+def test_a_result_of_a_call_through_another_tool_is_of_that_tool_also_when_it_failed(tmp_path):
+    asked = [tool_call(f"c{n}", "tool_call", {"id": name}) for n, name in enumerate(["browser", "cron", "browser"])]
+    nested = {"toolName": "image", "toolCallId": "tool_search_code:c9:image:1", "parentToolCallId": "c9"}
+    facts = facts_of(
+        tmp_path,
+        call("1", content=asked),
+        wrapped_result("2", "c0", tool="browser"),
+        wrapped_result("3", "c1", error=True),
+        wrapped_result("4", "c2", error=True),
+        wrapped_result("5", "unseen", tool="message"),
+        {"type": "custom", "customType": "openclaw.nested-tool.v1", "id": "n", "data": nested},
+        wrapped_result("6", "c9", error=True),
+        wrapped_result("7", "nobody knows", error=True),
+        tool_result("8", "c1", "exec"),
+    )
+    assert [(row.tool, row.outcome) for row in facts.tool_results] == [
+        ("browser", "ok"),
+        ("cron", "error"),
+        ("browser", "error"),
+        ("message", "ok"),
+        ("image", "error"),
+        ("tool_call", "error"),
+        ("exec", "ok"),
+    ]
+    assert count(facts)["claw_tool_calls_total", ("g", "main", "browser", "error")] == 1
+
+
+def test_a_failure_that_is_read_later_than_its_call_is_of_the_same_tool(tmp_path):
+    first = encode(header("s")) + b"\n" + encode(call("1", content=[tool_call("c1", "tool_call", {"id": "cron"})]))
+    state = build(tmp_path, [BuiltSession("s", [header("s"), call("1", content=[])])], "jsonl")
+    path = next(state.rglob("s.jsonl"))
+    path.write_bytes(first + b"\n")
+    accountant = Accountant("g", PriceBook(), BillingPolicy(), now=lambda: NOW / 1000)
+    with contextlib.closing(Stores(state)) as stores:
+        (source,) = stores.discover().sources
+        chunk = stores.read(source, None)
+        accountant.facts(chunk, stores.sessions())
+        with path.open("ab") as file:
+            file.write(encode(wrapped_result("2", "c1", error=True)) + b"\n")
+        (source,) = stores.discover().sources
+        facts = accountant.facts(stores.read(source, chunk.position), stores.sessions())
+    assert [(row.tool, row.outcome) for row in facts.tool_results] == [("cron", "error")]
+
+
+def test_only_so_many_calls_through_another_tool_are_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr("exporter.accounting.accountant.MOST_WRAPPED", 2)
+    asked = [tool_call(f"c{n}", "tool_call", {"id": f"t{n}"}) for n in range(3)]
+    facts = facts_of(
+        tmp_path, call("1", content=asked), *(wrapped_result(f"r{n}", f"c{n}", error=True) for n in range(3))
+    )
+    assert [row.tool for row in facts.tool_results] == ["tool_call", "t1", "t2"]
 
 
 def count(facts, **answers):

@@ -81,9 +81,9 @@ def ingested(root, since=None, zone=BERLIN):  # noqa: C901 - one flat list of wh
                     answer["cache_write", *part] += row.cache_write_tokens
                     answer["reasoning", *part] += row.reasoning_tokens
             for row in new(identities.of_tool_call, facts.tool_calls)[1]:
-                tools.setdefault(row.tool, Counter())["calls"] += 1
+                tools.setdefault(row.through or row.tool, Counter())["calls"] += 1
             for row in new(identities.of_tool_result, facts.tool_results)[1]:
-                tools.setdefault(row.tool, Counter())[row.outcome] += 1
+                tools.setdefault(row.through or row.tool, Counter())[row.outcome] += 1
             nested = [row for row in facts.events if row.event == "nested_tool"]
             for row in new(identities.of_session_event, nested)[1]:
                 answer["nested", row.detail["tool"]] += 1

@@ -42,6 +42,16 @@ def test_the_same_call_in_a_row_is_counted_and_another_begins_anew():
     assert activity.repeats() == {"main": 0}
 
 
+def test_a_repeated_call_through_another_tool_is_seen():
+    activity = Activity()
+    for number in range(4):
+        activity.pushed(tool(f"c{number}", {"id": "browser", "args": {"url": "x"}}))
+        inner = tool(f"tool_search_code:c{number}:browser:{number}", {"url": "x"})
+        inner.payload["data"]["parentToolCallId"] = f"c{number}"
+        activity.pushed(inner)
+    assert activity.repeats() == {"main": 4}
+
+
 def test_sessions_do_not_mix_and_are_bounded():
     activity = Activity()
     for number in range(MOST_SESSIONS + 10):
