@@ -173,7 +173,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "claw_tool_calls_started_total",
         "counter",
-        "Tool calls that models asked for.",
+        "Tool calls that models asked for; what is called through `tool_call` has its own name.",
         "",
         ("gateway", "agent", "tool"),
         accounting=True,

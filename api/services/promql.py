@@ -82,7 +82,7 @@ def _quantiles(metric: str, by: str) -> Callable[[Hours, Selector], str]:
     def made(asked: Hours, of: Selector) -> str:
         buckets = f"sum by ({by}, le) (increase({metric}_bucket{of()}[{asked.hours}h]))"
         return " or ".join(
-            f'label_replace(histogram_quantile({q}, {buckets}), "quantile", "{q}", "", "")' for q in (0.5, 0.95)
+            f'label_replace(histogram_quantile({q}, {buckets}) >= 0, "quantile", "{q}", "", "")' for q in (0.5, 0.95)
         )
 
     return made

@@ -50,14 +50,17 @@ def overdue() -> dashboard.Panel:
         "Overdue",
         [
             now(
-                f"sum((time() - claw_cron_job_next_run_timestamp_seconds{{{GATEWAY}}} > bool 60) "
-                f"* on (gateway, cron_job) claw_cron_job_enabled{{{GATEWAY}}})",
+                f"sum((time() - max by (gateway, cron_job) (claw_cron_job_next_run_timestamp_seconds{{{GATEWAY}}}) "
+                f"> bool 60) * on (gateway, cron_job) max by (gateway, cron_job) (claw_cron_job_enabled{{{GATEWAY}}}) "
+                "* on (gateway, cron_job) (max by (gateway, cron_job) "
+                f'(claw_cron_job_status{{{GATEWAY}, status="running"}}) == bool 0))',
                 "jobs",
             )
         ],
         unit="none",
         decimals=0,
-        description="Enabled jobs whose next run lies more than a minute in the past: the scheduler is stuck or off.",
+        description="Enabled jobs that do not run and whose next run lies more than a minute in the past: the "
+        "scheduler is stuck or off.",
         no_value="No job has a next run",
         steps=panels.ZERO_IS_GOOD,
         background=True,

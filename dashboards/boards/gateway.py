@@ -37,7 +37,7 @@ def up() -> dashboard.Panel:
         [now(f"min by (gateway) (claw_gateway_up{{{GATEWAY}}})", "{{gateway}}")],
         unit="none",
         description="Does the gateway answer RPC (claw_gateway_up)?",
-        no_value="No exporter",
+        no_value="Not heard of yet",
         mappings={"1": ("Up", config.OK), "0": ("Down", config.BAD)},
         background=True,
     )
@@ -48,7 +48,12 @@ def uptime() -> dashboard.Panel:
     return panels.stat(
         2,
         "Running for",
-        [now(f"time() - max by (gateway) (claw_gateway_start_timestamp_seconds{{{GATEWAY}}})", "{{gateway}}")],
+        [
+            now(
+                f"clamp_min(time() - max by (gateway) (claw_gateway_start_timestamp_seconds{{{GATEWAY}}}), 0)",
+                "{{gateway}}",
+            )
+        ],
         unit="s",
         decimals=0,
         description="Time since the start of the gateway's process. Short and unexpected: it crashed or was restarted.",
@@ -90,7 +95,7 @@ def approvals() -> dashboard.Panel:
         "Approvals waiting",
         [
             now(f"sum(claw_exec_approvals_pending{{{GATEWAY}}})", "pending"),
-            now(f"time() - min(claw_exec_approval_oldest_timestamp_seconds{{{GATEWAY}}} > 0)", "oldest"),
+            now(f"clamp_min(time() - min(claw_exec_approval_oldest_timestamp_seconds{{{GATEWAY}}} > 0), 0)", "oldest"),
         ],
         unit="none",
         description="Commands that wait for an answer of a human, and for how long the oldest has. They expire "
@@ -421,7 +426,7 @@ def channel_ages() -> dashboard.Panel:
     return panels.timeseries(
         32,
         "Age of the last message",
-        [series(f"time() - max by (channel, direction) ({newest})", "{{channel}} {{direction}}")],
+        [series(f"clamp_min(time() - max by (channel, direction) ({newest}), 0)", "{{channel}} {{direction}}")],
         unit="s",
         description="Time since the last message of each channel by direction "
         "(claw_channel_last_message_timestamp_seconds). A line that climbs past its usual height is a channel that is "

@@ -26,7 +26,12 @@ def newest_line() -> dashboard.Panel:
     return panels.stat(
         1,
         "Newest line",
-        [now(f"time() - max by (gateway) (claw_log_last_line_timestamp_seconds{{{GATEWAY}}})", "{{gateway}}")],
+        [
+            now(
+                f"clamp_min(time() - max by (gateway) (claw_log_last_line_timestamp_seconds{{{GATEWAY}}}), 0)",
+                "{{gateway}}",
+            )
+        ],
         unit="s",
         decimals=0,
         description="Time since the gateway wrote its newest line. A gateway that is up and writes nothing for hours "

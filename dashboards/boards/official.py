@@ -50,7 +50,10 @@ def _quantiles(id_: int, title: str, metric: str, description: str) -> dashboard
     return panels.timeseries(
         id_,
         title,
-        [series(f"histogram_quantile(0.5, {bucket})", "p50"), series(f"histogram_quantile(0.95, {bucket})", "p95")],
+        [
+            series(f"histogram_quantile(0.5, {bucket}) >= 0", "p50"),
+            series(f"histogram_quantile(0.95, {bucket}) >= 0", "p95"),
+        ],
         unit="s",
         description=f"{description}, median and 95th percentile ({metric}). {WHENCE}",
         no_value=ABSENT,
@@ -156,7 +159,7 @@ def event_loop() -> dashboard.Panel:
         [
             series(
                 "histogram_quantile(0.95, sum by (le) "
-                f"(rate(openclaw_liveness_event_loop_delay_p99_seconds_bucket{{{GATEWAY}}}[$__rate_interval])))",
+                f"(rate(openclaw_liveness_event_loop_delay_p99_seconds_bucket{{{GATEWAY}}}[$__rate_interval]))) >= 0",
                 "p95 of the p99",
             )
         ],

@@ -37,7 +37,7 @@ def gateway_state() -> dashboard.Panel:
         unit="none",
         description="Does each gateway answer RPC (claw_gateway_up)? Down: look at Gateway and channels. "
         "Exporter down: Prometheus cannot scrape us, so nobody knows.",
-        no_value="Never seen",
+        no_value="Not heard of yet",
         mappings=GATEWAY_WORDS,
         background=True,
         links=[panels.link_to(config.GATEWAY, gateway="${__field.labels.gateway}")],
@@ -160,7 +160,8 @@ def oldest_data() -> dashboard.Panel:
         "Age of data",
         [
             now(
-                f'max(time() - lobservatory_collector_last_success_timestamp_seconds{{{GATEWAY}, collector!="usage"}})',
+                f"clamp_min(max(time() - lobservatory_collector_last_success_timestamp_seconds{{{GATEWAY}, "
+                'collector!="usage"}), 0)',
                 "oldest collector",
             )
         ],
@@ -368,7 +369,10 @@ def model_latency() -> dashboard.Panel:
     return panels.timeseries(
         33,
         "Model latency",
-        [series(f"histogram_quantile(0.5, {bucket})", "p50"), series(f"histogram_quantile(0.95, {bucket})", "p95")],
+        [
+            series(f"histogram_quantile(0.5, {bucket}) >= 0", "p50"),
+            series(f"histogram_quantile(0.95, {bucket}) >= 0", "p95"),
+        ],
         unit="s",
         description="Time of model calls, median and 95th percentile, where the transcript tells it. Sessions has "
         "them by model.",

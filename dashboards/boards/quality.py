@@ -33,7 +33,7 @@ def database() -> dashboard.Panel:
         [now(f"min(lobservatory_database_up{{{GATEWAY}}})", "database")],
         unit="none",
         description="Can the exporter write rows? While it cannot, reading waits and nothing is lost.",
-        no_value="None configured",
+        no_value="None configured, or not tried yet",
         mappings={"1": ("Up", config.OK), "0": ("Down", config.BAD)},
         background=True,
         width=3,

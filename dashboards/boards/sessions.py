@@ -226,8 +226,8 @@ def model_latency() -> dashboard.Panel:
         30,
         "Model latency",
         [
-            series(f"histogram_quantile(0.5, sum by (le) ({rate}))", "p50 of all"),
-            series(f"histogram_quantile(0.95, sum by (le, model) ({rate}))", "p95 {{model}}"),
+            series(f"histogram_quantile(0.5, sum by (le) ({rate})) >= 0", "p50 of all"),
+            series(f"histogram_quantile(0.95, sum by (le, model) ({rate})) >= 0", "p95 {{model}}"),
         ],
         unit="s",
         description="Time of model calls, median of all and 95th percentile by model, where the transcript tells it. "
@@ -245,8 +245,8 @@ def tool_latency() -> dashboard.Panel:
         31,
         "Tool latency",
         [
-            series(f"histogram_quantile(0.5, {bucket})", "p50"),
-            series(f"histogram_quantile(0.95, {bucket})", "p95"),
+            series(f"histogram_quantile(0.5, {bucket}) >= 0", "p50"),
+            series(f"histogram_quantile(0.95, {bucket}) >= 0", "p95"),
         ],
         unit="s",
         description="Time of tool calls, median and 95th percentile, where the transcript tells it. The table above "

@@ -26,6 +26,8 @@ claw_session_context_ratio_max{gateway="work",agent="quo\\"te"} 0.5
 claw_gateway_up{gateway="home"} 1
 claw_host_load1{gateway="home"} 1.5
 claw_provider_quota_used_ratio{gateway="home",provider="p",quota="week"} NaN
+claw_model_call_duration_seconds_bucket{gateway="home",provider="p",model="at rest",le="1.0"} 5
+claw_model_call_duration_seconds_bucket{gateway="home",provider="p",model="at rest",le="+Inf"} 5
 """ + "".join(f'claw_rpc_latency_seconds{{gateway="home",method="m{n}"}} {n}\n' for n in range(100))
 
 
@@ -73,7 +75,7 @@ def real(tmp_path_factory) -> Iterator[str]:
             f'    static_configs: [{{targets: ["{target}"]}}]\n'
         )
         with prometheus(folder, config) as server:
-            wait_for(lambda: server.query("claw_host_load1"), "the first scrape")
+            wait_for(lambda: server.query("count_over_time(claw_host_load1[1h]) > 1"), "two scrapes")
             yield server.url
 
 
@@ -106,6 +108,7 @@ async def test_rows_are_labels_and_values_of_the_gateways_that_may_be_seen(real)
     assert sorted((row["agent"], row["value"]) for row in everything) == [("main", 0.25), ('quo"te', 0.5)]
     assert [row["gateway"] for row in await asked.answer("context", {}, {"work"})] == ["work"]
     assert [row["value"] for row in await asked.answer("quota", {}, None)] == [None], "not a number is unknown"
+    assert await asked.answer("model_latency", {}, None) == [], "a model without a call took no time"
     assert len(await asked.answer("gateway_rpc", {}, None)) == MOST_ROWS
     ((load),) = await asked.answer("load", {"hours": 1}, {"home"})
     assert 1 <= len(load["points"]) <= MOST_POINTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -105,10 +106,10 @@ def panel_queries() -> list[PanelQuery]:
 
 
 def questions() -> list[tuple[str, str]]:
-    """Every question of docs/promql.md with its query."""
+    """Every question of docs/promql.md with its query; one without a number belongs to the one before."""
     text = (BOARDS.parents[1] / "docs" / "promql.md").read_text(encoding="utf-8")
-    found = re.findall(r"^\d+\. (.+?)\n\n +```promql\n(.*?)\n +```", text, flags=re.MULTILINE | re.DOTALL)
-    return [(question, query.strip()) for question, query in found]
+    found = re.findall(r"^ *(\S[^\n]*)\n\n +```promql\n(.*?)\n +```", text, flags=re.MULTILINE | re.DOTALL)
+    return [(question, textwrap.dedent(query).strip()) for question, query in found]
 
 
 def duration(seconds: float) -> str:

@@ -128,8 +128,10 @@ def test_metrics_equal_the_truth_to_the_cent(told):
         assert told.total("claw_tokens_total", token_type=name) == tokens, name
     for agent, figures in right["by_agent"].items():
         assert told.total("claw_cost_usd_total", agent=agent) == pytest.approx(float(figures["cost_usd"]), abs=1e-8)
+    assert "sessions_spawn" in right["tools"]
     for tool, calls in right["tools"].items():
         assert told.total("claw_tool_calls_started_total", tool=tool) == calls, tool
+    assert told.total("claw_tool_calls_started_total") == sum(right["tools"].values())
 
 
 @pytest.mark.req("S1-1", "S1-2")

@@ -43,7 +43,8 @@ def _events(state):
 
 
 def count(state: Path) -> dict[str, Any]:
-    """{calls, errors, cost_usd, tokens{…}, reasoning, by_agent{calls, cost_usd}, tools{name: calls}}."""
+    """{calls, errors, cost_usd, tokens{…}, reasoning, by_agent{calls, cost_usd}, tools{name: calls}}; a tool is what
+    the model asked for, also through `tool_call`."""
     totals: dict[str, Any] = {"calls": 0, "errors": 0, "cost_usd": Decimal(0), "reasoning": 0}
     tokens: collections.Counter[str] = collections.Counter()
     tools: collections.Counter[str] = collections.Counter()
@@ -56,9 +57,8 @@ def count(state: Path) -> dict[str, Any]:
         if event.get("type") != "message" or message.get("role") != "assistant" or identity in seen:
             continue
         seen.add(identity)
-        tools.update(
-            p["name"] for p in message.get("content") or [] if isinstance(p, dict) and p.get("type") == "toolCall"
-        )
+        parts = [p for p in message.get("content") or [] if isinstance(p, dict) and p.get("type") == "toolCall"]
+        tools.update(p["arguments"]["id"] if p["name"] == "tool_call" else p["name"] for p in parts)
         usage = message.get("usage")
         if not isinstance(usage, dict) or message.get("model") in NOT_CALLS:
             continue
