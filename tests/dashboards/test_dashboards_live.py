@@ -74,6 +74,15 @@ EMPTY = {
 } | {query.name: "the gateway under test has no plugin" for query in QUERIES if query.board == "lobs-official"}
 
 
+# The beginning of a question → why a gateway that has done its work answers it by no row. What they answer otherwise is
+# in test_promql_answers.
+NONE = {
+    "12.": "the last tool was called more than five minutes ago when the panels before took long",
+    "14.": "nobody is at work",
+    "Which are late": "no job is late",
+}
+
+
 def prometheus_config(folder: Path, metrics: Listen) -> Path:
     """Our own configuration, a second instead of fifteen."""
     settings = load({"LOBS_GATEWAY_NAME": GATEWAY})
@@ -163,7 +172,10 @@ def test_the_query_of_the_panel_gives_data(query, watched):
 
 @pytest.mark.parametrize(("question", "expression"), questions(), ids=[question for question, _ in questions()])
 def test_the_question_is_answered(question, expression, watched):
-    wait_for(lambda: watched.prometheus.query(expression), question, 40)  # a recorded answer is there every 30 s
+    if question.startswith(tuple(NONE)):
+        watched.prometheus.query(expression)  # raises what Prometheus refuses
+    else:
+        wait_for(lambda: watched.prometheus.query(expression), question, 40)  # a recorded answer is there every 30 s
 
 
 @pytest.mark.parametrize("name", sorted(EMPTY))
