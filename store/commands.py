@@ -51,6 +51,11 @@ async def release(connection: Connection, *, actor: str, key: str) -> None:
     )
 
 
+async def take_turn(connection: Connection, gateway: str) -> None:
+    """Until the end of the transaction nobody else compares a gateway's setup with what a client has read."""
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('setup of ' || %s, 0))", [gateway])
+
+
 def run_operation_id(gateway: str, run_id: str) -> str:
     """The id of the operation of a run: whoever sees the run first makes it, and both mean the same one."""
     return "run_" + hashlib.sha256(f"{gateway}\0{run_id}".encode()).hexdigest()[:24]

@@ -6,10 +6,12 @@ and paths.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC
 from typing import Any
 
@@ -48,8 +50,12 @@ from api.services.service_manager import Verb
 from openclaw.client import GatewayClient
 from openclaw.fields import agent_model, items, mapping, text, whole
 from openclaw.protocol import GatewayError, RpcError, UnknownMethodError
+from store import commands as rows
 from store.pool import Pool
 
+APPLIED_SECONDS = 15.0  # a gateway needs about one to work with what it has written, on a busy machine several
+_APPLIED_POLL_SECONDS = 0.2
+_TURN_SECONDS = 30.0
 _INSTALL_SECONDS = 120.0
 _MOST_PATHS = 50  # of one patch that is looked up
 _SECRET = re.compile(r"(token|secret|password|passphrase|api_?key|credential)s?$", re.IGNORECASE)
@@ -70,6 +76,25 @@ class ControlService(CommandService):
     def __init__(self, pool: Pool, gateway: str, client: GatewayClient | None, service: str = "") -> None:
         super().__init__(pool, gateway, client)
         self._service = service
+        self._changing = asyncio.Lock()  # so that of this process at most one holds a connection while it waits
+
+    @contextlib.asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[None]:
+        """One after the other, over all processes on this database: what looks at the gateway before it changes it
+        would else be carried out by two who have both seen the same. Raises ConflictError."""
+        try:
+            async with asyncio.timeout(_TURN_SECONDS):
+                await self._changing.acquire()
+        except TimeoutError:
+            raise errors.ConflictError(
+                f"Another change of the gateway {self._gateway} has not ended; nothing was sent. Try again."
+            ) from None
+        try:
+            async with self._pool.connection() as connection:
+                await rows.take_turn(connection, self._gateway)
+                yield
+        finally:
+            self._changing.release()
 
     # --- agents and their files -------------------------------------------------------------------------------
 
@@ -107,16 +132,17 @@ class ControlService(CommandService):
             return {"ok": True}
 
         detail = {"fields": sorted(changes)}
-        return await self._run(
-            actor,
-            "agent.update",
-            agent,
-            detail=detail,
-            request=params if version is None else {**params, "version": version},
-            key=key,
-            send=send,
-            note=lambda _: Note("update", "agent", agent, detail),
-        )
+        async with self._in_turn():
+            return await self._run(
+                actor,
+                "agent.update",
+                agent,
+                detail=detail,
+                request=params if version is None else {**params, "version": version},
+                key=key,
+                send=send,
+                note=lambda _: Note("update", "agent", agent, detail),
+            )
 
     async def delete_agent(self, actor: Actor, agent: str, nonce: str | None, key: str | None) -> Answer:
         """Delete an agent; its files stay. Needs a confirmation."""
@@ -158,16 +184,17 @@ class ControlService(CommandService):
 
         detail = {"file": name, "characters": len(wanted.content)}
         request = {"file": name, "content": wanted.content, "version": version}
-        return await self._run(
-            actor,
-            "agent.file",
-            agent,
-            detail=detail,
-            request=request,
-            key=key,
-            send=send,
-            note=lambda _: Note("file_changed", "agent", agent, detail),
-        )
+        async with self._in_turn():
+            return await self._run(
+                actor,
+                "agent.file",
+                agent,
+                detail=detail,
+                request=request,
+                key=key,
+                send=send,
+                note=lambda _: Note("file_changed", "agent", agent, detail),
+            )
 
     # --- scheduled jobs ---------------------------------------------------------------------------------------
 
@@ -260,16 +287,17 @@ class ControlService(CommandService):
                 raise
             return {"ok": True}
 
-        return await self._run(
-            actor,
-            method,
-            job_id,
-            detail=detail,
-            request=params if version is None else {**params, "version": version},
-            key=key,
-            send=send,
-            note=lambda _: Note(method.partition(".")[2], "cron", job_id, detail),
-        )
+        async with self._in_turn():
+            return await self._run(
+                actor,
+                method,
+                job_id,
+                detail=detail,
+                request=params if version is None else {**params, "version": version},
+                key=key,
+                send=send,
+                note=lambda _: Note(method.partition(".")[2], "cron", job_id, detail),
+            )
 
     # --- rules of commands that need no approval --------------------------------------------------------------
 
@@ -311,16 +339,17 @@ class ControlService(CommandService):
 
         detail = {"pattern": wanted.pattern}
         verb = "rule_added" if adding else "rule_removed"
-        return await self._run(
-            actor,
-            action,
-            wanted.agent_id,
-            detail=detail,
-            request=wanted,
-            key=key,
-            send=send,
-            note=lambda _: Note(verb, "agent", wanted.agent_id, detail),
-        )
+        async with self._in_turn():
+            return await self._run(
+                actor,
+                action,
+                wanted.agent_id,
+                detail=detail,
+                request=wanted,
+                key=key,
+                send=send,
+                note=lambda _: Note(verb, "agent", wanted.agent_id, detail),
+            )
 
     # --- skills -----------------------------------------------------------------------------------------------
 
@@ -406,20 +435,27 @@ class ControlService(CommandService):
             present = await call(client, "config.get", {})
             if present.get("hash") != wanted.base_hash:
                 raise errors.StaleVersionError
-            await done(client, "config.patch", {"raw": json.dumps(wanted.patch), "baseHash": wanted.base_hash})
+            try:
+                await done(client, "config.patch", {"raw": json.dumps(wanted.patch), "baseHash": wanted.base_hash})
+            except RpcError as error:
+                now = (await call(client, "config.get", {})).get("hash") if error.code == "INVALID_REQUEST" else None
+                if now not in {None, wanted.base_hash}:
+                    raise errors.StaleVersionError from None
+                raise
             return {"ok": True}
 
         detail = {"paths": [path for path, _ in _leaves(wanted.patch)][:_MOST_PATHS]}
-        return await self._run(
-            actor,
-            "config.patch",
-            self._gateway,
-            detail=detail,
-            request=wanted,
-            key=key,
-            send=send,
-            note=lambda _: Note("config_changed", "gateway", self._gateway, detail),
-        )
+        async with self._in_turn():
+            return await self._run(
+                actor,
+                "config.patch",
+                self._gateway,
+                detail=detail,
+                request=wanted,
+                key=key,
+                send=send,
+                note=lambda _: Note("config_changed", "gateway", self._gateway, detail),
+            )
 
     # --- channels and the gateway itself ----------------------------------------------------------------------
 
@@ -511,11 +547,33 @@ class ControlService(CommandService):
 
 
 async def _agent_version(client: GatewayClient, agent: str) -> str | None:
-    """The version of an agent as the gateway has it at this moment; None: it has no such agent."""
+    """The version of an agent as the gateway wrote it last; None: it has no such agent. Raises ConflictError."""
+    await _applied(client)
     for one in items(await call(client, "agents.list", {}), "agents"):
         if one.get("id") == agent:
             return version_of(text(one.get("name"), 200), agent_model(one))
     return None
+
+
+async def _applied(client: GatewayClient) -> None:
+    """Wait until the gateway works with the configuration that it wrote last: until then its list of agents shows
+    what was before. It has no event for that. Older gateways name no revisions, and list at once what they wrote.
+
+    Raises ConflictError when that does not come to be, as where reloading is off or a restart is due.
+    """
+    deadline = asyncio.get_running_loop().time() + APPLIED_SECONDS
+    while True:
+        present = await call(client, "config.get", {})
+        if present.get("appliedConfigHash") == present.get("configRevisionHash"):
+            return
+        if asyncio.get_running_loop().time() >= deadline:
+            raise errors.ConflictError(
+                "The gateway does not work with its latest configuration yet, so it cannot be told whether the agent "
+                "is still the one that you read; nothing was changed. Try again later, after a restart of the gateway "
+                "where one is due, or without If-Match.",
+                field="header.If-Match",
+            )
+        await asyncio.sleep(_APPLIED_POLL_SECONDS)
 
 
 async def _job(client: GatewayClient, job_id: str) -> Mapping[str, Any]:

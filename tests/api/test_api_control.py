@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import re
@@ -23,8 +25,15 @@ SAMPLES = Path(__file__).parents[1] / "fixtures" / "samples" / "rpc-2026.9.6"
 
 
 class Setup:
-    def __init__(self, client, gateway):
-        self.client, self.gateway = client, gateway
+    def __init__(self, client, gateway, settings):
+        self.client, self.gateway, self.settings = client, gateway, settings
+
+    @contextlib.asynccontextmanager
+    async def another(self):
+        """A client of another API on the same database and gateway."""
+        async with started(self.settings) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
+            await of_app(app).commands._client.wait_connected()
+            yield client
 
     def sent(self, method):
         return [params for name, params in self.gateway.calls if name == method]
@@ -72,7 +81,7 @@ async def setup(settings, database):
             connection = of_app(app).commands._client
             assert connection is not None
             await connection.wait_connected()
-            yield Setup(client, gateway)
+            yield Setup(client, gateway, chosen)
 
 
 async def audit(database):
@@ -102,6 +111,81 @@ async def test_an_agent_that_somebody_else_changed_is_not_changed(setup, databas
     setup.gateway.answers["agents.list"] = lambda _: {"agents": []}  # deleted there, and not seen here yet
     gone = await setup.client.patch("/api/agents/main", json={"model": "p/m"}, headers=etag)
     assert gone.status_code == 412
+
+
+class LaggingAgents:
+    """A gateway that writes its configuration at once and works with it only when it is told to."""
+
+    def __init__(self, gateway):
+        self.written = self.shown = {"id": "main", "name": "Main", "model": {"primary": "p/old"}}
+        self.asked = 0  # for the configuration, while the list lags
+        self.shown_after = 3
+        self.revision = 0
+        gateway.answers["agents.list"] = lambda _: {"agents": [self.shown]}
+        gateway.answers["agents.update"] = self.update
+        gateway.answers["config.get"] = self.config
+
+    def update(self, params):
+        self.written = {**self.written, "name": params.get("name", self.written["name"])}
+        self.revision += 1
+        self.asked = 0
+        return {"ok": True}
+
+    def config(self, _):
+        if self.shown is not self.written:
+            self.asked += 1
+            if self.asked >= self.shown_after:
+                self.shown = self.written
+        applied = self.revision - (self.shown is not self.written)
+        return {"configRevisionHash": f"h{self.revision}", "appliedConfigHash": f"h{applied}", "hash": "h"}
+
+
+@pytest.fixture
+async def lagging(setup, database):
+    await database.execute("UPDATE lobs.agents SET name = 'Main', model = 'p/old' WHERE agent = 'main'")
+    return LaggingAgents(setup.gateway)
+
+
+@pytest.mark.req("S2-4")
+async def test_a_change_is_compared_with_what_was_written_last_also_while_the_gateways_list_lags(setup, lagging):
+    etag = {"If-Match": (await setup.client.get("/api/agents/main")).headers["ETag"]}
+    first = await setup.client.patch("/api/agents/main", json={"name": "First"}, headers=etag)
+    assert first.status_code == 200, first.text
+    assert lagging.shown["name"] == "Main", "it still shows what was before"
+    second = await setup.client.patch("/api/agents/main", json={"name": "Second"}, headers=etag)
+    assert (second.status_code, second.json()["code"]) == (412, "stale_version")
+    assert setup.sent("agents.update") == [{"agentId": "main", "name": "First"}]
+
+
+@pytest.mark.req("S2-4")
+async def test_what_cannot_be_compared_is_not_changed_and_its_key_stays_free(setup, lagging, monkeypatch):
+    monkeypatch.setattr("api.services.control.APPLIED_SECONDS", 0.0)
+    lagging.shown_after = 10**6
+    etag = {"If-Match": (await setup.client.get("/api/agents/main")).headers["ETag"]}
+    assert (await setup.client.patch("/api/agents/main", json={"name": "First"}, headers=etag)).status_code == 200
+    for _ in range(2):
+        second = await setup.client.patch(
+            "/api/agents/main", json={"name": "Second"}, headers={**etag, "Idempotency-Key": "k"}
+        )
+        assert (second.status_code, second.json()["code"]) == (409, "conflict")
+        assert "without If-Match" in second.json()["detail"]
+    assert (await setup.client.patch("/api/agents/main", json={"name": "Third"})).status_code == 200
+    assert [sent["name"] for sent in setup.sent("agents.update")] == ["First", "Third"]
+
+
+@pytest.mark.req("S2-4")
+async def test_of_several_who_change_the_same_at_once_one_succeeds(setup, lagging):
+    """Each through an API process of its own."""
+    etag = {"If-Match": (await setup.client.get("/api/agents/main")).headers["ETag"]}
+    async with setup.another() as other:
+        answers = await asyncio.gather(
+            setup.client.patch("/api/agents/main", json={"name": "One"}, headers=etag),
+            setup.client.patch("/api/agents/main", json={"name": "Two"}, headers=etag),
+            other.patch("/api/agents/main", json={"name": "Three"}, headers=etag),
+        )
+    assert sorted(answer.status_code for answer in answers) == [200, 412, 412]
+    (sent,) = setup.sent("agents.update")
+    assert lagging.written["name"] == sent["name"]
 
 
 @pytest.mark.req("S2-4")
@@ -240,6 +324,25 @@ async def test_the_configuration_is_read_without_secrets_checked_and_patched_as_
     assert (await setup.client.patch("/api/config", json=hidden)).status_code == 422
 
 
+@pytest.mark.req("S4-13")
+@pytest.mark.parametrize(
+    ("hash_after", "status", "code"), [("h2", 412, "stale_version"), ("h1", 502, "gateway_refused")]
+)
+async def test_a_patch_that_the_gateway_refuses_is_stale_only_when_its_configuration_has_changed(
+    setup, hash_after, status, code
+):
+    """Somebody else may change it after we have looked, and the gateway compares once more."""
+    hashes = iter(("h1", hash_after))
+    setup.gateway.answers["config.get"] = lambda _: {"hash": next(hashes)}
+    error = {"code": "INVALID_REQUEST", "message": "config changed since last load; re-run config.get and retry"}
+    del setup.gateway.answers["config.patch"]
+    setup.gateway._replies["config.patch"] = {"ok": False, "error": error}
+    body = {"patch": {"cron": {"enabled": True}}, "baseHash": "h1"}
+    nonce = await setup.confirmed("config.patch", "home", body)
+    answer = await setup.client.patch("/api/config", json=body, headers=nonce)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
 @pytest.mark.req("S4-10")
 @pytest.mark.parametrize(
     ("action", "target", "path", "method", "params"),
@@ -316,7 +419,7 @@ async def service(settings, tmp_path, monkeypatch):
             }
         )
         async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
-            yield Setup(client, gateway), folder
+            yield Setup(client, gateway, chosen), folder
 
 
 @pytest.mark.req("S1-13")
