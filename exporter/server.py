@@ -168,7 +168,8 @@ class _Server(uvicorn.Server):
         """Wakes once a second, for the Date header; uvicorn's own loop wakes ten times to look at a flag."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), 1)
+                async with asyncio.timeout(1):
+                    await self._stopping.wait()
 
     def stop(self) -> None:
         """End the loop."""

@@ -9,6 +9,7 @@ The functions of this room take a connection of it:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
@@ -50,7 +51,7 @@ async def open_pool(
     `wait_seconds`: how long to wait for a free connection, then `psycopg_pool.PoolTimeout`, which is a
     `psycopg.OperationalError`. It keeps trying to connect while the database is away. Rows are dicts.
     """
-    made: type[Pool] = AsyncConnectionPool if around is None else _around(around)
+    made = _Pool if around is None else _around(around)
     pool = made(
         dsn,
         kwargs={
@@ -74,8 +75,21 @@ async def open_pool(
         await pool.close(timeout=5)
 
 
-def _around(entered: Around) -> type[Pool]:
-    class Surrounded(AsyncConnectionPool[Connection]):
+class _Pool(AsyncConnectionPool[Connection]):
+    async def getconn(self, timeout: float | None = None) -> Connection:  # noqa: ASYNC109 - psycopg's
+        """As ever, only that a cancellation ends it. The pool waits with `asyncio.wait_for`, and that of Python 3.11
+        loses a cancellation which arrives together with what it waits for: whoever asked would go on for ever."""
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        connection = await super().getconn(timeout)
+        if task is not None and task.cancelling() > before:
+            await self.putconn(connection)
+            raise asyncio.CancelledError
+        return connection
+
+
+def _around(entered: Around) -> type[_Pool]:
+    class Surrounded(_Pool):
         @contextlib.asynccontextmanager
         async def connection(self, timeout: float | None = None) -> AsyncIterator[Connection]:  # noqa: ASYNC109 - psycopg's
             with entered():

@@ -273,7 +273,8 @@ class RunService(CommandService):
                 away = True
             looks += 1
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS)
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._woken.wait()
             self._woken.clear()
 
     async def _count(self) -> bool:
@@ -497,7 +498,8 @@ class RunService(CommandService):
     ) -> Event | None:
         """What comes after `known`, within a short while."""
         try:
-            payload = await asyncio.wait_for(told.get(), _STREAM_LOOK_SECONDS)
+            async with asyncio.timeout(_STREAM_LOOK_SECONDS):
+                payload = await told.get()
         except TimeoutError:
             return await self._end_of(client, run, known)
         state, now = payload.get("state"), written(payload)

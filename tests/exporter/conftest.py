@@ -104,7 +104,8 @@ class Life:
             while not condition():
                 self._raised.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._raised.wait(), 0.02)
+                    async with asyncio.timeout(0.02):
+                        await self._raised.wait()
 
     def values(self, metric, *, prometheus=False):
         """The series of a metric: {labels without gateway: value}."""

@@ -30,7 +30,8 @@ JSONL_VERSION = "2026.4.27"  # session stores in JSONL, protocol 3
 TOKEN = "LIVE-TOKEN-not-a-secret-0123456789abcdef"
 HOOK_TOKEN = "LIVE-HOOK-TOKEN-not-a-secret-0123456789abcdef"
 ALL_SCOPES = ("operator.read", "operator.write", "operator.admin", "operator.approvals", "operator.pairing")
-READY_SECONDS = 240
+# Deadlines are for what hangs; a gateway on a busy machine may take minutes for what else takes a second.
+PATIENCE_SECONDS = 600
 STOP_SECONDS = 20
 # OpenClaw runs in an emptied environment, except for where packages come from: 2026.4 installs plugin dependencies.
 PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE")
@@ -239,7 +240,7 @@ class LiveGateway:
         self._await_ready()
         return self
 
-    def command(self, *arguments, seconds=120):
+    def command(self, *arguments, seconds=PATIENCE_SECONDS):
         """`openclaw …` as its owner would type it; the finished process with its output. Starting takes seconds."""
         installation = install(self.version)
         return subprocess.run(
@@ -273,7 +274,7 @@ class LiveGateway:
         return environment
 
     def _await_ready(self):
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not self._ready():
             if self._gateway.poll() is not None or time.monotonic() > deadline:
                 tail = (self.home / "gateway.out").read_text(errors="replace")[-2000:]
@@ -332,7 +333,7 @@ class LiveGateway:
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         request = urllib.request.Request(self.http + path, json.dumps(body).encode(), headers, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -371,7 +372,8 @@ class Driver:
             await self._reader
 
     async def _receive(self):
-        return json.loads(await asyncio.wait_for(self._socket.recv(), 60))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return json.loads(await self._socket.recv())
 
     async def _read(self):
         try:
@@ -392,7 +394,7 @@ class Driver:
                 if not future.done():
                     future.set_exception(ConnectionError("the gateway closed the connection"))
 
-    async def call(self, method, parameters=None, *, seconds=90, final=False):
+    async def call(self, method, parameters=None, *, seconds=PATIENCE_SECONDS, final=False):
         """The response frame. `agent` responds twice on one id: final=True waits for the second."""
         request_id = str(uuid.uuid4())
         future = asyncio.get_running_loop().create_future()
@@ -401,11 +403,12 @@ class Driver:
             await self._socket.send(
                 json.dumps({"type": "req", "id": request_id, "method": method, "params": parameters or {}})
             )
-            return await asyncio.wait_for(future, seconds)
+            async with asyncio.timeout(seconds):
+                return await future
         finally:
             del self._waiting[request_id]
 
-    async def event(self, name, matches: Callable = lambda payload: True, *, since=0, seconds=60):
+    async def event(self, name, matches: Callable = lambda payload: True, *, since=0, seconds=PATIENCE_SECONDS):
         """The payload of the first such event at or after position `since`."""
 
         def found():
@@ -415,10 +418,11 @@ class Driver:
             return None
 
         async with self._arrived:
-            frame = await asyncio.wait_for(self._arrived.wait_for(found), seconds)
+            async with asyncio.timeout(seconds):
+                frame = await self._arrived.wait_for(found)
         return frame["payload"]
 
-    async def turn(self, message, key="agent:main:main", *, seconds=90):
+    async def turn(self, message, key="agent:main:main", *, seconds=PATIENCE_SECONDS):
         """One finished turn of an agent; its final response frame."""
         parameters = {"message": message, "sessionKey": key, "idempotencyKey": str(uuid.uuid4())}
         return await self.call("agent", parameters, seconds=seconds, final=True)
