@@ -89,7 +89,7 @@ def test_killed_gateway_is_one_message_and_its_return_another(gateway, tmp_path)
         assert set(down.links) == {"Board", "Runbook", "Silence"}
 
         gateway.start()
-        (_, back) = slack.wait(lambda messages: len(messages) == 2, 120)
+        (_, back) = slack.wait(lambda messages: len(messages) == 2)
         assert back.title == "✅ Resolved: The gateway does not answer · default"
 
         wait_for(lambda: {a["labels"]["alertname"] for a in alerts.alerts()} == {"Watchdog"}, "only the watchdog")

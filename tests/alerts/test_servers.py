@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import tools
-from tests.servers import ServerError, alertmanager, prometheus
+from tests.servers import PATIENCE_SECONDS, ServerError, alertmanager, prometheus
 
 
 def test_servers_start_answer_and_stop(tmp_path):
@@ -65,7 +65,7 @@ def test_two_processes_at_once_unpack_once(tmp_path):
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    answers = {process.communicate(timeout=60)[0].strip() for process in asked}
+    answers = {process.communicate(timeout=PATIENCE_SECONDS)[0].strip() for process in asked}
     assert answers == {str(cache / "prometheus/usr/bin/promtool")}
     assert uses.read_text().count("download prometheus") == 1
     assert {path.name for path in cache.iterdir()} == {"lock", "prometheus"}

@@ -21,6 +21,7 @@ from api.security.limits import Limits, Rate
 from api.security.password import PasswordFile
 from api.security.scopes import Actor, Scope
 from lobservatory.settings import Settings
+from tests.servers import PATIENCE_SECONDS
 
 PASSWORD = "a password for tests only"
 FAST = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -49,7 +50,7 @@ async def started(settings: Settings, limits: Limits | None = LOOSE) -> AsyncIte
     password = PasswordFile(settings.data_dir / "secrets" / "api_password", FAST)
     password.load()
     built = create_app(settings, password, limits=limits)
-    async with LifespanManager(built, startup_timeout=20, shutdown_timeout=20):
+    async with LifespanManager(built, startup_timeout=PATIENCE_SECONDS, shutdown_timeout=PATIENCE_SECONDS):
         yield built
 
 

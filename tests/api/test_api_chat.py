@@ -22,6 +22,7 @@ from openclaw.protocol import NotReadyError
 from store.pool import open_pool
 from store.questions import MOST_ROWS, QUESTIONS, answer
 from tests.api.conftest import connected, new_token
+from tests.servers import PATIENCE_SECONDS
 
 ANNA = Actor("anna", Scope.COMMAND, "token-anna")
 BEN = Actor("ben", Scope.COMMAND, "token-ben")
@@ -321,7 +322,7 @@ async def test_a_lost_connection_ends_a_question_at_once(service_of):
         asked = asyncio.Event()
         gateway.answers["chat.send"] = lambda _: asked.set() or {"ok": True}
         async with GatewayClient(gateway.url, "t", scopes=chat.SCOPES, subscribe_sessions=False) as client:
-            await client.wait_connected()
+            await client.wait_connected(PATIENCE_SECONDS)
             service = service_of(ModelConnection(client))
             events = await service.ask(ANNA, ChatIn(message="What?"))
             await asked.wait()

@@ -23,6 +23,7 @@ from openclaw.protocol import TooManyRequestsError
 from store import requested_runs
 from store.commands import run_operation_id
 from tests.api.conftest import LOOSE, connected, new_token, started
+from tests.servers import PATIENCE_SECONDS
 
 SAMPLES = Path(__file__).parents[1] / "fixtures" / "samples" / "rpc-2026.9.6"
 HOSTILE = ['"; rm -rf / #', "--flag", "../../x", "$(reboot)", "`id`", "'; DROP TABLE lobs.tasks; --"]
@@ -73,7 +74,7 @@ async def setup(settings, gateway, database) -> AsyncIterator[Setup]:
         }
     )
     async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
-        await gateway_client(app).wait_connected()
+        await gateway_client(app).wait_connected(PATIENCE_SECONDS)
         yield Setup(app, client, gateway)
 
 
@@ -178,7 +179,7 @@ async def test_what_the_gateway_refuses_is_told_and_audited(setup, database):
 async def test_a_gateway_that_went_away_is_503_and_the_key_stays_free(setup, gateway):
     await gateway.stop()
     client = gateway_client(setup.app)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while client.hello is not None:  # noqa: ASYNC110 - the client tells only of a connection's beginning
             await asyncio.sleep(0.01)
     headers = {"Idempotency-Key": "k"}
@@ -193,7 +194,7 @@ async def test_a_connection_lost_after_sending_keeps_the_key_so_that_nothing_is_
     lost = await setup.client.post("/api/agents/spawn", json=body, headers=headers)
     assert lost.status_code == 503
     gateway.faults.drop_on.clear()
-    await gateway_client(setup.app).wait_connected(30)
+    await gateway_client(setup.app).wait_connected(PATIENCE_SECONDS)
     again = await setup.client.post("/api/agents/spawn", json=body, headers=headers)
     assert again.status_code == 409, "whether it was carried out is not known"
     assert len(setup.sent("agent")) == 1
@@ -271,7 +272,7 @@ async def test_a_hundred_at_once_are_slowed_down_and_a_limited_token_refused(set
     )
     limits = Limits(read=LOOSE.read, write=LOOSE.write, command=Rate(0.5, 10), anonymous=LOOSE.anonymous)
     async with started(chosen, limits) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
-        await gateway_client(app).wait_connected()
+        await gateway_client(app).wait_connected(PATIENCE_SECONDS)
         statuses = [(await client.post("/api/crons/j/run")).status_code for _ in range(30)]
         assert statuses.count(202) in {10, 11}
         assert set(statuses) == {202, 429}

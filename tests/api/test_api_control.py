@@ -20,6 +20,7 @@ from api.services import service_manager
 from lobservatory.demo.gateway import ReplayGateway
 from lobservatory.settings import Settings
 from tests.api.conftest import connected, new_token, started
+from tests.servers import PATIENCE_SECONDS
 
 SAMPLES = Path(__file__).parents[1] / "fixtures" / "samples" / "rpc-2026.9.6"
 
@@ -32,7 +33,7 @@ class Setup:
     async def another(self):
         """A client of another API on the same database and gateway."""
         async with started(self.settings) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
-            await of_app(app).commands._client.wait_connected()
+            await of_app(app).commands._client.wait_connected(PATIENCE_SECONDS)
             yield client
 
     def sent(self, method):
@@ -80,7 +81,7 @@ async def setup(settings, database):
         async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
             connection = of_app(app).commands._client
             assert connection is not None
-            await connection.wait_connected()
+            await connection.wait_connected(PATIENCE_SECONDS)
             yield Setup(client, gateway, chosen)
 
 
@@ -387,7 +388,7 @@ async def test_no_answer_to_any_question_has_the_gateways_token(settings):
             }
         )
         async with started(chosen) as app, connected(app, await new_token(app, Scope.ADMIN)) as client:
-            await of_app(app).commands._client.wait_connected()
+            await of_app(app).commands._client.wait_connected(PATIENCE_SECONDS)
             paths = [path for path, methods in app.openapi()["paths"].items() if "get" in methods]
             answered = 0
             for path in {*paths, "/"} - {"/api/events/stream"}:

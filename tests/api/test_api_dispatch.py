@@ -8,6 +8,7 @@ from api.context import of_app
 from api.security.scopes import Scope
 from lobservatory.demo.gateway import ReplayGateway
 from tests.api.conftest import connected, new_token, started
+from tests.servers import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ async def client(settings, gateway, database):
     async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as made:
         connection = of_app(app).commands._client
         assert connection is not None
-        await connection.wait_connected()
+        await connection.wait_connected(PATIENCE_SECONDS)
         yield made
 
 

@@ -19,6 +19,7 @@ from api.context import of_app
 from api.live.protocol import LiveProtocol
 from api.security.scopes import Scope
 from tests.api.conftest import LOOSE, connected, new_token, started
+from tests.servers import PATIENCE_SECONDS
 
 
 @contextlib.asynccontextmanager
@@ -52,14 +53,14 @@ async def test_a_peer_that_answers_no_ping_is_dropped(app):
             f"GET /ws/operations HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 101")
             frames = await reader.read()  # until the service hangs up; this peer never says a word
         assert frames[0] == 0x89  # a ping
         assert b"keepalive ping timeout" in frames
         writer.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while of_app(app).counts.clients["operations"]:  # noqa: ASYNC110 - a figure has no event
                 await asyncio.sleep(0.01)
 
@@ -89,7 +90,7 @@ async def test_without_its_database_it_answers_503_and_says_so_and_comes_back(
                         assert (await client.get("/healthz")).status_code == 200
                     finally:
                         admin.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - asked over HTTP
                         await asyncio.sleep(0.05)
                     assert (await client.post("/api/tasks", json={"title": "back"})).status_code == 201

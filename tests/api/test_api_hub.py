@@ -17,6 +17,7 @@ from api.live.status import broadcast_agent_status
 from api.openapi import DESCRIPTION
 from api.routes.live import CHANNELS, STREAM_TOPICS
 from api.security.scopes import Actor, Scope
+from tests.servers import PATIENCE_SECONDS
 
 EVERYONE = Actor("a", Scope.READ, "t1")
 DATA = {"id": "1"}
@@ -50,7 +51,7 @@ def operation(seq, gateway=None):
 
 
 async def texts(subscription, number):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         return [(await subscription.get())[1] for _ in range(number)]
 
 
@@ -138,7 +139,7 @@ async def test_lost_events_end_every_stream_so_that_clients_ask_anew():
     one = hub(LiveEvent(9, RESET, RESET, {}))
     with one.subscribe("operations", as_operation, ["operations"], EVERYONE) as subscription:
         task = asyncio.create_task(one.run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await subscription.gone.wait()
         task.cancel()
         assert subscription.close_code == 1012

@@ -13,6 +13,7 @@ from lobservatory.demo.gateway import ReplayGateway
 from openclaw.client import GatewayClient
 from openclaw.protocol import CallTimeoutError, RpcError
 from tests.api.conftest import connected, new_token, started
+from tests.servers import PATIENCE_SECONDS
 
 
 def families(text: str):
@@ -60,7 +61,7 @@ async def test_calls_to_the_gateway_are_timed_by_connection_and_method(settings)
         async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
             connection = of_app(app).commands._client
             assert connection is not None
-            await connection.wait_connected()
+            await connection.wait_connected(PATIENCE_SECONDS)
             for _ in range(3):
                 assert (await client.post("/api/crons/j/run")).status_code == 202
             assert (await client.post("/api/sessions/k/compact")).status_code >= 400
@@ -91,7 +92,7 @@ async def test_a_call_that_is_never_answered_takes_its_deadline_and_is_an_error(
         gateway.answers["health"] = lambda _: {}
         async with GatewayClient(gateway.url, "t", subscribe_sessions=False) as client:
             counts.connection("chat", client)
-            await client.wait_connected()
+            await client.wait_connected(PATIENCE_SECONDS)
             with pytest.raises(CallTimeoutError):
                 await client.call("status", {}, timeout=0.2)
     text = counts.exposition()

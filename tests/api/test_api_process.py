@@ -19,6 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.api.conftest import PASSWORD
+from tests.servers import PATIENCE_SECONDS
 
 SERVICE = "s" * 43  # the generated service token of the fixture: read and write
 
@@ -34,7 +35,9 @@ class Service:
         return self.url.removeprefix("http://")
 
     def client(self, token: str = SERVICE) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=20)
+        return httpx.AsyncClient(
+            base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE_SECONDS
+        )
 
     def websocket(self, path: str, token: str | None = SERVICE, **arguments) -> connect:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -56,7 +59,7 @@ async def running(environment: dict[str, str]) -> AsyncIterator[Service]:
 
     reader = asyncio.create_task(read())
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not service.url:
                 assert process.returncode is None, "".join(service.log)
                 for line in service.log:
@@ -74,7 +77,7 @@ async def running(environment: dict[str, str]) -> AsyncIterator[Service]:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
             try:
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     await process.wait()
             except TimeoutError:
                 process.kill()
@@ -88,7 +91,7 @@ async def service(process_environment) -> AsyncIterator[Service]:
 
 
 async def receive(websocket: ClientConnection) -> Any:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         return json.loads(await websocket.recv())
 
 
@@ -102,7 +105,7 @@ async def refused(environment) -> tuple[int | None, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "api", env=environment, stderr=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         _, stderr = await process.communicate()
     return process.returncode, stderr.decode()
 
@@ -167,7 +170,7 @@ async def test_sigterm_ends_it_with_live_clients_and_status_0(service):
     ):
         assert stream.status_code == 200
         service.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert await service.process.wait() == 0
         with pytest.raises(ConnectionClosed):
             await receive(websocket)
@@ -343,7 +346,7 @@ async def test_a_socket_ends_soon_after_its_token_was_revoked(service, database)
     async with service.websocket("/ws/operations") as websocket:
         await database.execute("UPDATE lobs.tokens SET revoked_at = now() WHERE id = 'service'")
         with pytest.raises(ConnectionClosed):
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await websocket.recv()
         assert websocket.close_code == 1008
 
@@ -365,7 +368,7 @@ async def test_a_stalled_client_is_closed_and_the_others_get_everything(service)
             listening = asyncio.create_task(listen())
             for number in range(60):
                 await client.patch(f"/api/operations/{operation['id']}", json={"activity": str(number)})
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await listening
             assert [one["activity"] for one in got] == [None, *map(str, range(60))]
             metrics = (await client.get("/metrics")).text
@@ -379,7 +382,7 @@ async def test_a_stalled_client_is_closed_and_the_others_get_everything(service)
 async def events(response: httpx.Response, number: int) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
     current: dict[str, str] = {}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         async for line in response.aiter_lines():
             name, _, value = line.partition(": ")
             if name in {"id", "event", "data"}:
@@ -398,7 +401,7 @@ async def test_the_event_stream_has_its_headers_and_a_first_byte(service):
         assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert stream.headers["x-accel-buffering"] == "no"
         assert "no-transform" in stream.headers["cache-control"]
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(PATIENCE_SECONDS):  # before anything has happened
             async for chunk in stream.aiter_text():
                 assert "connected" in chunk
                 break
@@ -419,7 +422,7 @@ async def test_a_cut_stream_resumes_with_its_last_id_and_loses_nothing(service, 
             await anext(lines)
             await publish(database, 1)
             last = None
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while last is None:
                     line = await anext(lines)
                     last = line.removeprefix("id: ") if line.startswith("id: ") else None

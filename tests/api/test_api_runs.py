@@ -27,6 +27,7 @@ from lobservatory.settings import Settings, SettingsError, load
 from store import requested_runs
 from tests.api.conftest import connected, new_token, started
 from tests.fakes.slack import fake_slack
+from tests.servers import PATIENCE_SECONDS
 
 REPLY = "the plan, with {{previous}} & <@U1> in it"
 TASK = "a task that nobody else may read"
@@ -53,7 +54,7 @@ async def gateway() -> AsyncIterator[ReplayGateway]:
 
 async def soon(ask: Callable[[], Awaitable[Any]], enough: Callable[[Any], bool]) -> Any:
     """The first answer that is enough, of a state that can be asked for but not awaited."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not enough(answer := await ask()):  # noqa: ASYNC110 - as said above
             await asyncio.sleep(0.02)
     return answer
@@ -107,7 +108,7 @@ async def running(settings, gateway, database, **more: Any) -> AsyncIterator[Set
     async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
         connection = of_app(app).runs._client
         assert connection is not None
-        await connection.wait_connected()
+        await connection.wait_connected(PATIENCE_SECONDS)
         yield Setup(app, client, gateway, database, chosen.database_url.get_secret_value())
 
 
@@ -180,7 +181,7 @@ async def test_two_processes_share_the_queue_and_start_each_run_once(settings, g
         places = [one, other] * 6
         asked = await asyncio.gather(*(place.spawn(f"run {n}") for n, place in enumerate(places)))
         most, done = 0, set()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while len(done) < len(asked):
                 runs = (await one.client.get("/api/runs", params={"status": "running"})).json()["runs"]
                 most = max(most, len(runs))
@@ -465,7 +466,7 @@ async def test_what_was_not_sent_leaves_nothing_and_its_key_may_be_used_again(se
     await setup.gateway.start(port=port)
     client = of_app(setup.app).runs._client
     assert client is not None
-    await client.wait_connected(30)
+    await client.wait_connected(PATIENCE_SECONDS)
     assert (await setup.client.post("/api/agents/spawn", json=body, headers=headers)).status_code == 202
     assert len(setup.sent) == 1
 
@@ -480,7 +481,7 @@ async def test_what_runs_is_not_said_to_be_cancelled_while_the_gateway_is_away(s
     await setup.gateway.start(port=port)
     client = of_app(setup.app).runs._client
     assert client is not None
-    await client.wait_connected(30)
+    await client.wait_connected(PATIENCE_SECONDS)
     answer = await setup.client.post(f"/api/runs/{first['id']}/cancel", headers={"Idempotency-Key": "k"})
     assert answer.json() == {"ok": True, "aborted": True}
 
@@ -684,7 +685,7 @@ async def test_what_a_run_says_is_streamed_to_its_end(setup):
         return len(client._on_event)
 
     await soon(listeners, lambda now: now > before)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await setup.gateway.emit("chat", said("another", "delta", "not ours"))
         await setup.gateway.emit("chat", said(run["runId"], "delta", "So "))
         assert (await told.get())[1]["text"] == "So "
@@ -715,7 +716,7 @@ async def test_a_run_that_says_nothing_for_long_is_kept_alive_and_listeners_are_
     run = await setup.spawn()
     told: asyncio.Queue[Any] = asyncio.Queue()
     reading = asyncio.create_task(events(setup, run["id"], told))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert (await told.get())[0] == service.KEEP_ALIVE
         refused = await setup.client.get(f"/api/runs/{run['id']}/reply")
         assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")

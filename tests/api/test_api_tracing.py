@@ -16,6 +16,7 @@ from lobservatory.demo.gateway import ReplayGateway
 from tests.api.conftest import connected, new_token, started
 from tests.api.test_api_metrics import value
 from tests.otlp import values
+from tests.servers import PATIENCE_SECONDS
 
 COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
 VARIABLES = {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_SERVICE_NAME", "OTEL_SDK_DISABLED"}
@@ -97,7 +98,7 @@ async def test_a_call_to_the_gateway_is_a_client_span_of_its_request(receiver, s
         async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
             connection = of_app(app).commands._client
             assert connection is not None
-            await connection.wait_connected()
+            await connection.wait_connected(PATIENCE_SECONDS)
             assert (await client.post("/api/crons/a-job/run")).status_code == 202
             assert (await client.post("/api/sessions/k/compact")).status_code == 502
     found = spans_of(receiver)

@@ -15,12 +15,13 @@ from store import outbox
 from store.rows import OutboxEvent
 from tests.api.conftest import PASSWORD, data_dir, process_environment  # noqa: F401 - fixtures
 from tests.api.test_api_process import Service, running
+from tests.servers import PATIENCE_SECONDS
 from tests.tools import debian_tool
 
 pytestmark = pytest.mark.browser
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 HOSTILE = '<img src=x onerror="document.title=1"><b>x</b>'
-expect.set_options(timeout=60_000)  # a machine under load draws slowly; nothing here is about how fast
+expect.set_options(timeout=PATIENCE_SECONDS * 1000)  # a machine under load draws slowly; nothing here is about how fast
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from store.checkpoint import CheckpointLedger
 from store.postgres_ledger import PostgresLedger
 from store.shown import ShownTotals
 from tests.archives import extract
+from tests.servers import PATIENCE_SECONDS
 
 SAMPLES = Path(__file__).parents[1] / "fixtures" / "samples"
 VERSIONS = ("2026.9.6", "2026.4.27")
@@ -98,7 +99,7 @@ class Life:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def until(self, condition, seconds=20):
+    async def until(self, condition, seconds=PATIENCE_SECONDS):
         """Until the condition holds, looked at whenever counters rise and a little after."""
         async with asyncio.timeout(seconds):
             while not condition():
@@ -217,7 +218,7 @@ class Running:
             if sample.name == metric
         }
 
-    async def until(self, metric, condition, seconds=20):
+    async def until(self, metric, condition, seconds=PATIENCE_SECONDS):
         async with asyncio.timeout(seconds):
             while not condition(shown := await self.values(metric)):  # noqa: ASYNC110 - over HTTP, as users look
                 await asyncio.sleep(0.01)
@@ -240,7 +241,7 @@ async def running(configured, *, scanned=True):
             yield alive
         finally:
             stop.set()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await task
 
 

@@ -25,6 +25,7 @@ from store.gateway import save_agents, save_sessions
 from store.migrate import migrate
 from store.pool import open_pool
 from store.rows import Session
+from tests.servers import PATIENCE_SECONDS
 
 NOBODY = "ws://127.0.0.1:9"  # the discard port: nothing listens there
 
@@ -118,7 +119,7 @@ async def test_a_database_without_our_schema_is_waited_for(postgres_server, file
             patch.setattr("exporter.app.RETRY_DATABASE", (0.02, 0.1))
             configured = lab.settings(files_dir, tmp_path / "data", dsn=postgres_server.dsn(database, postgres.WRITER))
             async with lab.running(configured, scanned=False) as alive:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     while "database" not in alive.exporter._complaints:  # noqa: ASYNC110 - it is a state, no event
                         await asyncio.sleep(0.01)
                 assert await alive.values("lobservatory_database_up") == {(): 0}
@@ -207,7 +208,7 @@ def start(variables, cwd):
 def ends(variables, cwd):
     """Its status and what it says, for a start that must fail."""
     process = start(variables, cwd)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode, said
 
 
@@ -243,7 +244,7 @@ def test_sigterm_ends_it_cleanly_and_no_secret_was_said(files_dir, tmp_path, lab
     said = process.stderr.readline()
     assert "exporter started" in said
     process.send_signal(signal.SIGTERM)  # most likely during the first scan
-    _, rest = process.communicate(timeout=10)
+    _, rest = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert "Traceback" not in rest
     assert secret not in said + rest

@@ -13,7 +13,7 @@ import pytest
 
 from lobservatory.cli import backfill
 from lobservatory.errors import UserError
-from tests.servers import prometheus
+from tests.servers import PATIENCE_SECONDS, prometheus
 from tests.tools import debian_tool
 
 CONFIG = """\
@@ -40,7 +40,7 @@ def promtool(monkeypatch):
 
 
 async def scraped(server):
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             rows = await asyncio.to_thread(server.query, "count_over_time(claw_source_entries_total[1m])")
             if rows and float(rows[0]["value"][1]) >= 3:

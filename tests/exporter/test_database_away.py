@@ -14,6 +14,7 @@ import pytest
 
 from lobservatory.runner import postgres
 from store.migrate import migrate
+from tests.servers import PATIENCE_SECONDS
 
 CALLS = "claw_model_calls_total"
 
@@ -31,7 +32,7 @@ class Server:
 
     async def end(self, how):
         self.process.send_signal(how)
-        await asyncio.to_thread(self.process.wait, 60)
+        await asyncio.to_thread(self.process.wait, PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ async def test_a_database_that_is_away_while_sessions_grow(lab, tmp_path, server
     async with lab.running(lab.settings(lab.state_dir, tmp_path / "data", dsn=server.cluster.dsn())) as alive:
         for how in (signal.SIGINT, signal.SIGKILL):
             expected = counted
-            await alive.until(CALLS, lambda shown, expected=expected: sum(shown.values()) == expected, seconds=60)
+            await alive.until(CALLS, lambda shown, expected=expected: sum(shown.values()) == expected)
             await server.end(how)
             newborn = lab.transcript()
             for _ in range(20):
@@ -74,7 +75,7 @@ async def test_a_database_that_is_away_while_sessions_grow(lab, tmp_path, server
             assert sum((await alive.values(CALLS)).values()) == counted  # what is committed, neither more nor less
             await server.start()
             counted += 300
-        await alive.until(CALLS, lambda shown: sum(shown.values()) == counted, seconds=60)
+        await alive.until(CALLS, lambda shown: sum(shown.values()) == counted)
     with psycopg.connect(server.cluster.dsn(postgres.OWNER)) as connection:
         for query in (
             "SELECT count(DISTINCT entry_id), sum(cost_usd) FROM model_calls",

@@ -16,6 +16,7 @@ from lobservatory.demo.gateway import ReplayGateway
 from openclaw.protocol import Pushed
 from store import outbox
 from store.pool import open_pool
+from tests.servers import PATIENCE_SECONDS
 
 EVENTS = Path(__file__).parents[1] / "fixtures" / "gateway" / "runs-2026.9.6.jsonl"
 TOKEN = "a-token"
@@ -38,7 +39,7 @@ def shifted(value, by):
 
 
 async def eventually(condition):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await condition():  # noqa: ASYNC110 - what is awaited happens in another process or task
             await asyncio.sleep(0.02)
 
@@ -83,7 +84,7 @@ async def test_what_a_gateway_does_becomes_rows_and_messages(pool, postgres_dsn,
     async with ReplayGateway(token=TOKEN) as gateway:
         watch = GatewayWatch("home", gateway.url, lambda: TOKEN, pool=pool, interval=0.5)
         async with running(watch):
-            await watch.client.wait_connected()
+            await watch.client.wait_connected(PATIENCE_SECONDS)
 
             async def listed():
                 return len(await rows(postgres_reader_dsn, "SELECT * FROM cron_jobs")) == 8

@@ -12,6 +12,7 @@ from exporter.registry import Registry
 from exporter.runner import Runner
 from lobservatory.catalogue import CATALOGUE, TOTAL_SERIES
 from lobservatory.demo.gateway import ReplayGateway
+from tests.servers import PATIENCE_SECONDS
 
 AGENTS, SESSIONS, JOBS = 500, 5_000, 1_000
 PAGE = 100
@@ -64,7 +65,7 @@ async def test_500_agents_5000_sessions_and_1000_jobs_are_all_seen_within_the_bo
         runner = Runner(registry, "home", watch.collectors)
         task = asyncio.create_task(watch.run(runner.wake))
         try:
-            await watch.client.wait_connected(30)
+            await watch.client.wait_connected(PATIENCE_SECONDS)
             polled = [one for one in watch.collectors if one.name in {"sessions", "agents", "cron"}]
             assert [await runner.refresh(collector) for collector in polled] == [True] * 3
         finally:

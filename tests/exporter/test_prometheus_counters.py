@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from lobservatory.cli.reprice import reprice
 from lobservatory.runner import postgres
 from lobservatory.settings import Listen
+from tests.servers import PATIENCE_SECONDS
 
 CONFIG = """\
 global: {{scrape_interval: 1s, scrape_timeout: 1s}}
@@ -38,7 +39,7 @@ class Asked:
             (row["metric"].get("model") or row["metric"].get("__name__") or ""): float(row["value"][1]) for row in found
         }
 
-    async def until(self, expression, condition, seconds=60):
+    async def until(self, expression, condition, seconds=PATIENCE_SECONDS):
         async with asyncio.timeout(seconds):
             while not condition(shown := await self.query(expression)):  # noqa: ASYNC110 - over HTTP, as users look
                 await asyncio.sleep(0.2)
@@ -130,7 +131,7 @@ async def test_no_counter_falls_over_a_crash_a_prune_a_reclassification_and_a_re
 
             patch.setattr("exporter.ingest._keep", broken)
             second.append(lab.call("2.5"))
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while len(tries) < 2:  # noqa: ASYNC110 - tried again by the ingest
                     await asyncio.sleep(0.02)
             assert (await prometheus.query(billed))[""] == pytest.approx(money, abs=1e-12)
@@ -301,7 +302,7 @@ async def test_no_counter_falls_when_a_backup_older_than_a_prune_is_restored(
         await prometheus.until(billed, lambda shown: shown.get("") == 6.75)
     pruned.path.unlink()
     async with life(database_url=SecretStr(backup)) as alive:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not alive.exporter.ingest.status.looked:  # noqa: ASYNC110 - of another thread
                 await asyncio.sleep(0.02)
         await prometheus.until(billed, lambda shown: shown.get("") == 6.75)

@@ -19,6 +19,7 @@ from lobservatory.settings import Billing
 from store.postgres_ledger import PostgresLedger
 from store.reprice import ModelPrice
 from store.reprice import reprice as reprice_rows
+from tests.servers import PATIENCE_SECONDS
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 LONG_AGO = NOW - timedelta(days=40)
@@ -215,7 +216,7 @@ async def test_two_at_once_change_the_sums_once(books):
         ]
         pids = ", ".join(str(one.info.backend_pid) for one in writers)
         waiting = f"SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND pid IN ({pids})"
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while await asyncio.to_thread(books.ask, waiting) != [(2,)]:  # noqa: ASYNC110 - a server's state
                 await asyncio.sleep(0.05)
         await holder.rollback()

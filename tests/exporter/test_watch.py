@@ -8,6 +8,7 @@ import pytest
 
 from exporter import inotify
 from exporter.watch import Watch, Watchdog, concerns_transcripts
+from tests.servers import PATIENCE_SECONDS
 
 linux = pytest.mark.skipif(not inotify.available, reason="inotify is Linux'")
 
@@ -45,13 +46,13 @@ async def watch(request, tmp_path, monkeypatch):
 async def test_a_write_ends_the_wait(watch, tmp_path):
     with (tmp_path / "agents" / "main" / "sessions" / "old.jsonl").open("ab") as file:
         file.write(b"x\n")
-    assert await watch.wait(20)
+    assert await watch.wait(PATIENCE_SECONDS)
 
 
 async def test_a_rename_ends_the_wait(watch, tmp_path):
     old = tmp_path / "agents" / "main" / "sessions" / "old.jsonl"
     old.rename(old.with_name("old.jsonl.reset.2026-11-21T00-48-54.007Z"))
-    assert await watch.wait(20)
+    assert await watch.wait(PATIENCE_SECONDS)
 
 
 async def test_what_does_not_matter_does_not_end_the_wait(watch, tmp_path):
@@ -62,7 +63,7 @@ async def test_what_does_not_matter_does_not_end_the_wait(watch, tmp_path):
 
 async def test_a_poke_from_a_thread_ends_the_wait(watch):
     await asyncio.to_thread(watch.poke)
-    assert await watch.wait(20)
+    assert await watch.wait(PATIENCE_SECONDS)
 
 
 @linux
@@ -74,12 +75,12 @@ async def test_every_write_in_a_burst_of_new_folders_is_followed_by_a_notificati
         sessions = tmp_path / "agents" / f"agent-{number}" / "sessions"
         sessions.mkdir(parents=True)
         (sessions / "a.jsonl").write_bytes(b"one\n")
-        assert await watch.wait(20)
+        assert await watch.wait(PATIENCE_SECONDS)
         while await watch.wait(0.01):
             pass  # all notifications of the creation
         with (sessions / "a.jsonl").open("ab") as file:
             file.write(b"two\n")
-        assert await watch.wait(20)
+        assert await watch.wait(PATIENCE_SECONDS)
     watch.stop()
 
 
@@ -92,7 +93,7 @@ async def test_a_folder_that_appears_later_is_watched_from_the_next_look(tmp_pat
     watch.ensure()
     assert watch.native
     (sessions / "a.jsonl").write_bytes(b"x\n")
-    assert await watch.wait(20)
+    assert await watch.wait(PATIENCE_SECONDS)
     watch.stop()
 
 
@@ -103,7 +104,7 @@ async def test_a_folder_that_was_replaced_is_watched_anew(watch, tmp_path):
     while await watch.wait(0.05):
         pass
     (tmp_path / "agents" / "main" / "sessions" / "new.jsonl").write_bytes(b"x\n")
-    assert await watch.wait(20)
+    assert await watch.wait(PATIENCE_SECONDS)
 
 
 async def test_without_notifications_it_polls(tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage
 from threading import Condition, Thread
 
+from tests.servers import PATIENCE_SECONDS
+
 
 @dataclass
 class MailServer:
@@ -24,7 +26,7 @@ class MailServer:
     refused: int = 0  # log-ins with something else
     _changed: Condition = field(default_factory=Condition)
 
-    def wait(self, number: int, seconds: float = 120.0) -> list[EmailMessage]:
+    def wait(self, number: int, seconds: float = PATIENCE_SECONDS) -> list[EmailMessage]:
         """The mails, as soon as there are so many. Raises TimeoutError."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self.mails) >= number, seconds):

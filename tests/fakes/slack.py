@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.servers import PATIENCE_SECONDS
+
 PATH = "/services/T000/B000/secret"
 LONGEST_TEXT = 40_000  # characters; Slack cuts what is longer
 # What Slack turns into something else than text, unless < and > are escaped: links, mentions, channels.
@@ -67,7 +69,7 @@ class SlackServer:
     failed: int = 0  # requests while it was down
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def wait(self, enough: Callable[[list[Message]], bool], seconds: float = 120.0) -> list[Message]:
+    def wait(self, enough: Callable[[list[Message]], bool], seconds: float = PATIENCE_SECONDS) -> list[Message]:
         """All messages, as soon as `enough` says so. Raises TimeoutError with those that came."""
         end = time.monotonic() + seconds
         with self._changed:
@@ -78,7 +80,7 @@ class SlackServer:
                     raise TimeoutError(f"Slack got {titles} (refused: {self.refused}) within {seconds:g} s")
             return list(self.messages)
 
-    def wait_failed(self, number: int, seconds: float = 120.0) -> None:
+    def wait_failed(self, number: int, seconds: float = PATIENCE_SECONDS) -> None:
         """Return when `number` requests have failed because it was down."""
         with self._changed:
             if not self._changed.wait_for(lambda: self.failed >= number, seconds):

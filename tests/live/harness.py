@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,14 +23,14 @@ from pathlib import Path
 
 import websockets
 
+from tests.servers import PATIENCE_SECONDS, free_port
+
 NODE_VERSION = "26.10.0"
 DEFAULT_VERSION = "2026.9.6"  # session stores in SQLite, protocol 4
 JSONL_VERSION = "2026.4.27"  # session stores in JSONL, protocol 3
 TOKEN = "LIVE-TOKEN-not-a-secret-0123456789abcdef"
 HOOK_TOKEN = "LIVE-HOOK-TOKEN-not-a-secret-0123456789abcdef"
 ALL_SCOPES = ("operator.read", "operator.write", "operator.admin", "operator.approvals", "operator.pairing")
-# Deadlines are for what hangs; a gateway on a busy machine may take minutes for what else takes a second.
-PATIENCE_SECONDS = 600
 STOP_SECONDS = 20
 # OpenClaw runs in an emptied environment, except for where packages come from: 2026.4 installs plugin dependencies.
 PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE")
@@ -88,12 +87,6 @@ def _npm_install(directory, package, npm, first_on_path):
         raise GatewayNotInstalledError(f"npm install {package} failed: {done.stderr.strip()[-500:]}")
     complete.touch()
     return directory
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def configuration(state_dir, port, model_port, version, log_file):
@@ -286,14 +279,14 @@ class LiveGateway:
         # Unknown paths are 200 HTML, so the answer itself has to say it.
         with (
             contextlib.suppress(OSError, ValueError),
-            urllib.request.urlopen(f"{self.http}/readyz", timeout=2) as answer,
+            urllib.request.urlopen(f"{self.http}/readyz", timeout=10) as answer,
         ):
             return json.load(answer).get("ready") is True
         return False
 
     def kill(self):
         """The gateway dies without a word, as with a power cut."""
-        self._end(signal.SIGKILL, 10)
+        self._end(signal.SIGKILL, PATIENCE_SECONDS)
 
     def stop(self):
         """The gateway stops as `systemctl stop` would stop it; killed when a run holds it for longer than 20 s."""
@@ -315,7 +308,7 @@ class LiveGateway:
         self.kill()
         if self._model:
             self._model.kill()
-            self._model.wait(10)
+            self._model.wait(PATIENCE_SECONDS)
             self._model = None
 
     def __enter__(self):
@@ -351,7 +344,9 @@ class Driver:
 
     async def __aenter__(self):
         # Keep-alive off: a gateway that blocks its event loop for 20 s is slow, not gone.
-        self._socket = await websockets.connect(self.url, max_size=64 << 20, ping_interval=None)
+        self._socket = await websockets.connect(
+            self.url, max_size=64 << 20, ping_interval=None, open_timeout=PATIENCE_SECONDS
+        )
         await self._receive()
         client = {"id": "gateway-client", "version": "0", "platform": "linux", "mode": "backend"}
         parameters = {

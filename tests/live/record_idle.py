@@ -72,12 +72,12 @@ def record(minutes: float, output: Path) -> None:
             except ServerError:
                 return False
 
-        wait_for(up, "the exporter sees the gateway", 120)
+        wait_for(up, "the exporter sees the gateway")
         settings = Settings.model_validate({"data_dir": folder})
         config = prepare_prometheus(folder / "prom", settings, {"exporter": Listen(host="127.0.0.1", port=port)})
         server = stack.enter_context(prometheus(folder / "prom", config))
         asyncio.run(begin(gateway))
-        wait_for(lambda: server.query("claw_agent_last_human_timestamp_seconds"), "the first scrape with a person", 120)
+        wait_for(lambda: server.query("claw_agent_last_human_timestamp_seconds"), "the first scrape with a person")
         start = time.time()
         time.sleep(minutes * 60)
         matrix = server.api(

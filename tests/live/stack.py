@@ -12,9 +12,7 @@ from typing import Any
 
 import httpx
 
-from tests.servers import free_port, wait_for
-
-STOP_SECONDS = 10
+from tests.servers import PATIENCE_SECONDS, free_port, wait_for
 
 
 class OurProcess:
@@ -47,10 +45,10 @@ class OurProcess:
         self._process.wait()
 
     def stop(self) -> int:
-        """SIGTERM; its exit status. Raises subprocess.TimeoutExpired after 10 s."""
+        """SIGTERM; its exit status. Raises subprocess.TimeoutExpired when it hangs."""
         self._process.terminate()
         try:
-            return self._process.wait(STOP_SECONDS)
+            return self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
             raise
@@ -88,7 +86,7 @@ def answers(process: OurProcess, url: str) -> Callable[[], bool]:
     def probe() -> bool:
         process.alive()
         try:
-            return httpx.get(url, timeout=5).status_code == httpx.codes.OK
+            return httpx.get(url, timeout=10).status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
 
@@ -97,4 +95,4 @@ def answers(process: OurProcess, url: str) -> Callable[[], bool]:
 
 def wait_ready(process: OurProcess, url: str, what: str) -> None:
     """Wait for a process of ours to answer."""
-    wait_for(answers(process, url), what, 60)
+    wait_for(answers(process, url), what)

@@ -13,9 +13,8 @@ import pytest
 from lobservatory.runner import secrets
 from tests.fakes.slack import fake_slack
 from tests.live.stack import gateway_settings, our_process, wait_ready
-from tests.servers import wait_for
+from tests.servers import PATIENCE_SECONDS, wait_for
 
-SECONDS = 120
 CAP = 2  # runs at once
 ENDS = ("completed", "failed", "cancelled")
 SESSION = "agent:main:dashboard:commanded"
@@ -32,7 +31,7 @@ class PatientClient(httpx.Client):
 
 def logged_in(url, password):
     token = httpx.post(f"{url}/api/auth/login", json={"password": password}).raise_for_status().json()["token"]
-    return PatientClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=SECONDS)
+    return PatientClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE_SECONDS)
 
 
 def accepted(answer: httpx.Response, status: int = 202) -> Any:
@@ -56,7 +55,7 @@ def changed_agent(client):
     etag = {"If-Match": f'"{read["version"]}"'}
     accepted(client.patch("/api/agents/main", json={"name": "Renamed"}, headers=etag), 200)
     assert client.patch("/api/agents/main", json={"name": "Late"}, headers=etag).status_code == 412
-    wait_for(lambda: client.get("/api/agents/main").json()["name"] == "Renamed", "the agent's name", SECONDS)
+    wait_for(lambda: client.get("/api/agents/main").json()["name"] == "Renamed", "the agent's name")
     again = {"If-Match": client.get("/api/agents/main").headers["ETag"]}
     accepted(client.patch("/api/agents/main", json={"name": "Main"}, headers=again), 200)
 
@@ -68,7 +67,7 @@ def requested(client, run, *statuses):
         found = accepted(client.get(f"/api/runs/{run['id']}"), 200)
         return found if found["status"] in statuses else None
 
-    return wait_for(probe, f"{run['id']} {statuses}", SECONDS)
+    return wait_for(probe, f"{run['id']} {statuses}")
 
 
 def ended(client, run):
@@ -80,7 +79,7 @@ def ended(client, run):
         found = operation(client, stands["stages"][0]["operationId"])
         return found if found.get("status") in ENDS else None
 
-    return wait_for(probe, f"the end of {run['id']}", SECONDS)
+    return wait_for(probe, f"the end of {run['id']}")
 
 
 def listed(client):
@@ -109,7 +108,7 @@ def spawned_run(client):
         tokens = operation(client, run["operationId"])["metrics"]["tokens"]
         return tokens if tokens["total"] > 0 and tokens["cost"] else None
 
-    tokens = wait_for(counted, "tokens and cost of the run", SECONDS)
+    tokens = wait_for(counted, "tokens and cost of the run")
     assert tokens["model"] == "fake-1"
     result = accepted(client.get("/api/dispatch/results", params={"operationId": run["operationId"]}), 200)[0]
     assert result["reply"] == "Done, after 1 tool result(s)."
@@ -120,7 +119,7 @@ def stopped_run(client, gateway):
     """A run that is told to stop ends as cancelled."""
     before = len(gateway.model_requests())
     run = accepted(client.post("/api/agents/spawn", json={"label": "Slow", "task": "Wait [[slow 600]]"}))
-    wait_for(lambda: len(gateway.model_requests()) > before, "the question to the model", SECONDS)
+    wait_for(lambda: len(gateway.model_requests()) > before, "the question to the model")
     killed = accepted(client.post("/api/agents/main/kill", json={"sessionKey": run["sessionKey"]}), 200)
     assert killed == {"aborted": True, "runIds": [run["runId"]]}
     assert ended(client, run)["status"] == "cancelled"
@@ -141,7 +140,6 @@ def changed_session(client, gateway):
     wait_for(
         lambda: operation(client, run["operationId"])["metrics"]["tokens"]["model"] == "fake-mini",
         "the run's model",
-        SECONDS,
     )
     refused = client.patch(path, json={"model": "nobody/none"})
     assert (refused.status_code, refused.json()["code"]) == (502, "gateway_refused")
@@ -173,7 +171,7 @@ def job_run(client):
         found = client.get("/api/operations", params={"type": "scheduled", "status": "completed"}).json()
         return [one for one in found if one["name"] == body["name"]]
 
-    assert len(wait_for(scheduled, "the job's operation", SECONDS)) == 1
+    assert len(wait_for(scheduled, "the job's operation")) == 1
     read = client.get(f"/api/crons/{job}")
     assert (read.status_code, read.json()["message"]) == (200, body["message"])
     accepted(
@@ -189,9 +187,7 @@ def job_run(client):
 
 def queued_pipeline(client, slack):
     """What is above the cap waits; a pipeline hands its reply on and delivers the last one."""
-    wait_for(
-        lambda: accepted(client.get("/api/runs", params={"status": "running"}), 200)["runs"] == [], "no run", SECONDS
-    )
+    wait_for(lambda: accepted(client.get("/api/runs", params={"status": "running"}), 200)["runs"] == [], "no run")
     slow = [
         accepted(client.post("/api/agents/spawn", json={"label": "Slow", "task": "Wait [[slow 600]]"}))
         for _ in range(CAP)
@@ -206,7 +202,7 @@ def queued_pipeline(client, slack):
     assert (done["status"], done["error"]) == ("completed", None)
     names = [operation(client, stage["operationId"])["name"] for stage in done["stages"]]
     assert names == ["Two parts (1 of 2)", "Two parts (2 of 2)"]
-    (message,) = slack.wait(lambda messages: len(messages) == 1, SECONDS)
+    (message,) = slack.wait(lambda messages: len(messages) == 1)
     assert message.payload["blocks"][1]["text"]["text"] == "then first part"
     assert accepted(client.post(f"/api/runs/{slow[1]['id']}/cancel"), 200)["aborted"] is True
     assert ended(client, slow[1])["status"] == "cancelled"
@@ -252,10 +248,8 @@ def test_a_real_gateway_does_what_it_is_told(start_gateway, slack, tmp_path, pos
         wait_ready(api, f"{url}/healthz", "the API")
         password = (folder / "api_password").read_text().strip()
         with logged_in(url, password) as client:
-            wait_for(lambda: any(one["id"] == "main" for one in client.get("/api/agents").json()), "the agent", SECONDS)
-            wait_for(
-                lambda: client.get("/api/agents/main/transcript").status_code == 200, "the API's connection", SECONDS
-            )
+            wait_for(lambda: any(one["id"] == "main" for one in client.get("/api/agents").json()), "the agent")
+            wait_for(lambda: client.get("/api/agents/main/transcript").status_code == 200, "the API's connection")
             spawned_run(client)
             stopped_run(client, claw)
             changed_session(client, claw)

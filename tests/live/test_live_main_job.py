@@ -99,14 +99,14 @@ def told(live_gateway, postgres_server, tmp_path_factory):
                 )
                 threading.Thread(target=listen, args=(socket, told.messages), daemon=True).start()
                 up = lambda: told.total("claw_gateway_up") == 1 and told.total("claw_ingest_progress_ratio") == 1  # noqa: E731
-                wait_for(up, "the exporter sees the gateway and has scanned", 60)
+                wait_for(up, "the exporter sees the gateway and has scanned")
                 told.story = asyncio.run(scenario.play(live_gateway))
                 right = lambda: truth.count(live_gateway.state_dir)["calls"]  # noqa: E731
-                wait_for(lambda: told.total("claw_model_calls_total") == right(), "all calls in /metrics", 30)
+                wait_for(lambda: told.total("claw_model_calls_total") == right(), "all calls in /metrics")
                 jobs = lambda: told.total("claw_cron_job_consecutive_errors") == 1  # noqa: E731
-                wait_for(jobs, "the failed job in /metrics", 60)
+                wait_for(jobs, "the failed job in /metrics")
                 ended = lambda: all(o["status"] != "in_progress" for o in client.get("/api/operations").json())  # noqa: E731
-                wait_for(ended, "the end of every operation", 60)
+                wait_for(ended, "the end of every operation")
                 yield told
                 assert exporter.stop() == 0
                 assert service.stop() == 0
@@ -206,7 +206,7 @@ def test_live_messages_told_each_operation_from_start_to_end(told):
     def last():
         return {m["id"]: m.get("status") for m in told.messages if m.get("id") in ended}
 
-    wait_for(lambda: last() == ended, "the last state of each operation on the socket", 20)
+    wait_for(lambda: last() == ended, "the last state of each operation on the socket")
     first = {}
     for message in told.messages:
         first.setdefault(message.get("id"), message.get("status"))
@@ -249,7 +249,7 @@ def test_the_gateways_own_usage_agrees(told):
         ]
         return samples and all(abs(value) < 1e-6 for _, value in samples)
 
-    wait_for(reconciled, "no drift against usage.cost", 240)
+    wait_for(reconciled, "no drift against usage.cost")
 
 
 def test_a_restart_of_the_exporter_changes_no_total(told, tmp_path):
@@ -266,7 +266,7 @@ def test_a_restart_of_the_exporter_changes_no_total(told, tmp_path):
         wait_ready(again, told.metrics_url, "the exporter")
         right = lambda: truth.count(told.gateway.state_dir)  # noqa: E731
         # A gateway may call its model on its own account, also between our stop and our start.
-        wait_for(lambda: told.total("claw_model_calls_total") == right()["calls"], "all calls in /metrics", 60)
+        wait_for(lambda: told.total("claw_model_calls_total") == right()["calls"], "all calls in /metrics")
         wait_for(
             lambda: told.rows("SELECT count(*) FROM model_calls") == [(right()["calls"],)], "all calls in rows", 60
         )

@@ -90,7 +90,7 @@ class Stack:
             lines = httpx.get(url).text.splitlines()
             return all(any(line.startswith(name) and line.endswith(" 1.0") for line in lines) for name in NEEDED)
 
-        wait_for(up, "the exporter sees the gateway and has scanned", 60)
+        wait_for(up, "the exporter sees the gateway and has scanned")
 
 
 NEEDED = ("claw_gateway_up{", "claw_ingest_progress_ratio{")
@@ -153,27 +153,27 @@ def watched(start_gateway, postgres_server, tmp_path_factory):
                 asyncio.run(first(gateway, found))
                 others = "SELECT 1 FROM operations WHERE type IN ('scheduled', 'webhook') AND status <> 'in_progress'"
                 seen = lambda: len(found.rows(others)) >= 3  # noqa: E731
-                wait_for(seen, "the jobs and the webhook as operations", 60)
+                wait_for(seen, "the jobs and the webhook as operations")
                 told = ("tool", "skill", "nonzero", "spawn", "failed")
-                wait_for(lambda: all(found.traced(name) for name in told), "the traces of what has ended", 60)
+                wait_for(lambda: all(found.traced(name) for name in told), "the traces of what has ended")
                 asyncio.run(begin(gateway, "restarted", "Go on [[exec echo before]] [[slow 15]]"))
                 stepped = (
                     "SELECT 1 FROM operations AS o JOIN operation_steps AS s ON operation_id = o.id"
                     " WHERE session_key = %s AND s.status = 'completed'"
                 )
                 known = lambda: found.rows(stepped, KEY.format("restarted"))  # noqa: E731
-                wait_for(known, "the first step of the run that goes on", 30)
+                wait_for(known, "the first step of the run that goes on")
             asyncio.run(turn(gateway, "unseen", "While nobody looks [[exec echo unseen]]"))
             with stack.run() as process:
                 stack.wait(process)
-                wait_for(lambda: found.traced("unseen"), "the trace of what ended while nobody looked", 60)
-                wait_for(lambda: found.traced("restarted"), "the trace of the run that went on", 60)
+                wait_for(lambda: found.traced("unseen"), "the trace of what ended while nobody looked")
+                wait_for(lambda: found.traced("restarted"), "the trace of the run that went on")
                 asyncio.run(begin(gateway, "cut", "Go on [[exec echo cut]] [[slow 60]]"))
-                wait_for(lambda: found.rows(stepped, KEY.format("cut")), "the step of the run that is cut", 30)
+                wait_for(lambda: found.rows(stepped, KEY.format("cut")), "the step of the run that is cut")
                 gateway.kill()
                 gateway.start()
-                wait_for(lambda: found.ended("cut"), "the end of the run that died with its gateway", 120)
-                wait_for(lambda: found.traced("cut"), "its trace", 60)
+                wait_for(lambda: found.ended("cut"), "the end of the run that died with its gateway")
+                wait_for(lambda: found.traced("cut"), "its trace")
             yield found
     finally:
         receiver.close()

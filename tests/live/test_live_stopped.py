@@ -8,6 +8,7 @@ from exporter.gateway import GatewayWatch
 from exporter.registry import Registry
 from exporter.runner import Runner
 from tests.live.harness import DEFAULT_VERSION
+from tests.servers import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.live
 
@@ -35,15 +36,15 @@ async def test_what_a_stopped_gateway_stored_is_still_seen(start_gateway, versio
 
     task = asyncio.create_task(watch.run(runner.wake))
     try:
-        await watch.client.wait_connected(30)
+        await watch.client.wait_connected(PATIENCE_SECONDS)
         async with gateway.driver() as driver:
             # The first turn of 2026.4.27 blocks its event loop for minutes where processors are busy.
-            assert (await driver.turn("Hello", "agent:main:dashboard:stopped", seconds=250))["ok"]
+            assert (await driver.turn("Hello", "agent:main:dashboard:stopped"))["ok"]
             await driver.cron("Nightly", "Say good night", schedule={"kind": "cron", "expr": "0 3 1 1 *"}, run=False)
         assert await look() == dict.fromkeys(KEPT, True)
         living = shown(collectors)
         await asyncio.to_thread(gateway.stop)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while watch.client.state == "connected":  # noqa: ASYNC110 - the socket is closed by another process
                 await asyncio.sleep(0.05)
         assert await look() == dict.fromkeys(KEPT, True)

@@ -11,6 +11,7 @@ from exporter.registry import Registry
 from exporter.runner import Runner
 from lobservatory.catalogue import SUBAGENT_STATUSES
 from store.pool import open_pool
+from tests.servers import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.live
 
@@ -18,7 +19,7 @@ POLLED = {"logs", "skills", "models", "nodes", "tasks", "probe", "subagents", "u
 
 
 async def eventually(found):
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await found():  # noqa: ASYNC110 - what is awaited happens in another process
             await asyncio.sleep(0.1)
 
@@ -43,7 +44,7 @@ async def test_log_inventory_and_traces_of_a_real_gateway(live_gateway, postgres
         task = asyncio.create_task(watch.run(runner.wake))
         collectors = {collector.name: collector for collector in watch.collectors}
         try:
-            await watch.client.wait_connected(30)
+            await watch.client.wait_connected(PATIENCE_SECONDS)
             assert await runner.refresh(collectors["logs"])
             before = shown(collectors["logs"])["claw_log_lines_total", "error"]
             async with live_gateway.driver() as driver:

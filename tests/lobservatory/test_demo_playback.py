@@ -15,6 +15,7 @@ from lobservatory.demo.playback import Stores, play
 from lobservatory.demo.state import prepare
 from openclaw.client import GatewayClient
 from openclaw.fields import instant
+from tests.servers import PATIENCE_SECONDS
 
 TOKEN = "demo-token"
 
@@ -51,7 +52,7 @@ async def playing(state_dir, **settings):
         yield f"ws://127.0.0.1:{port}"
     finally:
         stop.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await task
 
 
@@ -84,10 +85,10 @@ async def test_turns_are_played_with_new_ids_and_the_gateway_counts_what_the_sto
     async with playing(state_dir) as url:
         before = await scan(state_dir)
         async with GatewayClient(url, TOKEN) as client:
-            await client.wait_connected()
+            await client.wait_connected(PATIENCE_SECONDS)
             tracker.jobs({str(job["id"]): job["name"] for job in (await client.call("cron.list"))["jobs"]})
             client.subscribe(on_event)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while len(ended) < 60:  # noqa: ASYNC110 - more than one pass of 49 turns, told by events
                     await asyncio.sleep(0.05)
             # Live: the databases are in WAL mode with a writer, and can be read beside it.
@@ -113,7 +114,7 @@ async def test_turns_are_played_with_new_ids_and_the_gateway_counts_what_the_sto
 
 async def test_no_job_is_late_or_failing_however_long_the_demo_runs(tmp_path):
     async with playing(tmp_path / "state") as url, GatewayClient(url, TOKEN) as client:
-        await client.wait_connected()
+        await client.wait_connected(PATIENCE_SECONDS)
         collector = CronCollector("demo", client)
         await collector.refresh()
         samples = {(sample.metric, *sample.labels[1:]): sample.value for sample in collector.render()}

@@ -15,12 +15,13 @@ from openclaw.protocol import (
     NotReadyError,
     UnknownMethodError,
 )
+from tests.servers import PATIENCE_SECONDS
 
 TOKEN = "a-token-that-must-not-be-seen"
 
 
 async def eventually(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():  # noqa: ASYNC110 - what is awaited happens inside the code under test
             await asyncio.sleep(0.005)
 
@@ -29,7 +30,7 @@ async def eventually(condition):
 async def connected(gateway, **settings):
     client = GatewayClient(gateway.url, settings.pop("token", TOKEN), **{"sleep": quickly, **settings})
     async with client:
-        await client.wait_connected()
+        await client.wait_connected(PATIENCE_SECONDS)
         yield client
 
 
@@ -50,7 +51,7 @@ async def test_it_connects_calls_and_tells_its_state(gateway):
     with pytest.raises(NotReadyError):
         await client.call("health")
     async with client:
-        hello = await client.wait_connected()
+        hello = await client.wait_connected(PATIENCE_SECONDS)
         assert (client.state, hello.protocol, hello.version) == ("connected", 4, "2026.9.6")
         assert hello.scopes == ("operator.read",)
         health = await client.call("health")
@@ -122,7 +123,7 @@ async def test_a_gateway_that_goes_and_comes_back_is_one_line_each_way(gateway):
             with pytest.raises(NotReadyError):
                 await client.call("health")
             await gateway.start(port=port)
-            await client.wait_connected()
+            await client.wait_connected(PATIENCE_SECONDS)
     told = [(line["event"], line.get("reason")) for line in lines]
     assert told == [
         ("gateway connected", None),
@@ -142,7 +143,7 @@ async def test_a_wrong_token_is_tried_again_every_minute_with_the_token_of_then(
 
     with structlog.testing.capture_logs() as lines:
         async with GatewayClient(gateway.url, lambda: next(tokens), sleep=sleep) as client:
-            await client.wait_connected()
+            await client.wait_connected(PATIENCE_SECONDS)
             assert waits == [60.0, 60.0]
             assert client.stats.connect_failures["auth"] == 2
             assert client.last_failure == ""

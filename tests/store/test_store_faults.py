@@ -23,6 +23,7 @@ from store.checkpoint import CheckpointLedger
 from store.ledger import LedgerHeldError, LedgerUnavailableError
 from store.migrate import migrate
 from store.postgres_ledger import PostgresLedger
+from tests.servers import PATIENCE_SECONDS
 
 WORKER = Path(__file__).with_name("ledger_worker.py")
 CALLS = ("claw_model_calls_total", ("gw", "main"))
@@ -47,7 +48,7 @@ async def worker(kind, where):
 
 async def until(process, word, times=1):
     """The rest of the line in which the worker said a word (for the nth time)."""
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             line = (await process.stdout.readline()).decode()
             assert line, "the worker ended"

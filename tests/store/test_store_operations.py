@@ -15,6 +15,7 @@ from store.operations import DerivedOperation, DerivedStep
 from store.pool import open_pool
 from store.postgres_ledger import PostgresLedger
 from store.rows import ModelCall
+from tests.servers import PATIENCE_SECONDS
 
 T0 = datetime(2026, 1, 29, 10, 0, tzinfo=UTC)
 STEPS = [{"id": f"s{number}", "name": f"Step {number}", "description": None} for number in range(1, 8)]
@@ -313,7 +314,7 @@ async def test_a_run_that_is_written_while_its_calls_are_has_their_tokens(pool, 
             )
             return await cursor.fetchone() is not None
 
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
         group.create_task(write())
         await summed.wait()
         ended = group.create_task(derive(pool, run("completed", completed_at=T0 + timedelta(seconds=1))))

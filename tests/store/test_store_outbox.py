@@ -9,6 +9,7 @@ import pytest
 
 from store import maintenance, outbox
 from store.rows import OutboxEvent
+from tests.servers import PATIENCE_SECONDS
 
 
 def event(number, topic="tasks"):
@@ -21,7 +22,7 @@ async def write(dsn, *numbers, topic="tasks"):
 
 
 async def take(events, count):
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         return [await anext(events) for _ in range(count)]
 
 
@@ -38,7 +39,10 @@ async def test_a_reader_gets_what_is_written_after_it_came(postgres_dsn, postgre
 
 async def listening(server, database):
     """Return when the follower waits on its connection."""
-    async with asyncio.timeout(30), await psycopg.AsyncConnection.connect(server.admin, autocommit=True) as connection:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        await psycopg.AsyncConnection.connect(server.admin, autocommit=True) as connection,
+    ):
         while True:
             cursor = await connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lobservatory events'"
@@ -80,7 +84,7 @@ async def test_ids_are_in_the_order_of_commits(postgres_dsn):
             while len(seen) < 80:
                 seen.extend(one.id for one in await outbox.read(connection, seen[-1] if seen else 0))
 
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.gather(reader(), *(writer() for _ in range(4)))
     assert seen == list(range(1, 81))
 
@@ -99,7 +103,7 @@ async def test_a_cut_connection_is_made_again_without_a_gap(postgres_dsn, postgr
             [postgres_database],
         )
     await write(postgres_dsn, 2)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert (await pending).payload == {"n": 2}
     await events.aclose()
 

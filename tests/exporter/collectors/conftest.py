@@ -11,6 +11,7 @@ from lobservatory.catalogue import CATALOGUE
 from lobservatory.demo.gateway import ReplayGateway
 from openclaw.client import GatewayClient
 from tests.archives import extract
+from tests.servers import PATIENCE_SECONDS
 
 SAMPLES = Path(__file__).parents[2] / "fixtures" / "samples"
 TOKEN = "a-token"
@@ -47,7 +48,7 @@ async def watched(gateway, **settings):
         await asyncio.sleep(0.01)
 
     async with GatewayClient(gateway.url, TOKEN, **{"sleep": soon, **settings}) as client:
-        await client.wait_connected()
+        await client.wait_connected(PATIENCE_SECONDS)
         yield client
 
 

@@ -5,10 +5,11 @@ import pytest
 from exporter.collectors.gateway import GatewayCollector, Readiness, fetch_readiness
 from openclaw.client import GatewayClient
 from openclaw.protocol import CallTimeoutError
+from tests.servers import PATIENCE_SECONDS
 
 
 async def eventually(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():  # noqa: ASYNC110 - what is awaited happens inside the code under test
             await asyncio.sleep(0.005)
 

@@ -9,6 +9,7 @@ import pytest
 from exporter.collectors.agents import AgentsCollector
 from exporter.collectors.channels import ChannelsCollector
 from exporter.collectors.sessions import SessionsCollector
+from tests.servers import PATIENCE_SECONDS
 
 COLLECTORS = (AgentsCollector, ChannelsCollector, SessionsCollector)
 
@@ -44,7 +45,7 @@ async def refreshed_twice(collector, gateway):
     gateway.asked.clear()
     gateway.go_on.clear()
     second = asyncio.create_task(collector.refresh())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await gateway.asked.wait()
     return second
 

@@ -12,6 +12,7 @@ from exporter.registry import Registry
 from exporter.runner import Runner
 from lobservatory.demo.gateway import ReplayGateway
 from openclaw.state_records import StateRecords, StateRecordsError
+from tests.servers import PATIENCE_SECONDS
 
 NOBODY = "ws://127.0.0.1:9"
 KEPT = ("sessions", "agents", "cron", "channels", "approvals", "tasks")
@@ -94,7 +95,7 @@ async def test_a_missing_scope_costs_only_what_the_records_have_not(state_dir, h
         gateway.faults.missing_scope["channels.status"] = "operator.write"
         watch = GatewayWatch("home", gateway.url, lambda: helpers.token, state_dir=state_dir)
         async with watch.client:
-            await watch.client.wait_connected(30)
+            await watch.client.wait_connected(PATIENCE_SECONDS)
             worked, samples = await looked(watch, helpers)
             errors = {(method, code) for method, code in watch.client.stats.rpc_errors}
     assert worked == dict.fromkeys(KEPT, True)
