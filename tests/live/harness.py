@@ -23,7 +23,7 @@ from pathlib import Path
 
 import websockets
 
-from tests.servers import PATIENCE_SECONDS, free_port
+from tests.servers import PATIENCE_SECONDS, free_port, wait_for
 
 NODE_VERSION = "26.10.0"
 DEFAULT_VERSION = "2026.9.6"  # session stores in SQLite, protocol 4
@@ -331,6 +331,17 @@ class LiveGateway:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
+
+    def hook(self, **body):
+        """Start a run from outside. A busy gateway that has not started it within 15 s answers 503 and forgets it;
+        whoever sent it then sends it again."""
+
+        def started():
+            status, text = self.post("/hooks/agent", body)
+            assert status in {200, 503}, text
+            return status == 200
+
+        wait_for(started, "a run from outside")
 
 
 class Driver:

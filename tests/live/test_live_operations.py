@@ -48,10 +48,7 @@ async def drive(live_gateway):
         assert (await driver.turn("Delegate [[spawn say hi]]", "agent:main:dashboard:watched"))["ok"]
         assert not (await driver.turn("Fail [[err 404]]", "agent:main:dashboard:watched"))["ok"]
         job = await driver.cron("watched report", "Report [[exec echo cron]]")
-        status, _ = await asyncio.to_thread(
-            live_gateway.post, "/hooks/agent", {"message": "From outside", "name": "Live", "agentId": "main"}
-        )
-        assert status == 200
+        await asyncio.to_thread(live_gateway.hook, message="From outside", name="Live", agentId="main")
     return job
 
 

@@ -111,12 +111,7 @@ async def first(gateway, watched):
         assert (await driver.call("chat.abort", {"sessionKey": KEY.format("aborted")}))["ok"]
         watched.jobs["good"] = await driver.cron("good job", "Report [[exec echo cron]]")
         watched.jobs["bad"] = await driver.cron("bad job", "Fail [[err 404]]")
-        status, _ = await asyncio.to_thread(
-            gateway.post,
-            "/hooks/agent",
-            {"message": "From outside [[exec echo hook]]", "name": "Live", "agentId": "main"},
-        )
-        assert status == 200
+        await asyncio.to_thread(gateway.hook, message="From outside [[exec echo hook]]", name="Live", agentId="main")
 
 
 async def begin(gateway, name, text):
