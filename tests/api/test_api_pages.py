@@ -9,11 +9,12 @@ from playwright.async_api import Browser, async_playwright, expect
 
 from tests.api.conftest import PASSWORD
 from tests.api.test_api_process import Service, running
+from tests.servers import PATIENCE_SECONDS
 from tests.tools import debian_tool
 
 pytestmark = pytest.mark.browser
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-expect.set_options(timeout=60_000)  # a machine under load draws slowly; nothing here is about how fast
+expect.set_options(timeout=PATIENCE_SECONDS * 1000)  # a machine under load draws slowly; nothing here is about how fast
 
 
 @pytest.fixture

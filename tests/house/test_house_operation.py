@@ -15,7 +15,8 @@ from psycopg import sql
 
 from lobservatory.runner import postgres
 from store.migrate import migrate
-from tests.house.test_house_up import PROGRAM, Installation, count, installation, wait_until
+from tests.house.test_house_up import PROGRAM, Installation, count, installation
+from tests.servers import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 __all__ = ["installation"]  # a fixture
@@ -69,7 +70,7 @@ def test_what_was_backed_up_while_it_ran_is_shown_by_a_new_installation(installa
     backup, restore, own = blocks("Backup and restore")
     process, output = installation.up()
     installation.ready(process, output)
-    wait_until("rows", lambda: count(url_of(installation), "model_calls") == 32)
+    wait_for(lambda: count(url_of(installation), "model_calls") == 32, "rows")
     with psycopg.connect(url_of(installation)) as connection:
         connection.execute("INSERT INTO lobs.tasks (id, title) VALUES ('task_1', 'kept')")
     shell(installation, in_folder(installation, backup))

@@ -174,7 +174,7 @@ def test_everything_starts_is_shown_and_stops_without_a_trace(installation):
     doctor.wait(60)
     (alerts,) = re.findall("^(note|ok) +alerts +(.*)", told.read_text(encoding="utf-8"), re.MULTILINE)
     assert alerts[1].startswith(("not heard yet: ", "the alert that fires always was heard")), alerts
-    wait_until("the watchdog", lambda: count(url, "alert_watchdog") == 1)
+    wait_for(lambda: count(url, "alert_watchdog") == 1, "the watchdog")
 
     # A second one finds the first.
     second, told = installation.up()
