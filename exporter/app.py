@@ -444,7 +444,9 @@ class Exporter:
         return {
             "version": self._version,
             "gateway": self._gateway,
+            "gateway_url": self._url,
             "gateway_connection": self._watch.client.state,
+            "gateway_failure": self._watch.client.last_failure,
             "database": database if self._dsn else "none",
             "first_scan": status.first_scan if status is not None else "waiting",
             "progress": round(status.progress, 3) if status is not None else 0.0,

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
-import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +21,9 @@ from rich.markup import escape
 from exporter.accounting.billing import BillingPolicy
 from lobservatory import settings as settings_module
 from lobservatory.errors import UserError
+from lobservatory.runner import gateway as gateways
 from lobservatory.runner import parts, secrets, up
-from lobservatory.settings import Listen, Settings
+from lobservatory.settings import Part, Settings
 from lobservatory.wording import counted
 from openclaw import state_dir
 from openclaw.client import GatewayClient
@@ -35,9 +34,7 @@ from store.migrate import READER, WRITER, MigrateError, schema_state
 _GATEWAY_SECONDS = 10.0
 _WATCHDOG_MINUTES = 15  # three repeats of Alertmanager
 _FIRST_WATCHDOG_MINUTES = 3  # its rule waits for 15 s; one message that was lost comes again a minute later
-_HTTP_SECONDS = 3.0
 _GRAFANA = 12  # older ones want changes in the boards
-_MAX_BODY = 4 * 1024 * 1024
 
 Level = Literal["ok", "note", "wrong"]
 
@@ -160,16 +157,6 @@ def _schema_version(path: Path) -> int:
         return 0  # the stores' own finding says why it cannot be read
 
 
-_REMEDIES = {
-    "unreachable": "nothing listens there. Start the gateway, or set LOBS_GATEWAY_URL",
-    "auth": "it refuses the token. Set LOBS_GATEWAY_TOKEN to `gateway.auth.token` of its openclaw.json",
-    "timeout": "it does not answer. Look at the gateway's log; something else may listen on that port",
-    "handshake": "what listens there is no gateway. Correct LOBS_GATEWAY_URL",
-    "protocol": "it speaks a protocol that we do not know. Upgrade Lobservatory",
-    "starting": "it is still starting. Try again in a moment",
-}
-
-
 async def gateway(settings: Settings, config: state_dir.OpenClawConfig) -> list[Line]:
     """Whether the gateway answers, accepts the token, and grants what is asked for."""
     url = state_dir.gateway_url(settings, config)
@@ -181,9 +168,7 @@ async def gateway(settings: Settings, config: state_dir.OpenClawConfig) -> list[
             hello = await _connected(client)
         except GatewayError as error:
             reason = client.last_failure
-            remedy = _REMEDIES.get(reason, "look at the gateway's log")
-            if reason == "auth" and not token:
-                remedy = "it wants a token. Set LOBS_GATEWAY_TOKEN"
+            remedy = gateways.remedy(reason, token=bool(token))
             return [Line("wrong", "gateway", f"{url}: {remedy}" if reason else str(error))]
         lines.append(Line("ok", "gateway", f"{url}: version {hello.version}, protocol {hello.protocol}"))
         lines += [line for method in ("health", "status", "cron.list") if (line := await _allowed(client, method))]
@@ -258,8 +243,8 @@ def _watchdog(connection: psycopg.Connection[Any], settings: Settings) -> Line:
     if row is not None and row[0] <= _WATCHDOG_MINUTES:
         return Line("ok", "alerts", f"the alert that fires always was heard {row[0]} min ago")
     heard = "never heard" if row is None else f"not heard for {row[0]} min"
-    known = up.addresses(settings)
-    began = [_started(known[part], *where) for part, where in _STARTS.items()]
+    urls = up.urls(settings)
+    began = [_started(urls.get(part), *where) for part, where in _STARTS.items()]
     answering = [moment for moment in began if moment is not None]
     if len(answering) < len(began):
         level: Level = "note" if row is None else "wrong"
@@ -273,15 +258,15 @@ def _watchdog(connection: psycopg.Connection[Any], settings: Settings) -> Line:
 
 
 # Where each says since when it runs.
-_STARTS = {
+_STARTS: dict[Part, tuple[str, ...]] = {
     "prometheus": ("/api/v1/status/runtimeinfo", "data", "startTime"),
     "alertmanager": ("/api/v2/status", "uptime"),
 }
 
 
-def _started(listen: Listen, path: str, *keys: str) -> datetime | None:
-    """Since when a server runs; None when it does not say."""
-    answer = _json(listen, path)
+def _started(url: str | None, path: str, *keys: str) -> datetime | None:
+    """Since when a server runs; None when there is none, or it does not say."""
+    answer = None if url is None else parts.ask(f"{url}{path}")
     for key in keys:
         answer = answer.get(key) if isinstance(answer, dict) else None
     try:
@@ -316,27 +301,34 @@ def _roles(connection: psycopg.Connection[Any]) -> list[Line]:
 
 
 def servers(settings: Settings) -> Iterator[Line]:
-    """Exporter, API, Prometheus and its target, Alertmanager and its receiver, Grafana."""
-    known = up.addresses(settings)
+    """Who else may reach them; exporter, API, Prometheus and its target, Alertmanager and its receiver, Grafana."""
+    known, urls = up.addresses(settings), up.urls(settings)
+    exposed = {part: parts.exposure(part, listen) for part, listen in known.items()}
+    yield from (Line("note", part, said) for part, said in exposed.items() if said)
     for part in ("exporter", "api"):
         if parts.answers(known[part], "/healthz"):
             yield Line("ok", part, parts.url(known[part]))
         else:
             yield Line("note", part, f"nothing answers on {known[part]}: `lobservatory up` starts it")
-    yield from _server("prometheus", known["prometheus"], "/api/v1/targets?state=active", targets)
-    yield from _server("alertmanager", known["alertmanager"], "/api/v2/receivers", receivers)
-    yield from _server("grafana", known["grafana"], "/api/health", grafana)
+    yield from _server("prometheus", urls, "/api/v1/targets?state=active", targets)
+    yield from _server("alertmanager", urls, "/api/v2/receivers", receivers)
+    yield from _server("grafana", urls, "/api/health", grafana)
 
 
-def _server(part: str, listen: Listen, path: str, judge: Callable[[Any], Iterator[Line]]) -> Iterator[Line]:
-    answer = _json(listen, path)
+def _server(part: Part, urls: Mapping[Part, str], path: str, judge: Callable[[Any], Iterator[Line]]) -> Iterator[Line]:
+    url = urls.get(part)
+    if url is None:
+        yield Line("note", part, f"there is none. {parts.FOREIGN[part].how}")
+        return
+    answer = parts.ask(f"{url}{path}")
     if answer is None:
-        yield Line("note", part, f"nothing answers on {listen}: `lobservatory up` starts it. {parts.FOREIGN[part].how}")
+        yield Line("note", part, f"nothing answers at {url}: `lobservatory up` starts it. {parts.FOREIGN[part].how}")
         return
     try:
         yield from judge(answer)
     except (KeyError, TypeError, AttributeError):
-        yield Line("wrong", part, f"what answers on {listen} is no {part}. Set LOBS_{part.upper()}_LISTEN")
+        name = part.upper()
+        yield Line("wrong", part, f"what answers at {url} is no {part}. Set LOBS_{name}_LISTEN or LOBS_{name}_URL")
 
 
 def targets(answer: Any) -> Iterator[Line]:
@@ -374,17 +366,3 @@ def grafana(answer: Any) -> Iterator[Line]:
         yield Line("note", "grafana", f"version {version}; the boards are made for {_GRAFANA} (docs/dashboards.md)")
     else:
         yield Line("ok", "grafana", f"version {version}" if version else "answers")
-
-
-def _json(listen: Listen, path: str) -> Any:
-    """The decoded answer of a GET, or None when there is none."""
-    connection = http.client.HTTPConnection(parts.reachable(listen), listen.port, timeout=_HTTP_SECONDS)
-    try:
-        connection.request("GET", path)
-        return json.loads(connection.getresponse().read(_MAX_BODY))
-    except (OSError, http.client.HTTPException):
-        return None
-    except ValueError:
-        return {}  # something answers, and it is not what we look for
-    finally:
-        connection.close()

@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -56,6 +56,10 @@ RUNNER_VARIABLES = frozenset(
     }
 )
 
+
+# Parts of others: an installation may have its own, somebody else's, or none.
+Part = Literal["prometheus", "alertmanager", "grafana"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 # Names that PostgreSQL takes for abbreviations without summer time; the zones that they are links to have it.
 _NOT_ABBREVIATED = {"CET": "Europe/Brussels", "MET": "Europe/Brussels", "EET": "Europe/Athens", "WET": "Europe/Lisbon"}
@@ -179,7 +183,9 @@ class Settings(BaseModel):
     prometheus_url: str = Field(
         "",
         examples=["http://127.0.0.1:9090"],
-        description="Address of Prometheus: history of alerts, questions of `LOBS_CHAT`. Empty: its listen address.",
+        description="Address of Prometheus, for the history of alerts, questions of `LOBS_CHAT` and links. Empty: its "
+        "listen address. Where a Prometheus answers when `make up` starts, it is used and none is started "
+        "(docs/operation.md).",
     )
     runs_per_user: Annotated[int, Field(ge=0, le=1000)] = Field(
         8, description="Runs that one user may have at once through commands; the rest wait. 0: as many as they like."
@@ -227,12 +233,20 @@ class Settings(BaseModel):
     grafana_url: str = Field(
         "",
         examples=["https://grafana.example.org"],
-        description="Address of Grafana in messages. Empty: `http://` and its listen address.",
+        description="Address of Grafana in messages and on our pages. Empty: `http://` and its listen address. Where a "
+        "Grafana answers when `make up` starts, it is used and none is started (docs/operation.md).",
     )
     alertmanager_url: str = Field(
         "",
         examples=["https://alertmanager.example.org"],
-        description="Address of Alertmanager in messages. Empty: `http://` and its listen address.",
+        description="Address of Alertmanager in messages and on our pages. Empty: `http://` and its listen address. "
+        "Where an Alertmanager answers when `make up` starts, it is used and none is started (docs/operation.md).",
+    )
+    without: tuple[Part, ...] = Field(
+        (),
+        examples=[("grafana",)],
+        description="What this installation goes without, of `prometheus`, `alertmanager` and `grafana`: nothing links "
+        "there, and `make up` does not start it. `make up` adds what it does not find.",
     )
     alertmanager_config: Path | None = Field(
         None,
@@ -247,11 +261,15 @@ class Settings(BaseModel):
     official_metrics: bool = Field(
         default=False, description="Scrape the gateway's own plugin diagnostics-prometheus as well, under `make up`."
     )
-    prometheus_listen: Listen = Field(Listen(host="127.0.0.1", port=9090), description="Prometheus under `make up`.")
-    alertmanager_listen: Listen = Field(
-        Listen(host="127.0.0.1", port=9093), description="Alertmanager under `make up`."
+    prometheus_listen: Listen = Field(
+        Listen(host="127.0.0.1", port=9090), description="Prometheus under `make up`. Taken: the next free port."
     )
-    grafana_listen: Listen = Field(Listen(host="127.0.0.1", port=3000), description="Grafana under `make up`.")
+    alertmanager_listen: Listen = Field(
+        Listen(host="127.0.0.1", port=9093), description="Alertmanager under `make up`. Taken: the next free port."
+    )
+    grafana_listen: Listen = Field(
+        Listen(host="127.0.0.1", port=3000), description="Grafana under `make up`. Taken: the next free port."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: readable on a terminal, JSON lines elsewhere."
@@ -399,6 +417,17 @@ class Settings(BaseModel):
                 raise ValueError(f"there is no collector {show(name)}: one of {', '.join(COLLECTORS)}")
         return tuple(name for name in names if name)
 
+    @field_validator("without", mode="before")
+    @classmethod
+    def _without(cls, value: object) -> object:
+        names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return value
+        for name in names:
+            if name and name not in PARTS:
+                raise ValueError(f"{show(name)} cannot be left out: one of {', '.join(PARTS)}")
+        return tuple(name for name in names if name)
+
     @field_validator(
         "state_dir",
         "data_dir",
@@ -434,6 +463,13 @@ class Settings(BaseModel):
     def zone(self) -> ZoneInfo:
         """The configured zone."""
         return ZoneInfo(self.timezone)
+
+    def address(self, part: Part) -> str:
+        """Where people find this part, without a slash at the end; empty where there is none to link to."""
+        if part in self.without:
+            return ""
+        listen: Listen = getattr(self, f"{part}_listen")
+        return getattr(self, f"{part}_url") or listen.url
 
     def alert_thresholds(self) -> dict[Key, float]:
         """(alert, severity, agent) → value of the file or default; agent "": all of them."""

@@ -97,8 +97,8 @@ def doctor() -> None:
 @app.command("alert-test")
 def alert_test(
     *,
-    alertmanager: Annotated[str, typer.Option(help="Its address; empty: that of the settings.")] = "",
-    prometheus: Annotated[str, typer.Option(help="Its address; empty: that of the settings.")] = "",
+    alertmanager: Annotated[str, typer.Option(help="Its address; empty: that of `up`, else of the settings.")] = "",
+    prometheus: Annotated[str, typer.Option(help="Its address; empty: likewise.")] = "",
 ) -> None:
     """Send one alert through Alertmanager to Slack and to our history, and say what happened."""
     from lobservatory.runner import alert_test as tried  # noqa: PLC0415

@@ -68,21 +68,22 @@ def backfill(
     ] = None,
     prometheus: Annotated[
         str | None,
-        typer.Option("--prometheus", help="Its address, to learn what it has. Default: LOBS_PROMETHEUS_LISTEN."),
+        typer.Option("--prometheus", help="Its address, to learn what it has. Default: that of `lobservatory up`."),
     ] = None,
 ) -> None:
     """Give Prometheus the history of before its first scrape, from stored rows. It may go on running."""
     from lobservatory import settings as settings_module  # noqa: PLC0415 - `--help` does not wait for it
     from lobservatory.cli.scan import since_instant  # noqa: PLC0415 - as above
+    from lobservatory.runner import up  # noqa: PLC0415 - as above
 
     settings = settings_module.load()
     start = None if since is None else since_instant(since, settings.zone)
-    blocks, samples = run(
-        settings,
-        into or settings.data_dir / "prometheus",
-        prometheus or f"http://{settings.prometheus_listen}",
-        since=start,
-    )
+    address = prometheus or up.urls(settings).get("prometheus")
+    if address is None:
+        raise UserError("backfill: there is no Prometheus here: give its address with --prometheus")
+    if into is None and prometheus is None and "prometheus" not in up.addresses(settings):
+        raise UserError(f"backfill: the Prometheus at {address} is yours: give its data directory with --into")
+    blocks, samples = run(settings, into or settings.data_dir / "prometheus", address, since=start)
     made = f"{counted(blocks, 'block')} with {counted(samples, 'sample')}"
     typer.echo(f"backfill: {made}; Prometheus finds {'it' if blocks == 1 else 'them'} within a minute")
 
@@ -99,12 +100,13 @@ def run(settings: Settings, into: Path, address: str, *, since: datetime | None 
 def _filled(settings: Settings, promtool: Path, into: Path, address: str, since: datetime | None) -> tuple[int, int]:
     import psycopg  # noqa: PLC0415 - `--help` does not wait for it
 
+    from lobservatory.runner import up  # noqa: PLC0415 - as above
     from lobservatory.runner.access import database_url  # noqa: PLC0415 - as above
     from store import history  # noqa: PLC0415 - as above
 
     url, gateway = database_url(settings), settings.gateway_name
     _refuse_again(into, gateway)
-    scraped = asked(address, gateway, str(settings.metrics_listen))
+    scraped = asked(address, gateway, up.addresses(settings)["exporter"].url.removeprefix("http://"))
     try:
         with psycopg.connect(url, connect_timeout=10) as connection:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")  # one instant for all

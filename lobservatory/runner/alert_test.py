@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lobservatory.errors import UserError
+from lobservatory.runner.up import urls
 from lobservatory.settings import Settings
 
 NAME = "AlertTest"
@@ -31,12 +32,14 @@ _WAYS = {"slack": "Slack", "webhook": "our history (and other webhooks)", "email
 
 def run(settings: Settings, address: str = "", prometheus: str = "", *, wait: float = WAIT) -> Iterator[str]:
     """Lines for people, as things happen. Raises UserError when the alert cannot be sent, was not delivered, or when
-    Prometheus would not have made it. `address`, `prometheus`: empty, those of the settings.
+    Prometheus would not have made it. `address`, `prometheus`: empty, those of the run that is going on, else of the
+    settings.
 
     What Alertmanager delivered is read from its own counters: notifications of other alerts within this minute count
     as well, so a failure is certain and a success is what it says.
     """
-    base = _base("--alertmanager", address or settings.alertmanager_listen.url)
+    known = urls(settings)
+    base = _base("--alertmanager", address or known.get("alertmanager", ""))
     receivers = _receivers(base)
     before = _counts(base)
     now = datetime.now(UTC)
@@ -53,11 +56,15 @@ def run(settings: Settings, address: str = "", prometheus: str = "", *, wait: fl
     if "slack" not in receivers:
         yield "alert-test: it has no receiver for Slack: set LOBS_SLACK_WEBHOOK_URL_FILE (docs/alerts.md)"
     yield from _follow(base, before, receivers & set(_WAYS), time.monotonic() + wait)
-    yield from _rules(_base("--prometheus", prometheus or settings.prometheus_listen.url), base)
+    yield from _rules(_base("--prometheus", prometheus or known.get("prometheus", "")), base)
 
 
 def _base(option: str, address: str) -> str:
     base = address.rstrip("/")
+    if not base:
+        raise UserError(
+            f"alert-test: there is no {option.lstrip('-').capitalize()} here: give its address with {option}"
+        )
     if not base.startswith(("http://", "https://")):
         raise UserError(f"{option}: {base} is no http(s) URL, for example http://127.0.0.1:9090")
     return base

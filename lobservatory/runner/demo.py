@@ -33,6 +33,9 @@ def demo(settings: Settings) -> int:
             "database_url": SecretStr(""),
             "migrate_url": SecretStr(""),
             "slack_webhook_url": SecretStr(""),
+            "prometheus_url": "",
+            "alertmanager_url": "",
+            "grafana_url": "",
             "commands": False,
             "chat": False,
         }

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from lobservatory.runner import monitoring, parts, postgres, secrets
 from lobservatory.runner.supervision import Program
-from lobservatory.settings import Listen, Settings
+from lobservatory.settings import Listen, Part, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PROVISIONING = ROOT / "provisioning"
@@ -44,18 +44,18 @@ def programs(
     settings: Settings,
     data: Path,
     addresses: Mapping[str, Listen],
-    found: Mapping[str, Path | None],
+    found: Mapping[Part, Path | None],
     cluster: postgres.Cluster | None,
 ) -> list[Program]:
-    """Those of the three that were found, in the order of their start."""
+    """Those of the three that were found and have an address in this run, in the order of their start."""
     made = []
-    for name, make in (("prometheus", _prometheus), ("alertmanager", _alertmanager)):
-        binary = found[name]
-        if binary is not None:
-            made.append(make(binary, settings, data, addresses))
-    grafana = found["grafana"]
-    if grafana is not None:
-        made.append(_grafana(grafana, data, addresses, database(settings, cluster)))
+    here = {part: binary for part, binary in found.items() if binary is not None and part in addresses}
+    if "prometheus" in here:
+        made.append(_prometheus(here["prometheus"], settings, data, addresses))
+    if "alertmanager" in here:
+        made.append(_alertmanager(here["alertmanager"], settings, data, addresses))
+    if "grafana" in here:
+        made.append(_grafana(here["grafana"], settings, data, addresses, database(settings, cluster)))
     return made
 
 
@@ -86,30 +86,29 @@ def _clean(data: Path, **more: str) -> dict[str, str]:
     return {**kept, "HOME": str(data), **more}
 
 
-def boards(data: Path, addresses: Mapping[str, Listen]) -> Path:
+def boards(settings: Settings, data: Path, addresses: Mapping[str, Listen]) -> Path:
     """The folder of boards for Grafana: the committed one, or, where our pages or Alertmanager are not at their usual
     addresses, a copy whose links lead to them.
     """
     # The boards are built with the addresses that are the settings' defaults.
-    usual = {name: Settings.model_fields[f"{name}_listen"].default for name in ("api", "alertmanager")}
-    moved = {
-        f'"{parts.url(listen)}"': f'"{parts.url(addresses[name])}"'
-        for name, listen in usual.items()
-        if addresses.get(name, listen) != listen
-    }
+    usual = {name: parts.url(Settings.model_fields[f"{name}_listen"].default) for name in ("api", "alertmanager")}
+    real = {name: parts.url(addresses[name]) for name in usual if name in addresses}
+    if settings.alertmanager_url:
+        real["alertmanager"] = settings.alertmanager_url
+    moved = {f'"{usual[name]}"': f'"{address}"' for name, address in real.items() if address != usual[name]}
     if not moved:
         return DASHBOARDS
     folder = configuration(data, "grafana") / "boards"
     folder.mkdir(parents=True, exist_ok=True)
     for path in DASHBOARDS.glob("*.json"):
         text = path.read_text(encoding="utf-8")
-        for built, real in moved.items():
-            text = text.replace(built, real)
+        for built, address in moved.items():
+            text = text.replace(built, address)
         (folder / path.name).write_text(text, encoding="utf-8")
     return folder
 
 
-def _grafana(binary: Path, data: Path, addresses: Mapping[str, Listen], store: Database) -> Program:
+def _grafana(binary: Path, settings: Settings, data: Path, addresses: Mapping[str, Listen], store: Database) -> Program:
     """As `provisioning/grafana/datasources/lobservatory.yaml` says."""
     home = parts.grafana_home(binary)
     listen = addresses["grafana"]
@@ -124,12 +123,12 @@ def _grafana(binary: Path, data: Path, addresses: Mapping[str, Listen], store: D
         clean=True,
         environment=_clean(
             data,
-            LOBS_GRAFANA_PROMETHEUS_URL=parts.url(addresses["prometheus"]) if "prometheus" in addresses else "",
+            LOBS_GRAFANA_PROMETHEUS_URL=parts.program_url("prometheus", settings, addresses),
             LOBS_GRAFANA_POSTGRES_ADDRESS=store.address,
             LOBS_GRAFANA_POSTGRES_DATABASE=store.name,
             LOBS_GRAFANA_POSTGRES_SSLMODE=store.tls,
             LOBS_GRAFANA_POSTGRES_PASSWORD=f"$__file{{{vault / 'postgres_lobs_reader'}}}",
-            LOBS_GRAFANA_DASHBOARDS_DIR=str(boards(data, addresses)),
+            LOBS_GRAFANA_DASHBOARDS_DIR=str(boards(settings, data, addresses)),
             LOBS_GRAFANA_ADMIN_PASSWORD=f"$__file{{{vault / 'grafana_admin_password'}}}",
             LOBS_GRAFANA_HTTP_ADDR=listen.host,
             LOBS_GRAFANA_HTTP_PORT=str(listen.port),

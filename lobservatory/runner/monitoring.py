@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
+
+import yaml
 
 from lobservatory.errors import UserError
-from lobservatory.runner import secrets
+from lobservatory.runner import parts, secrets
 from lobservatory.runner.secrets import private_directory, write_private
 from lobservatory.settings import Listen, Settings, SettingsError
 
@@ -29,21 +31,23 @@ def prepare_prometheus(
 ) -> Path:
     """Make `directory` ready and return the configuration file in it.
 
-    `addresses`: part → address; `exporter`, `prometheus` and `alertmanager` are read, a missing part has no target.
-    `gateway_token` is written for `LOBS_OFFICIAL_METRICS` only. Raises UserError.
+    `addresses`: part → address; `exporter`, `prometheus` and `alertmanager` are read, a missing part has no target,
+    unless it is an Alertmanager that `LOBS_ALERTMANAGER_URL` names. `gateway_token` is written for
+    `LOBS_OFFICIAL_METRICS` only. Raises UserError.
     """
     private_directory(directory)
     rules = private_directory(directory / "rules")
     targets = private_directory(directory / "targets")
     vault = private_directory(directory / "secrets")
     gateway = {"gateway": settings.gateway_name}
+    alertmanager = urlsplit(parts.program_url("alertmanager", settings, addresses))
     files = {
-        "lobservatory": (addresses.get("exporter"), gateway),
-        "alertmanager": (addresses.get("alertmanager"), {}),
-        "prometheus": (addresses.get("prometheus"), {}),
+        "lobservatory": (_target(addresses.get("exporter")), gateway),
+        "alertmanager": (_host_and_port(alertmanager), {}),
+        "prometheus": (_target(addresses.get("prometheus")), {}),
     }
-    for name, (listen, labels) in files.items():
-        _write_targets(targets / f"{name}.json", [_reachable(listen)] if listen else [], labels)
+    for name, (target, labels) in files.items():
+        _write_targets(targets / f"{name}.json", [target] if target else [], labels)
     official = targets / "openclaw.json"
     write_private(vault / "openclaw-token", gateway_token if settings.official_metrics else "")
     if settings.official_metrics:
@@ -51,14 +55,26 @@ def prepare_prometheus(
     else:
         official.unlink(missing_ok=True)
     _copy_rules(rules)
-    return _copy(PROMETHEUS / "prometheus.yml", directory / "prometheus.yml")
+    config = _copy(PROMETHEUS / "prometheus.yml", directory / "prometheus.yml")
+    if alertmanager.scheme == "https" or alertmanager.path:
+        _reach_alertmanager(config, alertmanager)
+    return config
+
+
+def _reach_alertmanager(config: Path, url: SplitResult) -> None:
+    """Our configuration knows an Alertmanager of plain HTTP at the root; this one is elsewhere."""
+    document = yaml.safe_load(config.read_text(encoding="utf-8"))
+    document["alerting"]["alertmanagers"][0] |= {"scheme": url.scheme, "path_prefix": url.path or "/"}
+    (job,) = [one for one in document["scrape_configs"] if one["job_name"] == "alertmanager"]
+    job |= {"scheme": url.scheme, "metrics_path": f"{url.path}/metrics"}
+    write_private(config, yaml.safe_dump(document, sort_keys=False))
 
 
 def _official(settings: Settings) -> tuple[list[str], dict[str, str]]:
     url = urlsplit(settings.gateway_url)
-    scheme, port = ("https", 443) if url.scheme == "wss" else ("http", 80)
-    listen = Listen(host=url.hostname or "127.0.0.1", port=url.port or port)
-    return [_reachable(listen)], {"gateway": settings.gateway_name, "__scheme__": scheme}
+    secure = url.scheme == "wss"
+    target = _host_and_port(url._replace(scheme="https" if secure else "http"))
+    return [target], {"gateway": settings.gateway_name, "__scheme__": "https" if secure else "http"}
 
 
 def prometheus_arguments(config: Path, data: Path, listen: Listen) -> list[str]:
@@ -75,8 +91,8 @@ def prepare_alertmanager(directory: Path, settings: Settings, addresses: Mapping
     """Make `directory` ready and return the configuration file in it: the user's own, else that with Slack when there
     is a webhook.
 
-    `addresses`: part → address; `grafana` and `api` are read; the API's default address stands for where it listens, in
-    the user's own, too. Raises UserError.
+    `addresses`: part → address; `grafana` and `api` are read, a missing one is where the settings say; the API's
+    default address stands for where it listens, in the user's own, too. Raises UserError.
     """
     private_directory(directory)
     webhook = settings.slack_webhook_url.get_secret_value().strip()
@@ -84,10 +100,11 @@ def prepare_alertmanager(directory: Path, settings: Settings, addresses: Mapping
     _copy(ALERTS / "slack.tmpl", directory / "slack.tmpl")
     api = addresses.get("api", settings.api_listen)
     grafana = addresses.get("grafana", settings.grafana_listen)
-    write_private(directory / "links.tmpl", links_template(settings, grafana, api))
+    links = settings.model_copy(update={"grafana_listen": grafana, "api_listen": api})
+    write_private(directory / "links.tmpl", links_template(links))
     if webhook:
-        parts = urlsplit(webhook)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or any(mark.isspace() for mark in webhook):
+        url = urlsplit(webhook)
+        if url.scheme not in {"http", "https"} or not url.hostname or any(mark.isspace() for mark in webhook):
             raise UserError("LOBS_SLACK_WEBHOOK_URL is no http(s) URL: copy it again from Slack's page of the webhook")
         write_private(secret, webhook)
     else:
@@ -100,7 +117,7 @@ def prepare_alertmanager(directory: Path, settings: Settings, addresses: Mapping
     # A copy that nobody changed is ours: without a webhook it could not even start.
     if settings.alertmanager_config is None or config.read_bytes() == ours.read_bytes():
         _copy(ours if webhook else ALERTMANAGER / "alertmanager-without-slack.yml", config)
-    write_private(config, config.read_text(encoding="utf-8").replace(HISTORY, f"http://{_reachable(api)}/"))
+    write_private(config, config.read_text(encoding="utf-8").replace(HISTORY, parts.url(api, "/")))
     return config
 
 
@@ -118,25 +135,33 @@ def alertmanager_arguments(config: Path, data: Path, listen: Listen, settings: S
         f"--config.file={config}",
         f"--storage.path={data}",
         f"--web.listen-address={listen}",
-        f"--web.external-url={settings.alertmanager_url or f'http://{_reachable(listen)}'}",
+        f"--web.external-url={settings.alertmanager_url or parts.url(listen)}",
         "--cluster.listen-address=",
     ]
 
 
-def links_template(settings: Settings, grafana: Listen, api: Listen) -> str:
+def links_template(settings: Settings) -> str:
     """The text of `links.tmpl`: what messages link to. The addresses have been checked to hold no template marks."""
-    board = settings.grafana_url or f"http://{_reachable(grafana)}"
-    runbooks = settings.runbook_url or f"http://{_reachable(api)}/runbooks"
-    runbook = f'<{runbooks}/{{{{ template "lobs.query" . }}}}.md|Runbook>'
-    return (
-        f'{{{{ define "lobs.grafana" }}}}{board}{{{{ end }}}}\n{{{{ define "lobs.runbook" }}}}{runbook}{{{{ end }}}}\n'
-    )
+    grafana = settings.address("grafana")
+    runbooks = settings.runbook_url or parts.url(settings.api_listen, "/runbooks")
+    defined = {
+        "lobs.board": f'{grafana}{{{{ template "lobs.board.path" . }}}}' if grafana else "",
+        "lobs.board.link": '<{{ template "lobs.board" . }}|Board>{{ template "lobs.more" . }}' if grafana else "",
+        "lobs.runbook": f'<{runbooks}/{{{{ template "lobs.query" . }}}}.md|Runbook>',
+    }
+    return "".join(f'{{{{ define "{name}" }}}}{text}{{{{ end }}}}\n' for name, text in defined.items())
 
 
-def _reachable(listen: Listen) -> str:
-    """`host:port` as a program of this host reaches it."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 - compared, not bound
-    return str(Listen(host=host, port=listen.port))
+def _target(listen: Listen | None) -> str:
+    """`host:port` as a program of this host reaches it; empty where there is nothing."""
+    return _host_and_port(urlsplit(parts.url(listen))) if listen else ""
+
+
+def _host_and_port(url: SplitResult) -> str:
+    """`host:port`, with the port that the scheme means; empty for an empty address."""
+    if not url.hostname:
+        return ""
+    return str(Listen(host=url.hostname, port=url.port or (443 if url.scheme == "https" else 80)))
 
 
 def _write_targets(path: Path, targets: Sequence[str], labels: Mapping[str, str]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
+import ipaddress
 import json
 import os
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+import urllib.error
+import urllib.request
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,30 +19,37 @@ from typing import Any
 import psutil
 
 from lobservatory.errors import UserError
-from lobservatory.settings import Listen, Settings
+from lobservatory.settings import Listen, Part, Settings
 
 _PROBE_SECONDS = 2.0
+_MOST_BYTES = 4 * 1024 * 1024
+_MOST_PORTS = 100  # that are tried when the wanted one is taken
+_WITHOUT_LOGIN = frozenset({"exporter", "prometheus", "alertmanager"})
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
     """A program of others that `up` starts when it is there."""
 
-    name: str
+    name: Part
+    title: str
     variable: str
     binaries: tuple[str, ...]
     how: str
 
 
-FOREIGN = {
+FOREIGN: dict[Part, Foreign] = {
     "prometheus": Foreign(
         "prometheus",
+        "a Prometheus",
         "LOBS_PROMETHEUS_BIN",
         ("prometheus",),
         "Debian, Ubuntu: apt install prometheus; macOS: brew install prometheus; or set LOBS_PROMETHEUS_BIN",
     ),
     "alertmanager": Foreign(
         "alertmanager",
+        "an Alertmanager",
         "LOBS_ALERTMANAGER_BIN",
         ("alertmanager", "prometheus-alertmanager"),
         "Debian, Ubuntu: apt install prometheus-alertmanager; macOS: brew install alertmanager; "
@@ -46,6 +57,7 @@ FOREIGN = {
     ),
     "grafana": Foreign(
         "grafana",
+        "a Grafana",
         "LOBS_GRAFANA_BIN",
         ("grafana", "grafana-server"),
         "grafana.com/grafana/download (12 or newer); macOS: brew install grafana; or set LOBS_GRAFANA_BIN",
@@ -95,11 +107,39 @@ def check_free(listen: Listen, variable: str) -> None:
     except OSError as error:
         if isinstance(error, socket.gaierror):
             raise UserError(f"{variable}: the host of {listen} is not known: {error.strerror}") from error
-        who = _listener(listen.port)
-        taken = f"{listen} is taken{who}" if error.errno == 98 or who else f"{listen}: {error.strerror}"  # noqa: PLR2004 - EADDRINUSE
-        raise UserError(
-            f"{variable}: {taken}. Stop what listens there, or set {variable} to another address"
-        ) from error
+        taken = error.errno == errno.EADDRINUSE
+        why = f"{listen} is taken{_listener(listen.port)}" if taken else f"{listen}: {error.strerror}"
+        raise UserError(f"{variable}: {why}. Stop what listens there, or set {variable} to another address") from error
+
+
+def next_free(listen: Listen, variable: str, unwanted: Collection[int]) -> Listen:
+    """The same address when it is free, else its host with the next free port that is not in `unwanted`.
+
+    Raises UserError when the address cannot be used for another reason, or when everything near it is taken.
+    """
+    for port in range(listen.port, min(listen.port + _MOST_PORTS, 65536)):
+        candidate = Listen(host=listen.host, port=port)
+        if port != listen.port and port in unwanted:
+            continue
+        try:
+            _bound(candidate).close()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                break
+        else:
+            return candidate
+    check_free(listen, variable)
+    return listen  # it has become free meanwhile
+
+
+def taken(part: Part, listen: Listen) -> str:
+    """What to say where `listen` is not this part's because somebody else is there."""
+    foreign, variable = FOREIGN[part], part.upper()
+    said = f"{listen} is taken{_listener(listen.port)}"
+    if is_part(part, url(listen)):
+        use = f"to use that one, set LOBS_{variable}_URL={url(listen)}"
+        return f"{said}, {foreign.title}: {use}; else stop it, or set LOBS_{variable}_LISTEN (docs/operation.md)"
+    return f"{said}: stop that, or set LOBS_{variable}_LISTEN"
 
 
 def _bound(listen: Listen) -> socket.socket:
@@ -129,40 +169,76 @@ def _listener(port: int) -> str:
     return ""
 
 
-def reachable(listen: Listen) -> str:
-    """The host under which a program of this machine reaches an address, also that of a wildcard."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 - compared, not bound
-
-
 def url(listen: Listen, path: str = "") -> str:
     """An address as a person opens it."""
-    return f"http://{Listen(host=reachable(listen), port=listen.port)}{path}"
+    return f"{listen.url}{path}"
 
 
 def answers(listen: Listen, path: str) -> bool:
     """Whether an HTTP GET gets a 2xx. Never raises."""
-    connection = http.client.HTTPConnection(reachable(listen), listen.port, timeout=_PROBE_SECONDS)
     try:
-        connection.request("GET", path)
-        return 200 <= connection.getresponse().status < 300  # noqa: PLR2004 - a success of any kind
+        with _OPENER.open(url(listen, path), timeout=_PROBE_SECONDS):
+            return True
     except (OSError, http.client.HTTPException):
         return False
-    finally:
-        connection.close()
+
+
+def ask(address: str) -> Any:
+    """The decoded JSON of a GET; None when nothing answers, {} when what answers is something else. Never raises."""
+    try:
+        with _OPENER.open(address, timeout=_PROBE_SECONDS) as response:
+            return json.loads(response.read(_MOST_BYTES))
+    except (urllib.error.HTTPError, ValueError):
+        return {}
+    except (OSError, http.client.HTTPException):
+        return None
 
 
 def health(listen: Listen) -> dict[str, Any]:
     """What the exporter says of itself; empty when it does not answer. Never raises."""
-    connection = http.client.HTTPConnection(reachable(listen), listen.port, timeout=_PROBE_SECONDS)
+    found = ask(url(listen, "/healthz"))
+    return found if isinstance(found, dict) else {}
+
+
+def is_part(part: Part, address: str) -> bool:
+    """Whether a server of this kind answers at the address: a proxy whose server is down does not. Never raises."""
+    path, *keys = {
+        "prometheus": ("/api/v1/status/buildinfo", "data", "version"),
+        "alertmanager": ("/api/v2/status", "versionInfo"),
+        "grafana": ("/api/health", "database"),
+    }[part]
+    found = ask(f"{address}{path}")
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found is not None
+
+
+def exposure(part: str, listen: Listen) -> str:
+    """What to say of an address that others than this machine can reach; empty for the loopback."""
+    if not _is_open(listen.host):
+        return ""
+    login = " and without a log-in" if part in _WITHOUT_LOGIN else ""
+    return (
+        f"open to the network ({listen}), unencrypted{login}: listen on 127.0.0.1 and put a proxy with TLS in front "
+        "(docs/security.md)"
+    )
+
+
+def _is_open(host: str) -> bool:
     try:
-        connection.request("GET", "/healthz")
-        found = json.loads(connection.getresponse().read())
-    except (OSError, http.client.HTTPException, ValueError):
-        return {}
-    else:
-        return found if isinstance(found, dict) else {}
-    finally:
-        connection.close()
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        return False  # nobody can listen there
+    addresses = [ipaddress.ip_address(address.partition("%")[0]) for address in found]
+    plain = [getattr(address, "ipv4_mapped", None) or address for address in addresses]
+    return not all(address.is_loopback for address in plain)
+
+
+def program_url(part: Part, settings: Settings, addresses: Mapping[str, Listen]) -> str:
+    """Where our programs find a part: in this run, else where the settings name one that is running; empty: nowhere."""
+    if part in addresses:
+        return url(addresses[part])
+    return "" if part in settings.without else str(getattr(settings, f"{part}_url"))
 
 
 def configured(settings: Settings) -> dict[str, tuple[str, Listen]]:

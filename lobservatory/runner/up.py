@@ -22,14 +22,12 @@ from urllib.parse import urlsplit
 
 from rich import progress as bars
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from lobservatory.errors import UserError
-from lobservatory.runner import foreign, parts, postgres, secrets, upgrade
+from lobservatory.runner import foreign, parts, placement, postgres, report, secrets, upgrade
+from lobservatory.runner.report import Row
 from lobservatory.runner.supervision import LAST_STOP_SECONDS, RUNNING, Program, Supervision, last_line
-from lobservatory.settings import Listen, Settings
-from openclaw import state_dir
+from lobservatory.settings import PARTS, Listen, Part, Settings
 from store.migrate import check_schema, migrate
 
 _READY_SECONDS = 60.0
@@ -37,20 +35,13 @@ _WATCH_SECONDS = 2.0
 _POLL_SECONDS = 0.2
 _REVIVE_SECONDS = 60.0
 _GIVE_UP_SECONDS = 15.0  # a part that has not stayed up for a second by then is shown as it is
+_GATEWAY_SECONDS = 5.0  # until the table is shown without its answer
 _PIPE_WIDTH = 160
 _POSTGRES = "postgres"
+_ORDER = ("openclaw", "gateway", "database", _POSTGRES, "exporter", "api", *PARTS)  # of the table
 _STATE = "up.json"
 _DATABASE_URL = "database_url"
 _READER_URL = "reader_url"
-# Where each part says that it works.
-PROBES = {
-    "gateway": "/readyz",
-    "exporter": "/healthz",
-    "api": "/readyz",
-    "prometheus": "/-/ready",
-    "alertmanager": "/-/ready",
-    "grafana": "/api/health",
-}
 
 
 class FirstScan:
@@ -123,16 +114,6 @@ class Signals:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table."""
-
-    part: str
-    state: str
-    url: str
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Place:
     """Where one installation keeps its files."""
 
@@ -167,7 +148,7 @@ def up(
     place = prepare(settings)
     with lock(place) as mine:
         if not mine:
-            return _already(place, console)
+            return _already(settings, place, console)
         with Signals().handled() as signals:
             run = _Run(settings, place, console, signals, overrides or {}, before or {}, title, temporary)
             asked = False
@@ -275,40 +256,65 @@ def busy(place: Place) -> str:
     return f"`lobservatory {command}` is using {place.data} as process {pid}: try again when it has ended"
 
 
-def _already(place: Place, console: Console) -> int:
+def _already(settings: Settings, place: Place, console: Console) -> int:
     pid, command = holder(place)
     if command != "up":
         raise UserError(busy(place))
-    try:
-        known: dict[str, Any] = json.loads((place.run / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    known = _state(place.data)
+    if not known:
         console.print(f"Already running: process {pid} is starting it just now.")
         return 0
-    states = {status.name: status.state for status in Supervision(place.run, place.logs).statuses()}
-    rows = [Row(**row) for row in known["rows"]]
-    rows = [_current(row, states.get(row.part)) for row in rows]
+    addresses = {name: Listen.parse(text) for name, text in known["addresses"].items()}
+    shown = [Row(**row) for row in known["rows"]]
+    rows = [_now(row, settings, place, addresses) for row in shown]
     console.print(f"Already running since {known['since']} as process {pid}; stop it with Ctrl-C there, or with")
     console.print("`lobservatory up --stop`.")
-    _show(console, rows, known["title"], place)
+    report.show(console, rows, known["title"], secrets.folder(place.data), place.logs)
     return 0
 
 
-def addresses(settings: Settings) -> dict[str, Listen]:
-    """Part → address of the run that is going on in this data directory, else as the settings say."""
-    known = {name: listen for name, (_, listen) in parts.configured(settings).items()}
+def _now(row: Row, settings: Settings, place: Place, addresses: Mapping[str, Listen]) -> Row:
+    """The row of a run that was started earlier, as it is at this moment."""
+    if row.part == "gateway":
+        return report.gateway(parts.health(addresses["exporter"]), settings)
+    if row.part in addresses:
+        return report.part(row.part, addresses[row.part], place.logs, row.warning)
+    for name in PARTS:
+        if name == row.part and row.state in report.YOURS:
+            return report.yours(name, row.url)
+    if row.part == _POSTGRES:
+        states = {status.name: status.state for status in Supervision(place.run, place.logs).statuses()}
+        running = states.get(_POSTGRES) == RUNNING
+        return dataclasses.replace(row, state="running" if running else "not ready")
+    return report.openclaw(settings) if row.part == "openclaw" else row
+
+
+def _state(data: Path) -> dict[str, Any]:
+    """What the run that is going on in this data directory has told of itself; empty when there is none."""
     try:
-        running: dict[str, str] = json.loads((settings.data_dir / "run" / _STATE).read_text(encoding="utf-8"))[
-            "addresses"
-        ]
-    except (OSError, ValueError, KeyError):
-        return known
-    return known | {name: Listen.parse(text) for name, text in running.items()}
+        known: dict[str, Any] = json.loads((data / "run" / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known
 
 
-def _current(row: Row, state: str | None) -> Row:
-    if state is None:
-        return row
-    return Row(row.part, "running" if state == RUNNING else state.lower(), row.url, row.note)
+def addresses(settings: Settings) -> dict[str, Listen]:
+    """Part → address that it listens on: of the run that is going on in this data directory, else of the settings."""
+    running = _state(settings.data_dir)
+    if running:
+        return {name: Listen.parse(text) for name, text in running["addresses"].items()}
+    return {name: listen for name, (_, listen) in parts.configured(settings).items() if name not in settings.without}
+
+
+def urls(settings: Settings) -> dict[Part, str]:
+    """Where programs find Prometheus, Alertmanager and Grafana, as far as there are any: of the run that is going on in
+    this data directory, else as the settings say. Nobody's `LOBS_ALERTMANAGER_URL` is asked then: it is for messages.
+    """
+    running = _state(settings.data_dir)
+    if running:
+        return {part: running["urls"][part] for part in PARTS if part in running["urls"]}
+    found = {part: getattr(settings, f"{part}_listen").url for part in PARTS if part not in settings.without}
+    return found | ({"prometheus": settings.address("prometheus")} if "prometheus" in found else {})
 
 
 @dataclass
@@ -327,6 +333,8 @@ class _Run:
     programs: list[Program] = field(default_factory=list)
     addresses: dict[str, Listen] = field(default_factory=dict)
 
+    placed: placement.Placement = field(init=False)
+
     def __post_init__(self) -> None:
         self.supervision = Supervision(self.place.run, self.place.logs)
 
@@ -339,11 +347,9 @@ class _Run:
             self.remove(keep=("run", "logs"))
         secrets.create(self.place.data)
         found = {name: parts.find(part, os.environ) for name, part in parts.FOREIGN.items()}
-        for name, (variable, listen) in parts.listens(self.settings).items():
-            if name not in found or found[name] is not None:
-                parts.check_free(listen, variable)
-                self.addresses[name] = listen
-        self.addresses |= {program.name: listen for program, listen in self.before.items()}
+        self.placed = placement.place(self.settings, found)
+        self.settings = self.placed.settings
+        self.addresses = {**self.placed.addresses, **{program.name: at for program, at in self.before.items()}}
         with self.console.status("Starting …") if self.console.is_terminal else contextlib.nullcontext():
             self._prepare(found)
             self.supervision.start(self.programs, self._environment())
@@ -354,16 +360,21 @@ class _Run:
                 for name in names:
                     self.supervision.start_program(name)
                 rows += self._await(names)
-        rows.insert(0, self._watched())
-        rows += [Row(name, "missing", "", part.how) for name, part in parts.FOREIGN.items() if name not in rest]
+            # How it stands with a gateway that works is said by the exporter.
+            rows = [row for row in rows if row.part not in first or row.state != "running"]
+            rows = [report.openclaw(self.settings), self._gateway(), *rows, *self._others()]
+        rows.sort(key=lambda row: _ORDER.index(row.part))
+        states = {row.part: row.state for row in rows}
+        rows += report.features(self.settings, states, demo=self.temporary)
         state = {
             "title": self.title,
             "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
             "rows": [dataclasses.asdict(row) for row in rows],
             "addresses": {name: str(listen) for name, listen in self.addresses.items()},
+            "urls": self.placed.urls,
         }
         secrets.write_private(self.place.run / _STATE, json.dumps(state))
-        _show(self.console, rows, self.title, self.place)
+        report.show(self.console, rows, self.title, secrets.folder(self.place.data), self.place.logs)
         self.console.print("Ctrl-C stops everything.")
 
     def stop(self) -> None:
@@ -423,10 +434,11 @@ class _Run:
             "LOBS_DATA_DIR": str(self.place.data),
             "LOBS_METRICS_LISTEN": str(self.addresses["exporter"]),
             "LOBS_API_LISTEN": str(self.addresses["api"]),
+            "LOBS_WITHOUT": ",".join(self.settings.without),
             "PYTHONUNBUFFERED": "1",
         }
-        if "prometheus" in self.addresses:  # chat asks it
-            decided["LOBS_PROMETHEUS_LISTEN"] = str(self.addresses["prometheus"])
+        # The API asks Prometheus and links to all three.
+        decided |= {f"LOBS_{part.upper()}_URL": self.settings.address(part) for part in PARTS}
         if self.cluster is not None:
             decided["LOBS_DATABASE_URL"] = ""
             decided["LOBS_DATABASE_URL_FILE"] = str(self.place.run / _DATABASE_URL)
@@ -434,7 +446,7 @@ class _Run:
             decided["LOBS_READER_URL_FILE"] = str(self.place.run / _READER_URL)
         return {**os.environ, **decided, **self.overrides}
 
-    def _prepare(self, found: Mapping[str, Path | None]) -> None:
+    def _prepare(self, found: Mapping[Part, Path | None]) -> None:
         """All programs, in the order of their start."""
         if not self.settings.database_url.get_secret_value():
             self.cluster = cluster = upgrade.prepare(
@@ -482,55 +494,55 @@ class _Run:
         self.signals.pause(0)
         return Row(_POSTGRES, "running", f"127.0.0.1:{self.cluster.port}/{postgres.DATABASE}", "embedded")
 
-    def _watched(self) -> Row:
-        """What the exporter looks at; it looks again by itself when that is not there yet."""
-        try:
-            found = state_dir.resolve(self.settings.state_dir)
-        except state_dir.StateDirError as error:
-            return Row("openclaw", "missing", "", f"{error}. Without an OpenClaw: `lobservatory demo`")
-        url = state_dir.gateway_url(self.settings, state_dir.load_config(found))
-        return Row("openclaw", "found", str(found), f"gateway {url}")
+    def _gateway(self) -> Row:
+        """Whether the exporter is connected, as soon as that is clear; a slow gateway does not keep the table back."""
+        end = time.monotonic() + _GATEWAY_SECONDS
+        while True:
+            health = parts.health(self.addresses["exporter"])
+            if report.is_clear(health) or time.monotonic() > end:
+                return report.gateway(health, self.settings)
+            self.signals.pause(_POLL_SECONDS)
+
+    def _others(self) -> Iterator[Row]:
+        """Those of the three that this run does not start."""
+        for name in PARTS:
+            if name in self.placed.yours:
+                yield report.yours(name, self.placed.yours[name])
+            elif name in self.placed.off:
+                yield Row(name, "off", "", "LOBS_WITHOUT names it")
+            elif name in self.placed.missing:
+                yield Row(name, "missing", "", parts.FOREIGN[name].how)
+
+    def _warning(self, name: str) -> str:
+        """What is not as a person may expect of a part that runs."""
+        said = [parts.exposure(name, self.addresses[name])]
+        for part in PARTS:
+            url = getattr(self.settings, f"{part}_url")
+            if part == name:
+                said.append(self.placed.moved.get(part, ""))
+            if part == name and url and not parts.is_part(part, url):
+                said.append(f"no {part.capitalize()} answers at LOBS_{part.upper()}_URL ({url}), where links lead")
+        return "\n".join(filter(None, said))
 
     def _await(self, names: Sequence[str]) -> list[Row]:
         """Wait until each part answers, at most a minute for all; one row for each."""
         began = time.monotonic()
-        waiting = [name for name in names if name in self.addresses]
-        ready = {name for name in names if name not in self.addresses}
+        waiting = list(names)
+        ready: set[str] = set()
         while waiting and time.monotonic() - began < _READY_SECONDS:
-            ready |= {name for name in waiting if parts.answers(self.addresses[name], PROBES[name])}
+            ready |= {name for name in waiting if report.is_ready(name, self.addresses[name])}
             failing = {"FATAL"} if time.monotonic() - began < _GIVE_UP_SECONDS else {"FATAL", "BACKOFF"}
             given_up = {status.name for status in self.supervision.statuses() if status.state in failing}
             waiting = [name for name in waiting if name not in ready | given_up]
             if waiting:
                 self.signals.pause(_POLL_SECONDS)
-        rows = []
-        for name in names:
-            listen = self.addresses.get(name)
-            where = parts.url(listen, "/metrics" if name == "exporter" else "") if listen else ""
-            log = self.place.logs / f"{name}.log"
-            note = "" if name in ready else f"{last_line(log)} (log: {log})"
-            rows.append(Row(name, "running" if name in ready else "not ready", where, note))
-        return rows
+        return [
+            report.part(name, self.addresses[name], self.place.logs, self._warning(name), ready=name in ready)
+            for name in names
+        ]
 
 
 def _console() -> Console:
     """As wide as the terminal; in a file or a pipe wide enough for a path."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
-
-
-def _show(console: Console, rows: list[Row], title: str, place: Place) -> None:
-    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
-    table.add_column("part", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("where, or how to get it", overflow="fold")
-    colours = {"running": "green", "yours": "green", "found": "green", "missing": "yellow"}
-    for row in rows:
-        colour = colours.get(row.state, "red")
-        table.add_row(row.part, f"[{colour}]{row.state}[/]", escape("  ".join(filter(None, (row.url, row.note)))))
-    console.print(table)
-    console.print(
-        f"Passwords: {secrets.folder(place.data)} (web login: api_password; Grafana: admin, grafana_admin_password)",
-        soft_wrap=True,
-    )
-    console.print(f"Logs:      {place.logs}", soft_wrap=True)

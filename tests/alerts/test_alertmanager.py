@@ -153,6 +153,20 @@ def test_message_reads_well(alerts, slack, gateway):
     ]
 
 
+def test_without_a_grafana_no_message_links_to_one(slack, gateway, tmp_path):
+    with fast_alertmanager(tmp_path, slack.url, without=["grafana"]) as server:
+        server.send([alert("ChannelDown", gateway, since=LONG_AGO, channel="irc")])
+        received(slack, gateway)
+        server.send([alert("ChannelDown", gateway, since=LONG_AGO, over=True, channel="irc")])
+        fired, resolved = received(slack, gateway, 2)
+    assert list(fired.links) == ["Runbook", "Silence"]
+    assert fired.text.splitlines()[-1].startswith("<http://127.0.0.1:8787/runbooks/ChannelDown.md|Runbook> · <http")
+    assert resolved.text.splitlines()[-1] == "<http://127.0.0.1:8787/runbooks/ChannelDown.md|Runbook>"
+    for message in (fired, resolved):
+        assert not message.attachment.get("title_link")
+        assert ":3000" not in str(message.payload)
+
+
 @pytest.mark.req("S1-7")
 def test_alerts_of_a_kind_and_gateway_are_one_message(alerts, slack, gateway):
     other = f"{gateway}-b"

@@ -88,6 +88,30 @@ def test_rules_that_we_dropped_go_and_rules_of_others_stay(tmp_path):
     assert here == {path.name for path in (REPOSITORY / "alerts" / "rules").iterdir()} | {"mine.yml"}
 
 
+@pytest.mark.parametrize(
+    ("url", "target", "scheme", "prefix"),
+    [
+        ("http://127.0.0.1:9193", "127.0.0.1:9193", "http", "/"),
+        ("https://am.example.org", "am.example.org:443", "https", "/"),
+        ("http://[::1]:9193/am", "[::1]:9193", "http", "/am"),
+    ],
+)
+def test_an_alertmanager_of_yours_gets_our_alerts(tmp_path, url, target, scheme, prefix):
+    config = prepare_prometheus(tmp_path, Settings(alertmanager_url=url), {"exporter": ADDRESSES["exporter"]})
+    assert targets(tmp_path, "alertmanager")[0]["targets"] == [target]
+    with prometheus(tmp_path / "server", config) as server:
+        wait_for(lambda: server.api("alertmanagers")["activeAlertmanagers"], "Alertmanager is known")
+        (known,) = server.api("alertmanagers")["activeAlertmanagers"]
+        assert known["url"] == f"{scheme}://{target}{prefix.rstrip('/')}/api/v2/alerts"
+        scraped = [one["scrapeUrl"] for one in server.targets() if one["labels"]["job"] == "alertmanager"]
+        assert scraped == [f"{scheme}://{target}{prefix.rstrip('/')}/metrics"]
+
+
+def test_our_own_alertmanager_is_asked_directly_and_not_by_its_address_in_messages(tmp_path):
+    prepare_prometheus(tmp_path, Settings(alertmanager_url="https://am.example.org"), ADDRESSES)
+    assert targets(tmp_path, "alertmanager")[0]["targets"] == ["[::1]:9093"]
+
+
 @contextmanager
 def official_plugin(seen):
     class Handler(BaseHTTPRequestHandler):

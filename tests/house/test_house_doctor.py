@@ -189,6 +189,14 @@ def test_a_database_that_is_away_is_one_line_without_its_password(tmp_path):
     assert "\n" not in line.text
 
 
+def test_a_listener_that_others_reach_is_a_note(tmp_path):
+    values = {"data_dir": tmp_path, "api_listen": "0.0.0.0:2", "metrics_listen": "[::]:3"}
+    settings = Settings.model_validate(values)
+    opened = [line for line in doctor.servers(settings) if line.text.startswith("open to the network")]
+    assert [(line.level, line.part) for line in opened] == [("note", "exporter"), ("note", "api")]
+    assert "(0.0.0.0:2)" in opened[1].text
+
+
 TARGET = {"labels": {"job": "lobservatory"}, "scrapeUrl": "http://127.0.0.1:9464/metrics", "lastError": "refused"}
 
 

@@ -155,6 +155,20 @@ def test_links_of_boards_lead_to_where_our_pages_and_alertmanager_are(grafana, t
     assert moved == {"pages_url": "http://127.0.0.1:18787", "alertmanager_url": "http://127.0.0.1:19093"}
 
 
+def test_grafana_is_told_of_servers_of_yours(grafana, tmp_path):
+    settings = Settings(
+        data_dir=tmp_path,
+        database_url="postgresql://x@localhost/y",
+        prometheus_url="http://127.0.0.1:9190",
+        alertmanager_url="https://am.example.org",
+    )
+    found = {"prometheus": None, "alertmanager": None, "grafana": grafana}
+    (program,) = foreign.programs(settings, tmp_path, {"grafana": Listen.parse("127.0.0.1:3001")}, found, None)
+    assert program.environment["LOBS_GRAFANA_PROMETHEUS_URL"] == "http://127.0.0.1:9190"
+    board = Path(program.environment["LOBS_GRAFANA_DASHBOARDS_DIR"]) / "lobs-alerts.json"
+    assert '"https://am.example.org"' in board.read_text(encoding="utf-8")
+
+
 def test_every_variable_that_provisioning_wants_is_given(grafana, tmp_path):
     import re  # noqa: PLC0415 - this test only
 

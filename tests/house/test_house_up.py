@@ -19,8 +19,9 @@ import psycopg
 import pytest
 
 from lobservatory.runner.supervision import Supervision
+from lobservatory.settings import PARTS
 from tests.archives import extract
-from tests.servers import PATIENCE_SECONDS, wait_for
+from tests.servers import PATIENCE_SECONDS, alertmanager, free_port, prometheus, wait_for
 from tests.tools import debian_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,14 +141,23 @@ def test_everything_starts_is_shown_and_stops_without_a_trace(installation):
     rows = {row["part"]: row for row in state["rows"]}
     assert rows["openclaw"]["state"] == "found"
     assert rows["openclaw"]["url"] == str(installation.folder / ".openclaw")
-    assert {name: row["state"] for name, row in rows.items() if name not in {"grafana", "openclaw"}} == dict.fromkeys(
-        ("postgres", "exporter", "api", "prometheus", "alertmanager"), "running"
+    ours = ("postgres", "exporter", "api", "prometheus", "alertmanager")
+    assert {name: rows[name]["state"] for name in ours} == dict.fromkeys(ours, "running")
+    assert rows["gateway"]["state"] == "not answering"
+    assert "Start the gateway, or set LOBS_GATEWAY_URL" in rows["gateway"]["note"]
+    assert {name: rows[name]["state"] for name in ("slack", "commands", "chat")} == dict.fromkeys(
+        ("slack", "commands", "chat"), "off"
     )
+    assert not any(row["warning"] for row in rows.values())
     text = output.read_text(encoding="utf-8")
     for row in rows.values():
         assert row["url"] in text
+    page = get(rows["api"]["url"])
+    assert f'href="{rows["prometheus"]["url"]}/"' in page
     if rows["grafana"]["state"] == "missing":
         assert "LOBS_GRAFANA_BIN" in text
+        assert "Not here: Grafana" in page
+        assert "grafana_admin_password" not in text
 
     # Passwords: the place is told, the values are not; neither there nor in a log nor on a command line.
     folder = installation.data / "secrets"
@@ -171,7 +181,7 @@ def test_everything_starts_is_shown_and_stops_without_a_trace(installation):
 
     # The alert that fires always comes all the way within one minute, and until then nobody calls it lost.
     doctor, told = installation.up(command="doctor")
-    doctor.wait(60)
+    doctor.wait(PATIENCE_SECONDS)
     (alerts,) = re.findall("^(note|ok) +alerts +(.*)", told.read_text(encoding="utf-8"), re.MULTILINE)
     assert alerts[1].startswith(("not heard yet: ", "the alert that fires always was heard")), alerts
     wait_for(lambda: count(url, "alert_watchdog") == 1, "the watchdog")
@@ -291,6 +301,150 @@ def test_a_taken_port_is_one_line_that_names_the_setting(installation):
     installation.assert_nothing_left()
 
 
+EMPTY = "scrape_configs: []\n"
+
+
+def doctor(installation):
+    return subprocess.run(
+        [str(PROGRAM), "doctor"],
+        cwd=installation.folder,
+        env=installation.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    ).stdout
+
+
+def test_a_taken_port_of_an_optional_part_moves_it_and_all_that_ask_it_know(installation, tmp_path):
+    """As after `apt install prometheus`, whose service has the port already."""
+    (tmp_path / "empty.yml").write_text(EMPTY)
+    with prometheus(tmp_path, tmp_path / "empty.yml") as theirs:
+        installation.environment["LOBS_PROMETHEUS_LISTEN"] = f"127.0.0.1:{theirs.port}"
+        installation.environment["LOBS_METRICS_LISTEN"] = "0.0.0.0:0"
+        process, output = installation.up()
+        rows = {row["part"]: row for row in installation.ready(process, output)["rows"]}
+        row = rows["prometheus"]
+        assert row["state"] == "running"
+        ours = row["url"]
+        assert ours != theirs.url
+        taken = f"127.0.0.1:{theirs.port} is taken by process {theirs.process.pid} (prometheus), a Prometheus"
+        assert row["warning"].startswith(f"{taken}: to use that one, set LOBS_PROMETHEUS_URL={theirs.url}; ")
+        assert rows["exporter"]["warning"].startswith("open to the network (0.0.0.0:")
+
+        known = json.loads(get(f"{ours}/api/v1/status/config"))["data"]["yaml"]
+        assert "job_name: lobservatory" in known, "it is ours that answers there"
+        assert f'href="{ours}/"' in get(rows["api"]["url"])
+        wait_for(lambda: '"value"' in get(f'{ours}/api/v1/query?query=up{{job="lobservatory"}}==1'), "a scrape")
+        said = doctor(installation)
+        assert f"scrapes {rows['exporter']['url']}" in said
+        assert "note  exporter      open to the network (0.0.0.0:" in said
+        tried = subprocess.run(
+            [str(PROGRAM), "alert-test"],
+            cwd=installation.folder,
+            env=installation.environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert f"Prometheus at {ours} evaluates the rules" in tried.stdout, tried.stderr
+        assert "note: Prometheus sends" not in tried.stdout, "it sends to this run's Alertmanager"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_SECONDS) == 0
+    installation.assert_nothing_left()
+
+
+def test_a_prometheus_of_yours_is_used_and_what_it_lacks_is_told(installation, tmp_path):
+    config = tmp_path / "prometheus.yml"
+    config.write_text(EMPTY)
+    with prometheus(tmp_path, config) as theirs:
+        installation.environment["LOBS_PROMETHEUS_URL"] = theirs.url
+        process, output = installation.up()
+        rows = {row["part"]: row for row in installation.ready(process, output)["rows"]}
+        assert (rows["prometheus"]["state"], rows["prometheus"]["url"]) == ("yours", theirs.url)
+        lacking = "it lacks the scrape job lobservatory and our alert rules: docs/operation.md#"
+        assert rows["prometheus"]["warning"].startswith(lacking)
+        assert "prometheus" not in installation.statuses()
+        assert f'href="{theirs.url}/"' in get(rows["api"]["url"])
+        assert "it does not scrape the exporter" in doctor(installation)
+
+        # As docs/operation.md says.
+        exporter = rows["exporter"]["url"].removeprefix("http://").removesuffix("/metrics")
+        alertmanager = rows["alertmanager"]["url"].removeprefix("http://")
+        config.write_text(
+            f"""
+rule_files: [{ROOT}/alerts/rules/*.yml]
+alerting: {{alertmanagers: [{{static_configs: [{{targets: ["{alertmanager}"]}}]}}]}}
+scrape_configs:
+  - job_name: lobservatory
+    honor_labels: true
+    static_configs: [{{targets: ["{exporter}"], labels: {{gateway: default}}}}]
+"""
+        )
+        theirs.reload()
+
+        def shown_anew():
+            second, told = installation.up()
+            assert second.wait(PATIENCE_SECONDS) == 0
+            return "it lacks" not in told.read_text(encoding="utf-8")
+
+        wait_for(shown_anew, "the table of a second one")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_SECONDS) == 0
+        assert theirs.process.poll() is None
+    installation.assert_nothing_left()
+
+
+def test_an_alertmanager_of_yours_gets_the_alerts_of_our_prometheus(installation, tmp_path):
+    (tmp_path / "am.yml").write_text("{route: {receiver: mine}, receivers: [{name: mine}]}\n")
+    with alertmanager(tmp_path, tmp_path / "am.yml") as theirs:
+        installation.environment["LOBS_ALERTMANAGER_URL"] = theirs.url
+        installation.environment["LOBS_GRAFANA_URL"] = "http://127.0.0.1:1"
+        process, output = installation.up()
+        rows = {row["part"]: row for row in installation.ready(process, output)["rows"]}
+        assert (rows["alertmanager"]["state"], rows["alertmanager"]["url"]) == ("yours", theirs.url)
+        assert rows["alertmanager"]["warning"].startswith("it lacks the receiver that keeps our history: docs/")
+        assert rows["slack"]["state"] == "yours"
+        assert rows["grafana"]["state"] in {"away", "running"}
+        wait_for(
+            lambda: "Watchdog" in get(f"{theirs.url}/api/v2/alerts"),
+            "the alert that fires always",
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_SECONDS) == 0
+    installation.assert_nothing_left()
+
+
+def test_a_gateway_that_is_started_later_is_shown_as_it_is_then(installation):
+    port = free_port()
+    installation.environment["LOBS_GATEWAY_URL"] = f"ws://127.0.0.1:{port}"
+    installation.environment["LOBS_GATEWAY_TOKEN"] = "a-good-token-of-a-gateway"
+    installation.environment["LOBS_WITHOUT"] = "prometheus, alertmanager, grafana"
+    process, output = installation.up()
+    rows = {row["part"]: row for row in installation.ready(process, output)["rows"]}
+    assert rows["gateway"]["state"] == "not answering"
+    assert {rows[name]["state"] for name in PARTS} == {"off"}
+    assert "Not here: Grafana, Prometheus, Alertmanager" in get(rows["api"]["url"])
+    state = installation.folder / "replayed"
+    state.mkdir()
+    config = {"gateway": {"auth": {"token": "a-good-token-of-a-gateway"}}}
+    (state / "openclaw.json").write_text(json.dumps(config), encoding="utf-8")
+    command = [sys.executable, "-P", "-m", "lobservatory.demo", str(state), str(port)]
+    installation.started.append(subprocess.Popen(command, cwd=ROOT, env=installation.environment))
+
+    def is_connected():
+        second, told = installation.up()
+        assert second.wait(PATIENCE_SECONDS) == 0
+        (line,) = [line for line in told.read_text(encoding="utf-8").splitlines() if line.startswith("gateway ")]
+        return "connected" in line
+
+    wait_for(is_connected, "its answer")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE_SECONDS) == 0
+    installation.assert_nothing_left()
+
+
 def test_a_database_of_yours_is_used_and_shown_without_its_password(installation, postgres_dsn):
     installation.environment["LOBS_DATABASE_URL"] = postgres_dsn
     process, output = installation.up()
@@ -327,11 +481,18 @@ def test_the_demo_needs_nothing_says_so_and_leaves_nothing(installation):
     # What the surrounding says of a real installation is not for the demo.
     installation.environment["LOBS_GATEWAY_TOKEN"] = "of-the-real-gateway"
     installation.environment["LOBS_SLACK_WEBHOOK_URL"] = "http://127.0.0.1:1/real"
+    installation.environment["LOBS_PROMETHEUS_URL"] = "http://1.invalid"
     process, output = installation.up(command="demo")
     state = installation.ready(process, output, installation.data / "demo")
     assert output.read_text(encoding="utf-8").startswith("Lobservatory DEMO: recorded data")
     rows = {row["part"]: row for row in state["rows"]}
-    assert [name for name, row in rows.items() if row["state"] not in {"running", "found"}] in ([], ["grafana"])
+    assert rows["gateway"]["state"] == "connected"
+    assert [row["note"] for name, row in rows.items() if name in {"slack", "commands", "chat"}] == [
+        "not in the demo"
+    ] * 3
+    working = {"running", "found", "connected", "off"}
+    assert [name for name, row in rows.items() if row["state"] not in working] in ([], ["grafana"])
+    assert "1.invalid" not in get(rows["api"]["url"])
 
     def is_alive():
         text = get(rows["exporter"]["url"])
