@@ -169,9 +169,9 @@ class AlertEvent(Camel):
 class BannerAlert(AlertEvent):
     """An alert with where to go from it."""
 
-    board_url: str
+    board_url: str | None = Field(description="None where there is no Grafana.")
     runbook_url: str | None = Field(description="None where the alert names no runbook.")
-    silence_url: str
+    silence_url: str | None = Field(description="None where there is no Alertmanager.")
 
 
 class Banner(Camel):

@@ -120,6 +120,8 @@ class AlertHistory:
 
     async def look(self, now: datetime | None = None) -> None:
         """Once. A Prometheus that is away is said once; the next look covers the time. Raises what the pool raises."""
+        if not self._url:
+            return  # this installation has none
         seconds = STEP.total_seconds()
         end = datetime.fromtimestamp((now or datetime.now(UTC)).timestamp() // seconds * seconds, UTC)
         start = end - FURTHEST

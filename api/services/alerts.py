@@ -44,7 +44,7 @@ class AlertService:
         self._settings = settings
         self._clock = clock
         self._started = clock()
-        self._history = AlertHistory(pool, settings.prometheus_url or settings.prometheus_listen.url)
+        self._history = AlertHistory(pool, settings.address("prometheus"))
         self._untold: tuple[str, str, str] | None = None  # color, title, text that Slack has not taken yet
 
     async def banner(self, actor: Actor) -> Banner:
@@ -63,8 +63,7 @@ class AlertService:
         )
 
     def _linked(self, alert: AlertEvent) -> BannerAlert:
-        grafana = self._settings.grafana_url or self._settings.grafana_listen.url
-        alertmanager = self._settings.alertmanager_url or self._settings.alertmanager_listen.url
+        grafana, alertmanager = self._settings.address("grafana"), self._settings.address("alertmanager")
         board = alert.board if alert.board and alert.board.startswith("/d/") else "/d/lobs-overview"
         names = {"alertname": alert.alert} | ({"gateway": alert.gateway} if alert.gateway else {})
         matchers = ",".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in names.items())
@@ -72,9 +71,11 @@ class AlertService:
         runbooks = self._settings.runbook_url or f"{self._settings.api_listen.url}/runbooks"
         return BannerAlert(
             **alert.model_dump(),
-            board_url=f"{grafana}{board}{query}",
+            board_url=f"{grafana}{board}{query}" if grafana else None,
             runbook_url=f"{runbooks}/{urllib.parse.quote(alert.alert, safe='')}.md" if alert.runbook else None,
-            silence_url=f"{alertmanager}/#/silences/new?filter={urllib.parse.quote(f'{{{matchers}}}', safe='')}",
+            silence_url=f"{alertmanager}/#/silences/new?filter={urllib.parse.quote(f'{{{matchers}}}', safe='')}"
+            if alertmanager
+            else None,
         )
 
     async def watch(self) -> None:

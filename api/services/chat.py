@@ -190,7 +190,7 @@ class ChatService:
         self._pool = pool
         self._reader = reader
         self._model = model
-        self._prometheus = Prometheus(settings.prometheus_url or settings.prometheus_listen.url)
+        self._prometheus = Prometheus(settings.address("prometheus"))
         self._gateway = settings.gateway_name
         self._agent = settings.chat_agent
         self._busy: set[str] = set()

@@ -169,7 +169,7 @@ def selector(gateways: Collection[str] | None) -> Selector:
 
 
 class Prometheus:
-    """Asks one Prometheus. `url`: its address without a slash at the end."""
+    """Asks one Prometheus. `url`: its address without a slash at the end; empty: there is none."""
 
     def __init__(self, url: str, *, seconds: float = SECONDS, clock: Callable[[], float] = time.time) -> None:
         self._url = url
@@ -183,6 +183,8 @@ class Prometheus:
 
         Raises MetricsError.
         """
+        if not self._url:
+            raise MetricsError("there is no Prometheus here: `lobservatory up` says how to get it")
         question = METRIC_QUESTIONS[name]
         asked = question.parameters.model_validate(parameters)
         query = {"query": question.expression(asked, selector(gateways)), "timeout": f"{self._seconds:g}s"}

@@ -7,7 +7,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import NamedTuple
 
-from lobservatory.settings import Listen, Settings
+from lobservatory.settings import PARTS, Part, Settings
 
 _TYPES = {
     "css": "text/css; charset=utf-8",
@@ -30,6 +30,13 @@ _STATIC = (
     "theme.js",
 )
 
+
+# The cards of the start page that lead to programs of others, in order: title and what is there.
+_CARDS: dict[Part, tuple[str, str]] = {
+    "grafana": ("Dashboards", "Grafana: cost, sessions, agents, cron, host"),
+    "prometheus": ("Prometheus", "Queries, targets and alert rules"),
+    "alertmanager": ("Alertmanager", "What fires, what is silenced"),
+}
 
 RUNBOOKS = Path(__file__).resolve().parents[2] / "alerts" / "runbooks"
 
@@ -67,20 +74,32 @@ def application() -> Page:
 
 
 def landing(settings: Settings) -> Page:
-    """The page at `/`, with links to the parts that are configured."""
+    """The page at `/`, with links to the parts that are there; those that are not are named."""
     page = _read("index.html")
     text = page.content.decode()
-    for name, value in {
-        "version": metadata.version("lobservatory"),
-        "grafana": _url(settings.grafana_listen),
-        "metrics": _url(settings.metrics_listen) + "metrics",
-        "prometheus": _url(settings.prometheus_listen),
-        "alertmanager": _url(settings.alertmanager_listen),
-    }.items():
-        text = text.replace("{" + name + "}", html.escape(value))
+    values = {
+        "version": html.escape(metadata.version("lobservatory")),
+        "metrics": html.escape(f"{settings.metrics_listen.url}/metrics"),
+        "missing": _missing(settings),
+    }
+    values |= {part: _card(settings.address(part), *_CARDS[part]) for part in PARTS}
+    for name, value in values.items():
+        text = text.replace("{" + name + "}", value)
     return Page(text.encode(), page.media_type)
 
 
-def _url(listen: Listen) -> str:
-    wildcard = listen.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
-    return f"http://{Listen(host='127.0.0.1', port=listen.port) if wildcard else listen}/"
+def _card(address: str, title: str, about: str) -> str:
+    if not address:
+        return ""
+    return (
+        f'<a class="card" href="{html.escape(address)}/"><strong>{title}</strong>'
+        f'<span class="dim">{html.escape(about)}</span></a>\n'
+    )
+
+
+def _missing(settings: Settings) -> str:
+    names = ", ".join(part.capitalize() for part in _CARDS if part in settings.without)
+    if not names:
+        return ""
+    how = "<code>lobservatory up</code> says how to get what it does not find."
+    return f'<p class="dim">Not here: {names}. {how}</p>\n'

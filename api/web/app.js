@@ -158,9 +158,8 @@ async function banner() {
   const rows = data.alerts.slice(0, 3).map((alert) => element("p", {},
     element("strong", { textContent: alert.alert }),
     " ", element("span", { textContent: [alert.gateway, alert.summary].filter(Boolean).join(": ") }),
-    " ", link(alert.boardUrl, "Board"),
-    alert.runbookUrl ? link(alert.runbookUrl, "Runbook") : null,
-    link(alert.silenceUrl, "Silence")));
+    " ", ...[[alert.boardUrl, "Board"], [alert.runbookUrl, "Runbook"], [alert.silenceUrl, "Silence"]]
+      .filter(([address]) => address).map(([address, text]) => link(address, text))));
   if (data.alerts.length > 3) rows.push(element("p", { textContent: `and ${data.alerts.length - 3} more` }));
   if (data.watchdogSilent) rows.unshift(element("p", { textContent: "The chain of alerts is silent: alerts cannot be trusted." }));
   box.replaceChildren(...rows);

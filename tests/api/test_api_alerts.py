@@ -97,6 +97,16 @@ async def test_links_are_those_of_the_settings(client, postgres_dsn, database):
     assert shown.silence_url.startswith("https://am.example/#/silences/new?filter=%7Balertname")
 
 
+async def test_to_what_is_not_there_nothing_links(client, postgres_dsn):
+    await tell(client, alert("GatewayDown", "critical", "f3"))
+    settings = Settings.model_validate({"without": ["grafana", "alertmanager"]})
+    reader = type("Everyone", (), {"gateways": None})()
+    async with database_pool.open_pool(postgres_dsn) as pool:
+        (shown,) = (await AlertService(pool, settings).banner(reader)).alerts
+    assert (shown.board_url, shown.silence_url) == (None, None)
+    assert shown.runbook_url == "http://127.0.0.1:8787/runbooks/GatewayDown.md"
+
+
 async def statuses(database):
     cursor = await database.execute("SELECT alert, status FROM public.alert_events ORDER BY id")
     return await cursor.fetchall()

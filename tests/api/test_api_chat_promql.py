@@ -14,6 +14,7 @@ from api.services import promql
 from api.services.chat import ChatService
 from api.services.promql import METRIC_QUESTIONS, MOST_POINTS, MetricsError, Prometheus, selector
 from lobservatory.catalogue import CATALOGUE
+from lobservatory.settings import Settings
 from store.pool import open_pool
 from store.questions import MOST_ROWS, QUESTIONS
 from tests.api.test_api_chat import Model, kinds, told
@@ -136,6 +137,11 @@ async def test_without_prometheus_the_user_and_the_model_are_told_so(service_of_
     assert "does not answer: see LOBS_PROMETHEUS_URL" in events[1]["error"]
     assert events[-1]["type"] == "answer"
     assert [bool(figure["error"]) for figure in events[-1]["figures"]] == [True, False]
+
+
+async def test_without_a_prometheus_a_question_says_so():
+    with pytest.raises(MetricsError, match="there is no Prometheus here"):
+        await Prometheus(Settings(without=("prometheus",)).address("prometheus")).answer("load", {}, None)
 
 
 async def test_an_answer_rests_on_metrics_too(service_of_prometheus, real):
