@@ -103,8 +103,11 @@ def test_an_alertmanager_of_yours_gets_our_alerts(tmp_path, url, target, scheme,
         wait_for(lambda: server.api("alertmanagers")["activeAlertmanagers"], "Alertmanager is known")
         (known,) = server.api("alertmanagers")["activeAlertmanagers"]
         assert known["url"] == f"{scheme}://{target}{prefix.rstrip('/')}/api/v2/alerts"
-        scraped = [one["scrapeUrl"] for one in server.targets() if one["labels"]["job"] == "alertmanager"]
-        assert scraped == [f"{scheme}://{target}{prefix.rstrip('/')}/metrics"]
+
+        def scraped():
+            return [one["scrapeUrl"] for one in server.targets() if one["labels"]["job"] == "alertmanager"]
+
+        assert wait_for(scraped, "it is a target") == [f"{scheme}://{target}{prefix.rstrip('/')}/metrics"]
 
 
 def test_our_own_alertmanager_is_asked_directly_and_not_by_its_address_in_messages(tmp_path):

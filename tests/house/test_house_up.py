@@ -1,5 +1,7 @@
 """`lobservatory up` for real: every part, in order, again after a crash, and nothing left behind."""
 
+import asyncio
+import contextlib
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -18,6 +21,7 @@ import psutil
 import psycopg
 import pytest
 
+from lobservatory.demo.gateway import ReplayGateway
 from lobservatory.runner.supervision import Supervision
 from lobservatory.settings import PARTS
 from tests.archives import extract
@@ -416,6 +420,28 @@ def test_an_alertmanager_of_yours_gets_the_alerts_of_our_prometheus(installation
     installation.assert_nothing_left()
 
 
+@contextlib.contextmanager
+def replayed(port):
+    """A gateway that answers with recorded replies, in a thread."""
+
+    async def serve(stop, ready):
+        gateway = ReplayGateway(token="a-good-token-of-a-gateway")
+        await gateway.start(port=port)
+        ready.set()
+        await asyncio.to_thread(stop.wait)
+        await gateway.stop()
+
+    stop, ready = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(serve(stop, ready)), daemon=True)
+    thread.start()
+    assert ready.wait(30)
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_a_gateway_that_is_started_later_is_shown_as_it_is_then(installation):
     port = free_port()
     installation.environment["LOBS_GATEWAY_URL"] = f"ws://127.0.0.1:{port}"
@@ -426,12 +452,6 @@ def test_a_gateway_that_is_started_later_is_shown_as_it_is_then(installation):
     assert rows["gateway"]["state"] == "not answering"
     assert {rows[name]["state"] for name in PARTS} == {"off"}
     assert "Not here: Grafana, Prometheus, Alertmanager" in get(rows["api"]["url"])
-    state = installation.folder / "replayed"
-    state.mkdir()
-    config = {"gateway": {"auth": {"token": "a-good-token-of-a-gateway"}}}
-    (state / "openclaw.json").write_text(json.dumps(config), encoding="utf-8")
-    command = [sys.executable, "-P", "-m", "lobservatory.demo", str(state), str(port)]
-    installation.started.append(subprocess.Popen(command, cwd=ROOT, env=installation.environment))
 
     def is_connected():
         second, told = installation.up()
@@ -439,7 +459,8 @@ def test_a_gateway_that_is_started_later_is_shown_as_it_is_then(installation):
         (line,) = [line for line in told.read_text(encoding="utf-8").splitlines() if line.startswith("gateway ")]
         return "connected" in line
 
-    wait_for(is_connected, "its answer")
+    with replayed(port):
+        wait_for(is_connected, "its answer")
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE_SECONDS) == 0
     installation.assert_nothing_left()
