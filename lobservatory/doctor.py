@@ -21,8 +21,8 @@ from rich.markup import escape
 from exporter.accounting.billing import BillingPolicy
 from lobservatory import settings as settings_module
 from lobservatory.errors import UserError
+from lobservatory.runner import access, parts, secrets, up
 from lobservatory.runner import gateway as gateways
-from lobservatory.runner import parts, secrets, up
 from lobservatory.settings import Part, Settings
 from lobservatory.wording import counted
 from openclaw import state_dir
@@ -204,13 +204,11 @@ async def _allowed(client: GatewayClient, method: str) -> Line | None:
 
 def database(settings: Settings) -> Iterator[Line]:
     """The database, its schema, the extension and the roles."""
-    url = settings.database_url.get_secret_value()
-    embedded = settings.data_dir / "run" / "database_url"
-    if not url and not embedded.exists():
-        yield Line("note", "database", "the embedded one is not running: `lobservatory up` starts it")
-        return
     try:
-        url = url or settings_module.read_secret(embedded, "LOBS_DATABASE_URL")
+        url = access.known_url(settings)
+        if not url:
+            yield Line("note", "database", "the embedded one is not running: `lobservatory up` starts it")
+            return
         schema = schema_state(url)
         with psycopg.connect(url, connect_timeout=5) as connection:
             version = connection.info.server_version

@@ -38,14 +38,12 @@ def reprice(
 
     from exporter.accounting import price_book  # noqa: PLC0415 - `--help` does not wait for it
     from lobservatory import settings as settings_module  # noqa: PLC0415 - as above
+    from lobservatory.runner.access import known_url  # noqa: PLC0415 - as above
     from openclaw.state_dir import load_config, resolve  # noqa: PLC0415 - as above
 
     settings = settings_module.load()
     start = since_instant(since, settings.zone)
-    url = settings.database_url.get_secret_value()
-    embedded = settings.data_dir / "run" / "database_url"
-    if not url and embedded.exists():
-        url = settings_module.read_secret(embedded, "LOBS_DATABASE_URL")
+    url = known_url(settings)
     if not url:
         raise UserError(
             "reprice: there are no rows without a database. Set LOBS_DATABASE_URL, or start the embedded one: "

@@ -31,6 +31,7 @@ def as_it_is(settings: Settings, command: str, tell: Tell) -> Iterator[str]:
     if not settings.data_dir.expanduser().is_dir():
         raise nothing
     place = directories(settings)
+    postgres.forget_libpq_variables()
     with lock(place, command) as mine:
         if not mine and holder(place)[1] != "up":
             raise UserError(f"{command}: {busy(place)}")
@@ -51,6 +52,7 @@ def to_fill(settings: Settings, command: str, tell: Tell, pause: Pause) -> Itera
     """The embedded database, made where it is not yet, running with its roles for as long as this lasts. Nobody else
     can start it meanwhile. Raises UserError, PostgresError."""
     place = directories(settings)
+    postgres.forget_libpq_variables()
     with lock(place, command) as mine:
         if not mine:
             raise UserError(f"{command}: {busy(place)}")

@@ -48,6 +48,13 @@ _USERS = ("postgres", "nobody")
 _ROOT_FALLBACK = Path("/var/lib/lobservatory")
 
 
+def forget_libpq_variables() -> None:
+    """Forget what the shell says of other databases (`PGSERVICE`, `PGSSLMODE`, `PGHOSTADDR` …), here and for what is
+    started from here: libpq completes every address with that, and the embedded database's is complete."""
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
+
+
 class PostgresError(Exception):
     """The embedded PostgreSQL cannot be prepared, started or stopped. The text says why and what to do."""
 

@@ -30,11 +30,12 @@ from lobservatory.runner.secrets import private_directory, write_private
 _SOCKET_PATH_LIMIT = 90
 _LOG_BYTES = "10MB"
 _LOG_BACKUPS = 3
-# The whole stop has 10 s: the parts get 4, then PostgreSQL 3, then supervisord itself, which looks once a second.
+# A part that hangs delays the stop by 4 s. PostgreSQL writes what it has not written yet, which takes as long as it
+# takes: killed, it would have to recover at the next start. Then supervisord itself, which looks once a second.
 STOP_SECONDS = 4
-LAST_STOP_SECONDS = 3
-_SHUTDOWN_SECONDS = 2.0
-START_SECONDS = 10.0
+LAST_STOP_SECONDS = 60
+_SHUTDOWN_SECONDS = 5.0
+START_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 
 _NO_WAIT: Final = False  # the argument `wait` of supervisord's calls
@@ -196,8 +197,8 @@ class Supervision:
         last = tuple(last)
         if self.alive():
             names = [status.name for status in self.statuses()]
-            self.stop_programs(names_of(names, last, within=False))
-            self.stop_programs(names_of(names, last, within=True))
+            self.stop_programs(names_of(names, last, within=False), STOP_SECONDS)
+            self.stop_programs(names_of(names, last, within=True), LAST_STOP_SECONDS)
             with contextlib.suppress(OSError, xmlrpc.client.Error):
                 self._call("supervisor.shutdown")
         if self._process is not None:
@@ -216,12 +217,13 @@ class Supervision:
         by its configuration's path.
         """
         found = list(self._leftovers())
-        for polite in (True, False):
-            for process in found:
-                with contextlib.suppress(psutil.Error):
-                    # SIGINT is PostgreSQL's fast shutdown and ends the other parts in order, too.
-                    process.send_signal(signal.SIGINT if polite else signal.SIGKILL)
-            _, found = psutil.wait_procs(found, timeout=6 if polite else 1)
+        # SIGINT is PostgreSQL's fast shutdown and ends the other parts in order, too.
+        _send(found, signal.SIGINT)
+        _, found = psutil.wait_procs(found, timeout=STOP_SECONDS + 2)
+        _send([process for process in found if not _is_database(process)], signal.SIGKILL)
+        _, found = psutil.wait_procs(found, timeout=LAST_STOP_SECONDS)
+        _send(found, signal.SIGKILL)
+        psutil.wait_procs(found, timeout=1)
         for path in (self.socket, self.run / "supervisord.pid", self.run / "supervisord.conf"):
             path.unlink(missing_ok=True)
         for path in self.socket.parent.glob(f"{self.socket.name}.*"):
@@ -250,13 +252,13 @@ class Supervision:
             if "ALREADY_STARTED" not in fault.faultString:
                 raise UserError(f"{name} could not be started: {fault.faultString}") from fault
 
-    def stop_programs(self, names: Sequence[str]) -> None:
-        """Stop these at once and wait until each is gone; supervisord kills what takes longer than it may."""
+    def stop_programs(self, names: Sequence[str], seconds: float) -> None:
+        """Stop these at once and wait until each is gone; supervisord kills what takes longer than its `seconds`."""
         waiting = set(names)
         for name in names:
             with contextlib.suppress(xmlrpc.client.Fault):  # not running: that is what we want
                 self._call("supervisor.stopProcess", name, _NO_WAIT)
-        end = time.monotonic() + STOP_SECONDS + 2
+        end = time.monotonic() + seconds + 2
         while waiting and time.monotonic() < end:
             waiting &= {status.name for status in self.statuses() if status.state not in _GONE}
             if waiting:
@@ -281,6 +283,19 @@ class Supervision:
             for part in method.split("."):
                 call = getattr(call, part)
             return call(*arguments)
+
+
+def _send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):  # it has ended
+            process.send_signal(number)
+
+
+def _is_database(process: psutil.Process) -> bool:
+    try:
+        return process.name() == "postgres"
+    except psutil.Error:
+        return False
 
 
 def names_of(names: Iterable[str], last: Iterable[str], *, within: bool) -> list[str]:

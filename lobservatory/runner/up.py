@@ -449,6 +449,7 @@ class _Run:
     def _prepare(self, found: Mapping[Part, Path | None]) -> None:
         """All programs, in the order of their start."""
         if not self.settings.database_url.get_secret_value():
+            postgres.forget_libpq_variables()
             self.cluster = cluster = upgrade.prepare(
                 self.place.data, tell=partial(self.console.print, markup=False), pause=self.signals.pause
             )

@@ -263,6 +263,10 @@ def start(installed, command):
             parts=(*newcomer.PARTS, "prometheus", "alertmanager"),
             LOBS_PROMETHEUS_BIN=str(debian_tool("prometheus")),
             LOBS_ALERTMANAGER_BIN=str(debian_tool("alertmanager")),
+            # A shell that is set up for other databases.
+            PGSERVICE="warehouse",
+            PGSSLMODE="verify-full",
+            PGHOSTADDR="127.0.0.9",
         )
 
 
