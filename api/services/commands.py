@@ -54,7 +54,7 @@ log = structlog.get_logger(__name__)
 
 SCOPES = ("operator.read", "operator.write", "operator.approvals", "operator.admin")
 CONFIRM_SECONDS = 60
-RPC_SECONDS = 20.0
+RPC_SECONDS = 45.0  # a gateway may block its own event loop for 20 s, and proxies in front of us wait for 60
 _TRANSCRIPT_CHARACTERS = 4_000  # of one message
 
 _BODIES: Mapping[Action, type[BaseModel]] = {  # of what is confirmed; the others are sent without one

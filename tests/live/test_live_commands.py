@@ -21,12 +21,16 @@ SESSION = "agent:main:dashboard:commanded"
 
 
 class PatientClient(httpx.Client):
-    """Waits as long as it is told when it has asked too much."""
+    """Waits as long as it is told when it has asked too much, and asks once more what only reads where the gateway
+    was too busy to answer."""
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        while (answer := super().send(request, **options)).status_code == httpx.codes.TOO_MANY_REQUESTS:
-            time.sleep(float(answer.headers["Retry-After"]))
-        return answer
+        while True:
+            answer = super().send(request, **options)
+            if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+                time.sleep(float(answer.headers["Retry-After"]))
+            elif answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or request.method != "GET":
+                return answer
 
 
 def logged_in(url, password):

@@ -94,7 +94,10 @@ async def test_a_real_gateway_is_watched_with_operator_read_alone(live_gateway, 
             )
 
             async def others():
-                found = await operations(postgres_reader_dsn, "type <> 'agent_task' OR 'subagent' = ANY(tags)")
+                # Not what the gateway schedules by itself: a heartbeat every half an hour.
+                found = await operations(
+                    postgres_reader_dsn, f"type = 'webhook' OR cron_job_id = '{job}' OR 'subagent' = ANY(tags)"
+                )
                 return sorted(
                     (row["type"], row["status"], row["cron_job_id"], row["metadata"].get("parentSessionKey"))
                     for row in found
@@ -108,7 +111,7 @@ async def test_a_real_gateway_is_watched_with_operator_read_alone(live_gateway, 
                     ("webhook", "completed", None, None),
                 ],
             )
-            (scheduled,) = await operations(postgres_reader_dsn, "type = 'scheduled'")
+            (scheduled,) = await operations(postgres_reader_dsn, f"cron_job_id = '{job}'")
             assert (scheduled["name"], scheduled["steps"]) == ("watched report", ["exec completed"])
 
             async def kept():
