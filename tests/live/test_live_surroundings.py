@@ -24,6 +24,11 @@ async def eventually(found):
             await asyncio.sleep(0.1)
 
 
+async def works(runner, collector):
+    """Asked again, as the exporter does, when a busy gateway lets a question wait for too long."""
+    await eventually(lambda: runner.refresh(collector))
+
+
 def shown(collector):
     return {(sample.metric, *sample.labels[1:]): sample.value for sample in collector.render()}
 
@@ -45,7 +50,7 @@ async def test_log_inventory_and_traces_of_a_real_gateway(live_gateway, postgres
         collectors = {collector.name: collector for collector in watch.collectors}
         try:
             await watch.client.wait_connected(PATIENCE_SECONDS)
-            assert await runner.refresh(collectors["logs"])
+            await works(runner, collectors["logs"])
             before = shown(collectors["logs"])["claw_log_lines_total", "error"]
             async with live_gateway.driver() as driver:
                 assert (await driver.turn("Read [[read nowhere.txt]]", "agent:main:dashboard:surroundings"))["ok"]
@@ -53,14 +58,17 @@ async def test_log_inventory_and_traces_of_a_real_gateway(live_gateway, postgres
             async def traced():
                 return any(span.name == "execute_tool read" for span in spans)
 
+            async def heard():
+                return watch.silence.lag() < 5  # events came for what the poll saw
+
             await eventually(traced)
-            assert await runner.refresh(collectors["sessions"])
-            assert watch.silence.lag() < 5  # events came for what the poll saw
-            worked = {name: await runner.refresh(collectors[name]) for name in POLLED}
+            await works(runner, collectors["sessions"])
+            await eventually(heard)
+            for name in POLLED:
+                await works(runner, collectors[name])
         finally:
             task.cancel()
             await asyncio.wait([task])
-    assert worked == dict.fromkeys(POLLED, True)
     log = shown(collectors["logs"])
     assert log["claw_log_source_info", "file"] == 1
     assert log["claw_log_lines_total", "info"] > 0
