@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from lobservatory.errors import UserError
+from lobservatory.given import is_file, path_of
 from lobservatory.settings import Listen, Part, Settings
 
 _PROBE_SECONDS = 2.0
@@ -69,8 +70,11 @@ def find(foreign: Foreign, environment: Mapping[str, str]) -> Path | None:
     """The program's binary, or None. Raises UserError when the variable names something that cannot be run."""
     named = environment.get(foreign.variable)
     if named:
-        path = Path(named).expanduser()
-        if not (path.is_file() and os.access(path, os.X_OK)):
+        try:
+            path = path_of(named)
+        except ValueError as error:
+            raise UserError(f"{foreign.variable}: {error}") from error
+        if not (is_file(path) and os.access(path, os.X_OK)):
             raise UserError(f"{foreign.variable}: {path} is no program that can be run: correct it, or leave it empty")
         return path.absolute()
     for binary in foreign.binaries:

@@ -22,6 +22,7 @@ import psycopg
 from psycopg import sql
 
 from lobservatory.errors import UserError
+from lobservatory.given import path_of
 from lobservatory.runner import clients, postgres
 from lobservatory.runner.clients import Pause, Tell
 from lobservatory.runner.postgres import SUPERUSER, Cluster, PostgresError
@@ -214,7 +215,10 @@ def _binaries(version: str, root: Path, environment: Mapping[str, str]) -> Path:
         )
     named = environment.get(VARIABLE)
     if named:
-        program = Path(named).expanduser().absolute()
+        try:
+            program = path_of(named).absolute()
+        except ValueError as error:
+            raise PostgresError(f"{VARIABLE}: {error}") from error
         if _major(program) != version:
             raise PostgresError(f"{VARIABLE}: {program} is no `postgres` of version {version}, which {data} is of")
         return program.parent

@@ -64,6 +64,12 @@ MISTAKES = [
     (("up",), {"LOBS_API_LISTEN": "8787"}, "LOBS_API_LISTEN: '8787' is not host:port"),
     (("up",), {"LOBS_CONFIG_FILE": "/nowhere.toml"}, "LOBS_CONFIG_FILE: there is no file /nowhere.toml"),
     (("up",), {"LOBS_PROMETHEUS_BIN": "/nowhere"}, "LOBS_PROMETHEUS_BIN: /nowhere is no program"),
+    (
+        ("up",),
+        {"LOBS_GRAFANA_BIN": "~nobody-here/x"},
+        "LOBS_GRAFANA_BIN: '~nobody-here/x' begins with a user who has no",
+    ),
+    (("boards", "--export", "/proc/x"), {}, "--export: /proc/x cannot be written"),
     (("up",), {"LOBS_DATA_DIR": "/proc/lobs"}, "LOBS_DATA_DIR: /proc/lobs cannot be made"),
     (("doctor",), {"LOBS_GATEWAY_URL": "http://x"}, "LOBS_GATEWAY_URL: 'http://x' is not a WebSocket URL"),
     (("doctor",), {"LOBS_CONFIG_FILE": "~nobody-here/x"}, "LOBS_CONFIG_FILE: '~nobody-here/x' begins with a user who"),
