@@ -2,8 +2,8 @@
 
 Only the standard library, and nothing of ours: `.ci/run` calls this in a fresh clone before anything is installed.
 
-    python3 tests/newcomer.py up       # `make up`, beside a recorded state directory
-    python3 tests/newcomer.py demo     # `make demo`
+    python3 -m tests.newcomer up       # `make up`, beside a recorded state directory
+    python3 -m tests.newcomer demo     # `make demo`
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self
 
+from tests.archives import extract
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECORDED = REPOSITORY / "tests/fixtures/samples/state-2026.9.6.tar.gz"
 # What the recorded state directory holds, from tests/fixtures/samples (an independent count).
@@ -47,8 +49,7 @@ def home() -> Iterator[Path]:
     try:
         folder.chmod(0o755)
         with tarfile.open(RECORDED) as archive:
-            archive.extraction_filter = getattr(tarfile, "data_filter", tarfile.fully_trusted_filter)
-            archive.extractall(folder)
+            extract(archive, folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
