@@ -122,7 +122,7 @@ def spawned_run(client):
 def stopped_run(client, gateway):
     """A run that is told to stop ends as cancelled."""
     before = len(gateway.model_requests())
-    run = accepted(client.post("/api/agents/spawn", json={"label": "Slow", "task": "Wait [[slow 600]]"}))
+    run = accepted(client.post("/api/agents/spawn", json={"label": "Slow", "task": "Wait [[slow 1500]]"}))
     wait_for(lambda: len(gateway.model_requests()) > before, "the question to the model")
     killed = accepted(client.post("/api/agents/main/kill", json={"sessionKey": run["sessionKey"]}), 200)
     assert killed == {"aborted": True, "runIds": [run["runId"]]}
@@ -193,7 +193,7 @@ def queued_pipeline(client, slack):
     """What is above the cap waits; a pipeline hands its reply on and delivers the last one."""
     wait_for(lambda: accepted(client.get("/api/runs", params={"status": "running"}), 200)["runs"] == [], "no run")
     slow = [
-        accepted(client.post("/api/agents/spawn", json={"label": "Slow", "task": "Wait [[slow 600]]"}))
+        accepted(client.post("/api/agents/spawn", json={"label": "Slow", "task": "Wait [[slow 1500]]"}))
         for _ in range(CAP)
     ]
     assert [one["status"] for one in slow] == ["running"] * CAP
