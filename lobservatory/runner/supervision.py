@@ -121,7 +121,8 @@ def configuration(programs: Iterable[Program], *, socket: Path, run: Path, logs:
             # processes must not get SIGINT from us: its postmaster tells them.
             f"killasgroup={'false' if program.stop_signal == 'INT' else 'true'}",
             "redirect_stderr=true",
-            f"stdout_logfile={_plain(logs / (program.name + '.log'))}",
+            # The one value in which supervisord looks for placeholders twice.
+            f"stdout_logfile={_plain(logs / (program.name + '.log')).replace('%', '%%')}",
             f"stdout_logfile_maxbytes={_LOG_BYTES}",
             f"stdout_logfile_backups={_LOG_BACKUPS}",
             *([f"user={program.user}"] if program.user else []),

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from rich import progress as bars
 from rich.console import Console
 
+from exporter.accounting import price_book
 from lobservatory.errors import UserError
 from lobservatory.runner import foreign, parts, placement, postgres, report, secrets, upgrade
 from lobservatory.runner.report import Row
@@ -163,7 +164,8 @@ def up(
                 run.stop()
                 if temporary:
                     run.remove(keep=() if asked else ("logs",))  # an error's message names a log
-                console.print(f"Everything is stopped ({time.monotonic() - began:.1f} s).")
+                if asked or run.programs:
+                    console.print(f"Everything is stopped ({time.monotonic() - began:.1f} s).")
     return 0
 
 
@@ -339,12 +341,13 @@ class _Run:
         self.supervision = Supervision(self.place.run, self.place.logs)
 
     def start(self) -> None:
-        """Start everything in order and show the table. Raises UserError, StopRequested."""
+        """Start everything in order and show the table. Raises UserError, PricesError, StopRequested."""
         if self.supervision.alive():
             self.console.print("An earlier run ended without stopping its parts; stopping them first.")
         self.supervision.shutdown()
         if self.temporary:
             self.remove(keep=("run", "logs"))
+        price_book((), self.settings.prices_file)  # the exporter would end again and again
         secrets.create(self.place.data)
         found = {name: parts.find(part, os.environ) for name, part in parts.FOREIGN.items()}
         self.placed = placement.place(self.settings, found)
@@ -531,10 +534,12 @@ class _Run:
         waiting = list(names)
         ready: set[str] = set()
         while waiting and time.monotonic() - began < _READY_SECONDS:
-            ready |= {name for name in waiting if report.is_ready(name, self.addresses[name])}
+            states = {status.name: status.state for status in self.supervision.statuses()}
+            # Ours has stayed up, and it answers: where ours ended at once, another one's may answer at the address.
+            stayed = [name for name in waiting if states.get(name) == RUNNING]
+            ready |= {name for name in stayed if report.is_ready(name, self.addresses[name])}
             failing = {"FATAL"} if time.monotonic() - began < _GIVE_UP_SECONDS else {"FATAL", "BACKOFF"}
-            given_up = {status.name for status in self.supervision.statuses() if status.state in failing}
-            waiting = [name for name in waiting if name not in ready | given_up]
+            waiting = [name for name in waiting if name not in ready and states.get(name) not in failing]
             if waiting:
                 self.signals.pause(_POLL_SECONDS)
         return [

@@ -530,3 +530,47 @@ def test_the_demo_needs_nothing_says_so_and_leaves_nothing(installation):
     assert process.wait(PATIENCE_SECONDS) == 0
     assert not (installation.data / "demo").exists()
     assert [(process.pid, process.cmdline()) for process in installation.processes()] == []
+
+
+ANOTHER_ANSWERS = """\
+#!{python}
+import http.server, os, sys
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+listen = next(word.partition("=")[2] for word in sys.argv if word.startswith("--web.listen-address="))
+host, _, port = listen.rpartition(":")
+server = http.server.HTTPServer((host, int(port)), Answer)
+if os.fork():
+    os._exit(1)
+server.serve_forever()
+"""
+
+
+def test_a_part_that_ended_is_not_running_where_another_process_answers(installation):
+    """Simulated: the program ends at once, and what listens at its address is not what was started."""
+    program = installation.folder / "prometheus"
+    program.write_text(ANOTHER_ANSWERS.format(python=sys.executable), encoding="utf-8")
+    program.chmod(0o755)
+    installation.environment["LOBS_PROMETHEUS_BIN"] = str(program)
+    process, output = installation.up()
+    rows = {row["part"]: row for row in installation.ready(process, output)["rows"]}
+    assert rows["prometheus"]["state"] == "not ready"
+    assert rows["exporter"]["state"] == "running"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE_SECONDS) == 0
+    installation.assert_nothing_left()
+
+
+def test_a_data_directory_may_have_a_percent_sign_in_its_name(installation):
+    installation.data = installation.folder / "50%done %(here)s"
+    installation.environment |= {"LOBS_DATA_DIR": str(installation.data), "LOBS_WITHOUT": "prometheus,alertmanager"}
+    process, output = installation.up()
+    assert {row["part"]: row["state"] for row in installation.ready(process, output)["rows"]}["api"] == "running"
+    assert (installation.data / "logs" / "api.log").stat().st_size
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE_SECONDS) == 0
+    installation.assert_nothing_left()
