@@ -94,7 +94,7 @@ def kind(field: FieldInfo) -> str:
 
 def example_of(field: FieldInfo, *, quoted: bool) -> str:
     """A value that would do: the field's example, else its default. `quoted`: as in TOML. Empty: there is none."""
-    value = next(iter(field.examples or ()), field.get_default())
+    value = next(iter(field.examples or ()), field.get_default(call_default_factory=True))
     # The choices of a Literal are all named already.
     if isinstance(value, SecretStr) or value in (None, "", (), {}) or typing.get_origin(field.annotation) is Literal:
         return ""

@@ -18,7 +18,9 @@ import structlog
 from rich.console import Console
 from rich.markup import escape
 
+from exporter.accounting import price_book
 from exporter.accounting.billing import BillingPolicy
+from exporter.accounting.prices import PricesError
 from lobservatory import settings as settings_module
 from lobservatory.errors import UserError
 from lobservatory.runner import access, parts, secrets, up
@@ -72,6 +74,7 @@ def _print(console: Console, settings: Settings) -> int:
 def findings(settings: Settings) -> Iterator[Line]:
     """All findings, in the order of the flow: sources, gateway, database, servers."""
     yield from configuration()
+    yield from prices(settings)
     yield from vault(settings)
     found, config = None, state_dir.OpenClawConfig()
     try:
@@ -94,6 +97,14 @@ def configuration() -> Iterator[Line]:
     sources = [str(path)] if path else []
     sources += [", ".join(names)] if names else []
     yield Line("ok", "settings", "; ".join(sources) or "defaults (docs/configuration.md lists what can be set)")
+
+
+def prices(settings: Settings) -> Iterator[Line]:
+    """Whether the user's own prices can be read: the exporter does not start otherwise."""
+    try:
+        price_book((), settings.prices_file)
+    except PricesError as error:
+        yield Line("wrong", "prices", f"{error}. Correct LOBS_PRICES_FILE, or unset it (docs/prices.md)")
 
 
 def vault(settings: Settings) -> Iterator[Line]:
@@ -303,17 +314,21 @@ def servers(settings: Settings) -> Iterator[Line]:
     known, urls = up.addresses(settings), up.urls(settings)
     exposed = {part: parts.exposure(part, listen) for part, listen in known.items()}
     yield from (Line("note", part, said) for part, said in exposed.items() if said)
+    ours = parts.answers(known["exporter"], "/healthz")
     for part in ("exporter", "api"):
         if parts.answers(known[part], "/healthz"):
             yield Line("ok", part, parts.url(known[part]))
         else:
             yield Line("note", part, f"nothing answers on {known[part]}: `lobservatory up` starts it")
-    yield from _server("prometheus", urls, "/api/v1/targets?state=active", targets)
-    yield from _server("alertmanager", urls, "/api/v2/receivers", receivers)
-    yield from _server("grafana", urls, "/api/health", grafana)
+    yield from _server("prometheus", urls, "/api/v1/targets?state=active", targets, ours=ours)
+    yield from _server("alertmanager", urls, "/api/v2/receivers", receivers, ours=ours)
+    yield from _server("grafana", urls, "/api/health", grafana, ours=ours)
 
 
-def _server(part: Part, urls: Mapping[Part, str], path: str, judge: Callable[[Any], Iterator[Line]]) -> Iterator[Line]:
+def _server(
+    part: Part, urls: Mapping[Part, str], path: str, judge: Callable[[Any], Iterator[Line]], *, ours: bool
+) -> Iterator[Line]:
+    """`ours`: whether we run, so that a server of this kind should be there."""
     url = urls.get(part)
     if url is None:
         yield Line("note", part, f"there is none. {parts.FOREIGN[part].how}")
@@ -325,8 +340,13 @@ def _server(part: Part, urls: Mapping[Part, str], path: str, judge: Callable[[An
     try:
         yield from judge(answer)
     except (KeyError, TypeError, AttributeError):
-        name = part.upper()
-        yield Line("wrong", part, f"what answers at {url} is no {part}. Set LOBS_{name}_LISTEN or LOBS_{name}_URL")
+        name, said = part.upper(), f"what answers at {url} is no {part}"
+        if ours:
+            yield Line("wrong", part, f"{said}. Set LOBS_{name}_LISTEN or LOBS_{name}_URL")
+        else:
+            yield Line(
+                "note", part, f"{said}: `lobservatory up` takes another port; LOBS_{name}_URL names one of yours"
+            )
 
 
 def targets(answer: Any) -> Iterator[Line]:
@@ -346,6 +366,8 @@ def targets(answer: Any) -> Iterator[Line]:
 
 def receivers(answer: Any) -> Iterator[Line]:
     """Whether Alertmanager can tell anybody, from its `/api/v2/receivers`."""
+    if not isinstance(answer, list):
+        raise TypeError("a list of receivers")
     names = [receiver["name"] for receiver in answer]
     if "slack" in names:
         yield Line("ok", "alertmanager", "sends to Slack")

@@ -356,6 +356,13 @@ class Settings(BaseModel):
             raise ValueError("it is shorter than 32 characters: make one with `openssl rand -hex 32`")
         return value
 
+    @field_validator("gateway_name")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.isprintable():
+            raise NotA("printable text")
+        return value
+
     @field_validator("gateway_service")
     @classmethod
     def _service(cls, value: str) -> str:

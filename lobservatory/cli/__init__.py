@@ -7,6 +7,8 @@ import sys
 
 from lobservatory.errors import SettingsError, UserError
 
+_INTERRUPTED = 130  # as a shell reports it
+
 
 def main() -> None:
     """Entry of the program: runs one command; a person's mistake becomes one line on stderr and a status ≠ 0."""
@@ -20,6 +22,11 @@ def main() -> None:
         # The reader of our output (`| head`) went away: not an error, and Python must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except OSError as error:
+        # A path of the person's that may not be entered, a full disk: the system's own words say it.
+        _end(f"{error.filename or 'output'}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
     except Exception as error:
         if not is_explained(error):
             raise

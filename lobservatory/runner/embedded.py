@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -77,8 +78,8 @@ def occupied(command: str, root: Path, what: str) -> UserError:
     """The refusal to write into a database with content."""
     data = root / "data"
     return UserError(
-        f"{command}: {data} holds {what}, and nothing is written over it. Move it away and try again: mv {data}"
-        f" {root / 'data-before-restore'}; or set LOBS_DATA_DIR to another folder"
+        f"{command}: {data} holds {what}, and nothing is written over it. Move it away and try again:"
+        f" {shlex.join(['mv', str(data), str(root / 'data-before-restore')])}; or set LOBS_DATA_DIR to another folder"
     )
 
 

@@ -69,6 +69,9 @@ MISTAKES = [
         {"LOBS_GRAFANA_BIN": "~nobody-here/x"},
         "LOBS_GRAFANA_BIN: '~nobody-here/x' begins with a user who has no",
     ),
+    (("up",), {"LOBS_PRICES_FILE": "/nowhere.toml"}, "LOBS_PRICES_FILE: /nowhere.toml cannot be read: No such file"),
+    (("up",), {"LOBS_GATEWAY_NAME": "red\x1b[31m"}, "LOBS_GATEWAY_NAME: 'red\\x1b[31m' is not printable text"),
+    (("backup", "x" * 300), {}, f"{'x' * 300}: File name too long"),
     (("boards", "--export", "/proc/x"), {}, "--export: /proc/x cannot be written"),
     (("up",), {"LOBS_DATA_DIR": "/proc/lobs"}, "LOBS_DATA_DIR: /proc/lobs cannot be made"),
     (("doctor",), {"LOBS_GATEWAY_URL": "http://x"}, "LOBS_GATEWAY_URL: 'http://x' is not a WebSocket URL"),
@@ -101,6 +104,22 @@ def test_a_mistake_is_one_line_and_a_status(arguments, environment, line, tmp_pa
     assert done.stderr.startswith(f"lobservatory: {line}"), done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["version", "openapi", "doctor"])
+def test_a_full_disk_is_one_line(command, tmp_path):
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        done = subprocess.run(
+            [str(PROGRAM), command],
+            cwd=tmp_path,
+            env={**os.environ, "LOBS_DATA_DIR": str(tmp_path / "data"), "LOBS_STATE_DIR": str(tmp_path)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "lobservatory: output: No space left on device\n"
 
 
 PROGRAMS = [[str(PROGRAM), "up"], *([sys.executable, "-P", "-m", name] for name in ("exporter", "api"))]
