@@ -53,6 +53,9 @@ def home() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        # As root, the database is there where its user cannot enter the data directory.
+        for database in Path("/var/lib/lobservatory").glob(f"postgres-*{folder.name}*"):
+            shutil.rmtree(database)
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:

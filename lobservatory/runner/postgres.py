@@ -425,11 +425,13 @@ def reachable(installation: Path, version: str, root: Path) -> Path:
         libraries = installation.parent.parent / f"{_WHEEL}.libs"
         if libraries.is_dir():
             shutil.copytree(libraries, partial / libraries.name, symlinks=True)
-        # Ours to read and run for the other user, also where the package was installed with a umask that forbids it.
-        for path in (partial, *partial.rglob("*")):
-            if not path.is_symlink():
-                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
         partial.rename(copy)
+    # Ours to read and run for the other user, also where the package was installed with a umask that forbids it.
+    for path in (copy, *copy.rglob("*")):
+        mode = path.lstat().st_mode
+        wanted = 0o755 if path.is_dir() or mode & 0o100 else 0o644
+        if not path.is_symlink() and stat.S_IMODE(mode) != wanted:
+            path.chmod(wanted)
     return copy / _WHEEL / installation.name / "bin"
 
 

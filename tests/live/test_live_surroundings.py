@@ -66,6 +66,7 @@ async def test_log_inventory_and_traces_of_a_real_gateway(live_gateway, postgres
             await eventually(heard)
             for name in POLLED:
                 await works(runner, collectors[name])
+            subagents = shown(collectors["subagents"])  # while we are connected
         finally:
             task.cancel()
             await asyncio.wait([task])
@@ -79,7 +80,7 @@ async def test_log_inventory_and_traces_of_a_real_gateway(live_gateway, postgres
     assert sum(shown(collectors["skills"]).values()) > 0
     assert shown(collectors["models"])["claw_models", "fake"] == 2
     assert shown(collectors["nodes"])["claw_nodes",] == 0
-    assert len(shown(collectors["subagents"])) == len(SUBAGENT_STATUSES)
+    assert len(subagents) == len(SUBAGENT_STATUSES)
     assert shown(collectors["tasks"])["claw_tasks", "cli", "completed"] >= 1
     root = next(span for span in spans if span.parent is None)
     tool = next(span for span in spans if span.name == "execute_tool read")
