@@ -13,9 +13,10 @@ from lobservatory.demo.gateway import ReplayGateway
 from lobservatory.settings import Listen
 from tests.dashboards.test_dashboards_static import RECORDED
 from tests.live.stack import OurProcess, gateway_settings
+from tests.servers import PATIENCE_SECONDS
 
 CONFIG = """\
-global: {{scrape_interval: 250ms, scrape_timeout: 250ms}}
+global: {{scrape_interval: 1s, scrape_timeout: 1s}}
 scrape_configs:
   - job_name: lobservatory
     honor_labels: true
@@ -71,8 +72,8 @@ class Scraper(threading.Thread):
         self.join()
 
 
-async def until(condition, seconds=60):
-    async with asyncio.timeout(seconds):
+async def until(condition):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():  # noqa: ASYNC110 - what is awaited happens in another process
             await asyncio.sleep(0.05)
 
@@ -96,16 +97,22 @@ async def test_restarts_of_the_exporter_are_no_downtime_of_the_gateway(
     server = await asyncio.to_thread(prometheus_server, tmp_path / "prometheus", config)
     scraper = Scraper(listen)
     lives = 3
+
+    def held():
+        """How many samples Prometheus has."""
+        return sum(float(one["value"][1]) for one in server.query("count_over_time(claw_gateway_up[1h])"))
+
     try:
         for _ in range(lives):
+            before = await asyncio.to_thread(held)
             exporter = OurProcess("exporter", settings, tmp_path)
             try:
                 scraper.met.clear()
                 await until(lambda: scraper.met >= TRUTHS.keys())
+                while await asyncio.to_thread(held) <= before:  # noqa: ASYNC110 - Prometheus has no event for a scrape
+                    await asyncio.sleep(0.05)
             finally:
                 await asyncio.to_thread(exporter.stop)
-        held = "count_over_time(claw_gateway_up[1h])"
-        await until(lambda: server.query(held))
     finally:
         await asyncio.to_thread(scraper.end)
     assert scraper.seen == {truth: {value} for truth, value in TRUTHS.items()}

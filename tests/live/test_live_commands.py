@@ -62,6 +62,8 @@ def changed_agent(client):
     wait_for(lambda: client.get("/api/agents/main").json()["name"] == "Renamed", "the agent's name")
     again = {"If-Match": client.get("/api/agents/main").headers["ETag"]}
     accepted(client.patch("/api/agents/main", json={"name": "Main"}, headers=again), 200)
+    # A run that the gateway accepts before it works with what was changed dies of that.
+    wait_for(lambda: client.get("/api/agents/main").json()["name"] == "Main", "the agent's first name")
 
 
 def requested(client, run, *statuses):
