@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 import store.errors
+from lobservatory.complaints import explained
 from store.errors import StoreError
 
 log = structlog.get_logger(__name__)
@@ -316,7 +317,7 @@ def _validation(error: RequestValidationError) -> JSONResponse:
         FieldProblem(
             field=".".join(str(part) for part in problem["loc"]),
             code=str(problem["type"]),
-            message=str(problem["msg"]).removeprefix("Value error, "),
+            message=explained(problem),
         )
         for problem in error.errors()
     ]

@@ -17,6 +17,11 @@ from pydantic_core import ErrorDetails
 
 _LONGEST = 100  # characters of a value that are shown
 _KINDS: Mapping[object, str] = {bool: "true or false", str: "text", SecretStr: "text in quotes", Path: "a path"}
+_EXPLAINED: Mapping[str, str] = {
+    "missing": "is required",
+    "extra_forbidden": "is not known here",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be a JSON object"),
+}
 
 
 class NotA(ValueError):  # noqa: N818 - raised as `NotA("an IANA time zone")`
@@ -38,7 +43,7 @@ def complaint(
     """
     location = problem["loc"]
     if not location:
-        return problem["msg"].removeprefix("Value error, ")
+        return explained(problem)
     setting = str(location[0])
     field, value = _field(model, location), _value(given, location)
     if problem["type"] == "extra_forbidden":
@@ -55,6 +60,14 @@ def complaint(
     said = f"its value is not {what}" if secret else f"{show(shown)} is not {what}"
     example = example_of(field, quoted=setting not in names)
     return f"{name}: {said}" + (f", for example {example}" if example else "")
+
+
+def explained(problem: Mapping[str, Any]) -> str:
+    """What pydantic (or FastAPI) says of one field, to stand after its name: `must be a valid string`."""
+    if problem["type"] == "json_invalid":
+        return f"is not JSON: {problem.get('ctx', {}).get('error', 'it cannot be read')}"
+    text = _EXPLAINED.get(problem["type"]) or str(problem["msg"]).removeprefix("Value error, ")
+    return re.sub(r"^[A-Z][a-z]*( [a-z]+)? should ", "must ", text)
 
 
 def show(value: object) -> str:

@@ -27,6 +27,7 @@ from api.models.chat import AvailableQuestion, ChatIn, Figure
 from api.security.scopes import Actor
 from api.services import commands
 from api.services.promql import METRIC_QUESTIONS, MetricQuestion, MetricsError, Prometheus
+from lobservatory.complaints import explained
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
 from openclaw.protocol import GatewayError, GatewayUnavailableError, Pushed
@@ -391,7 +392,7 @@ def _request(written: str) -> tuple[str, dict[str, Any]]:
     try:
         parameters = _ALL[name].parameters.model_validate(asked.get("params") or {})
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))} {explained(one)}" for one in error.errors())
         raise ValueError(f"params of {name}: {wrong}") from None
     return name, parameters.model_dump()
 

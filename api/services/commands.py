@@ -30,6 +30,7 @@ from api.models.commands import (
 from api.models.control import ChannelAccount, ConfigPatch, RuleIn, SkillInstall, SkillUpdate
 from api.security.scopes import Actor
 from lobservatory import logging
+from lobservatory.complaints import explained
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
 from openclaw.fields import flag, items, mapping
@@ -377,7 +378,7 @@ def _body(wanted: ConfirmIn) -> BaseModel | None:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(["body", "body", *map(str, first["loc"])])
-        raise errors.InvalidFieldError(f"The body of {wanted.action}: {first['msg']}.", field=field) from None
+        raise errors.InvalidFieldError(f"{field}: {explained(first)}", field=field) from None
 
 
 def _confirmation(nonce: str, action: str, target: str, body: BaseModel | None) -> bytes:

@@ -178,6 +178,23 @@ async def test_an_error_names_the_field_and_never_repeats_the_value(client):
     assert "hunter2" not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"{}", "body.name: is required"),
+        (b'{"name": "x", "scope": "root"}', "body.scope: must be 'read', 'write', 'command' or 'admin'"),
+        (b'{"name": "", "scope": "read"}', "body.name: must have at least 1 character"),
+        (b'{"name": "x", "days": -1}', "body.days: must be greater than or equal to 1"),
+        (b'{"name": "x", "root": true}', "body.root: is not known here"),
+        (b"[]", "body: must be a JSON object"),
+        (b'{"name": ', "body.9: is not JSON: Expecting value"),
+    ],
+)
+async def test_an_error_says_of_the_field_what_it_must_be(client, body, says):
+    answer = await client.post("/api/auth/tokens", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["detail"]) == (422, says)
+
+
 async def test_the_services_own_metrics_need_a_token_and_count_routes_not_paths(client, anonymous):
     await anonymous.get("/api/tasks/secret-name")
     await client.get("/api/auth/verify")
