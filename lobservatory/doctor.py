@@ -245,16 +245,21 @@ def database(settings: Settings) -> Iterator[Line]:
 
 
 def _watchdog(connection: psycopg.Connection[Any], settings: Settings) -> Line:
-    """Whether the alert that fires always still comes all the way to the API, as far as it can have come by now."""
+    """Whether the alert that fires always still comes all the way to the API, as far as it can have come by now.
+
+    What was heard before the servers that run now had started says nothing of them: the row may even be that of
+    another installation, whose database was restored here.
+    """
     row = connection.execute(
-        "SELECT extract(epoch FROM now() - heard_at)::bigint / 60 FROM public.alert_watchdog"
+        "SELECT heard_at, extract(epoch FROM now() - heard_at)::bigint / 60 FROM public.alert_watchdog"
     ).fetchone()
-    if row is not None and row[0] <= _WATCHDOG_MINUTES:
-        return Line("ok", "alerts", f"the alert that fires always was heard {row[0]} min ago")
-    heard = "never heard" if row is None else f"not heard for {row[0]} min"
     urls = up.urls(settings)
     began = [_started(urls.get(part), *where) for part, where in _STARTS.items()]
     answering = [moment for moment in began if moment is not None]
+    stale = row is not None and bool(answering) and row[0] < max(answering)
+    if row is not None and row[1] <= _WATCHDOG_MINUTES and not stale:
+        return Line("ok", "alerts", f"the alert that fires always was heard {row[1]} min ago")
+    heard = "never heard" if row is None else f"not heard for {row[1]} min"
     if len(answering) < len(began):
         level: Level = "note" if row is None else "wrong"
         return Line(level, "alerts", f"{heard}: start Prometheus and Alertmanager, which send and deliver them")

@@ -228,7 +228,9 @@ class Settings(BaseModel):
         25.0, description="US$ of one day from which the alert DailyCostHigh fires."
     )
     slack_webhook_url: SecretStr = Field(
-        SecretStr(""), description="Slack incoming webhook for `make up`. Empty: alerts are shown, not sent."
+        SecretStr(""),
+        examples=["https://hooks.slack.com/services/T0/B0/X"],
+        description="Slack incoming webhook for `make up`. Empty: alerts are shown, not sent.",
     )
     grafana_url: str = Field(
         "",
@@ -342,12 +344,13 @@ class Settings(BaseModel):
             raise NotA("an http(s) URL")
         return value.rstrip("/")
 
-    @field_validator("result_webhook_url")
+    @field_validator("result_webhook_url", "slack_webhook_url")
     @classmethod
     def _receiver(cls, value: SecretStr) -> SecretStr:
-        if value.get_secret_value() and not re.fullmatch(r"https?://[^\s<>\"\\]+", value.get_secret_value()):
+        url = value.get_secret_value().strip()
+        if url and not re.fullmatch(r"https?://[^\s<>\"\\/?#]+[^\s<>\"\\]*", url):
             raise NotA("an http(s) URL")
-        return value
+        return SecretStr(url)
 
     @field_validator("result_webhook_secret")
     @classmethod
@@ -535,8 +538,10 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], d
             table = variable.removeprefix(PREFIX).lower()
             raise SettingsError(f"{variable} is no variable: write the table [{table}] in lobservatory.toml")
         else:
-            near = difflib.get_close_matches(variable, known | known_files | RUNNER_VARIABLES, n=1, cutoff=0.6)
-            hint = f"did you mean {near[0]}?" if near else "docs/configuration.md lists all settings"
+            # Without the prefix, which makes any two names alike.
+            names_only = {name.removeprefix(PREFIX) for name in known | known_files | RUNNER_VARIABLES}
+            near = difflib.get_close_matches(variable.removeprefix(PREFIX), names_only, n=1)
+            hint = f"did you mean {PREFIX}{near[0]}?" if near else "docs/configuration.md lists all settings"
             raise SettingsError(f"unknown setting {variable}: {hint}")
     return values, names
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from lobservatory.runner.monitoring import ALERTMANAGER, ALERTS, prepare_alertmanager
-from lobservatory.settings import Settings
+from lobservatory.settings import Settings, SettingsError, load
 from tests.alerts.stack import fast_alertmanager
 from tests.alerts.test_alert_rules import NAMES, silenced_by
 from tests.fakes.slack import CONTROL, PATH, fake_slack
@@ -319,7 +319,7 @@ def test_configuration_is_valid(tmp_path, webhook):
     settings = Settings(slack_webhook_url=webhook)
     config = prepare_alertmanager(tmp_path, settings, {})
     checked = subprocess.run(
-        [debian_tool("amtool"), "check-config", config], capture_output=True, text=True, timeout=60, check=False
+        [debian_tool("amtool"), "check-config", config], capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stderr
     assert ("slack_url" in {path.name for path in tmp_path.iterdir()}) == bool(webhook)
@@ -338,7 +338,7 @@ def test_routes(labels, receiver):
     command = [debian_tool("amtool"), "config", "routes", "test", f"--config.file={ALERTMANAGER / 'alertmanager.yml'}"]
     tried = subprocess.run(
         [*command, *(f"{name}={value}" for name, value in labels.items())],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert tried.stdout.strip() == receiver, tried.stderr
 
@@ -365,11 +365,10 @@ def test_template_uses_only_functions_of_the_oldest_alertmanager():
     assert used - words <= known
 
 
-def test_a_wrong_webhook_is_named_but_not_shown(tmp_path):
-    from lobservatory.errors import UserError  # noqa: PLC0415 - only here
-
-    with pytest.raises(UserError, match="LOBS_SLACK_WEBHOOK_URL") as refused:
-        prepare_alertmanager(tmp_path, Settings(slack_webhook_url="hooks.slack.com/T0/SECRET"), {})
+@pytest.mark.parametrize("wrong", ["hooks.slack.com/T0/SECRET", "https://", "https:///SECRET", "https://a b/SECRET"])
+def test_a_wrong_webhook_is_named_but_not_shown(wrong):
+    with pytest.raises(SettingsError, match="LOBS_SLACK_WEBHOOK_URL") as refused:
+        load({"LOBS_SLACK_WEBHOOK_URL": wrong})
     assert "SECRET" not in str(refused.value)
 
 
