@@ -6,12 +6,13 @@ import atexit
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
@@ -20,6 +21,7 @@ from hypothesis import settings as hypothesis_settings
 from psycopg import sql
 
 from lobservatory.runner import postgres
+from lobservatory.settings import Settings
 from store.migrate import migrate
 from tests.tools import TOOLS
 
@@ -48,6 +50,40 @@ def _leave_the_shell_behind() -> None:
 
 
 _leave_the_shell_behind()
+
+# Where the parts of an installation listen; the developer's own, or a distribution's Prometheus, may be there.
+USUAL = {field.default.port for name, field in Settings.model_fields.items() if name.endswith("_listen")} | {
+    18789
+}  # the gateway's
+_met: list[str] = []
+
+
+def _notice(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "socket.connect" and isinstance(arguments[1], tuple) and arguments[1][1] in USUAL:
+        _met.append(f"{arguments[1][0]}:{arguments[1][1]}")
+
+
+sys.addaudithook(_notice)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _elsewhere() -> Iterator[None]:
+    """Tests and what they start run in an empty folder: in the checkout there may be somebody's lobservatory.toml."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory(prefix="lobs-elsewhere-") as folder:
+        Path(folder).chmod(0o755)
+        os.chdir(folder)
+        yield
+        os.chdir(before)
+
+
+@pytest.fixture(autouse=True)
+def _own_servers_only() -> Iterator[None]:
+    """A test that asks at a usual address gets another answer on the machine of somebody who has a server there."""
+    _met.clear()
+    yield
+    assert not _met, f"this test connects to {', '.join(sorted(set(_met)))}, where anybody's server may answer"
+
 
 # How long an example takes is the machine's business, not a property.
 hypothesis_settings.register_profile("untimed", deadline=None)

@@ -58,12 +58,12 @@ def wait_for(probe: Callable[[], T], what: str, seconds: float = PATIENCE_SECOND
     return answer
 
 
-def get(url: str, *, timeout: float = 10.0) -> Any:
+def get(url: str, *, timeout: float = PATIENCE_SECONDS) -> Any:
     """The JSON that a GET answers with, or its text when it is none. Raises ServerError for any status but 200."""
     return _ask(urllib.request.Request(url), timeout)
 
 
-def post(url: str, body: Any = None, *, timeout: float = 10.0) -> Any:
+def post(url: str, body: Any = None, *, timeout: float = PATIENCE_SECONDS) -> Any:
     """As `get`, with a POST of JSON."""
     data = b"" if body is None else json.dumps(body).encode()
     return _ask(urllib.request.Request(url, data, {"Content-Type": "application/json"}, method="POST"), timeout)

@@ -85,9 +85,7 @@ def test_examples_of_configuration_are_valid(tmp_path, example):
     own.write_text(yaml.safe_dump(merged(yaml.safe_load(ours.read_text()), yaml.safe_load(example))))
     used = prepare_alertmanager(tmp_path, Settings.model_validate({**settings, "alertmanager_config": str(own)}), {})
     assert used.read_text() == own.read_text()
-    checked = subprocess.run(
-        [debian_tool("amtool"), "check-config", used], capture_output=True, text=True, timeout=60, check=False
-    )
+    checked = subprocess.run([debian_tool("amtool"), "check-config", used], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
 
 
@@ -101,7 +99,7 @@ def test_example_of_a_try_reaches_slack_and_the_silence_silences(tmp_path):
         (message,) = slack.wait(lambda messages: len(messages) == 1)
         assert message.title == "🔴 It works · default"
         command = shlex.split(silence.replace("http://127.0.0.1:9093", alerts.url))
-        subprocess.run([debian_tool("amtool"), *command[1:]], check=True, timeout=60, capture_output=True)
+        subprocess.run([debian_tool("amtool"), *command[1:]], check=True, capture_output=True)
         assert [alert["status"]["state"] for alert in alerts.alerts()] == ["suppressed"]
 
 

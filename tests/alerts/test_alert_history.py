@@ -20,8 +20,8 @@ from store.pool import open_pool
 from tests.alerts.stack import fast_alertmanager, fast_prometheus
 from tests.fakes.exporter import fake_exporter
 from tests.fakes.slack import fake_slack
-from tests.live.stack import our_process, wait_ready
-from tests.servers import alertmanager, free_port, post, prometheus, wait_for
+from tests.live.stack import NO_PROMETHEUS, our_process, wait_ready
+from tests.servers import PATIENCE_SECONDS, POLL_SECONDS, alertmanager, free_port, post, prometheus, wait_for
 from tests.tools import REPOSITORY
 
 
@@ -38,7 +38,7 @@ def running_api(postgres_dsn, folder):
         "LOBS_DATABASE_URL": postgres_dsn,
         "LOBS_DATA_DIR": str(folder),
         "LOBS_API_LISTEN": address,
-        "LOBS_PROMETHEUS_URL": "http://127.0.0.1:9",  # nobody's: what the test tells is all there is
+        "LOBS_PROMETHEUS_URL": NO_PROMETHEUS,
     }
     with our_process("api", settings, folder) as process:
         wait_ready(process, f"http://{address}/healthz", "the API")
@@ -123,11 +123,13 @@ async def test_history_has_what_another_alert_inhibits(tmp_path, postgres_dsn):
 
 async def wait_for_answer(ask, expected):
     """As `wait_for`, of a coroutine."""
-    for _ in range(240):
-        if (answer := await ask()) == expected:
-            return
-        await asyncio.sleep(0.5)
-    raise TimeoutError(f"last answer: {answer}")
+    answer = None
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (answer := await ask()) != expected:  # noqa: ASYNC110 - over HTTP, as users look
+                await asyncio.sleep(POLL_SECONDS)
+    except TimeoutError as error:
+        raise TimeoutError(f"last answer: {answer}") from error
 
 
 @pytest.mark.req("P-13")
@@ -150,7 +152,7 @@ def command(alerts, folder, prometheus=""):
     return subprocess.run(
         [REPOSITORY / ".venv/bin/lobservatory", "alert-test", "--alertmanager", alerts,
          "--prometheus", prometheus or f"http://127.0.0.1:{free_port()}"],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=150, check=False,
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

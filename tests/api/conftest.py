@@ -21,6 +21,7 @@ from api.security.limits import Limits, Rate
 from api.security.password import PasswordFile
 from api.security.scopes import Actor, Scope
 from lobservatory.settings import Settings
+from tests.live.stack import NO_PROMETHEUS
 from tests.servers import PATIENCE_SECONDS
 
 PASSWORD = "a password for tests only"
@@ -41,7 +42,14 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(postgres_dsn: str, data_dir: Path) -> Settings:
-    return Settings.model_validate({"database_url": postgres_dsn, "data_dir": data_dir, "gateway_name": "home"})
+    return Settings.model_validate(
+        {
+            "database_url": postgres_dsn,
+            "data_dir": data_dir,
+            "gateway_name": "home",
+            "prometheus_url": NO_PROMETHEUS,
+        }
+    )
 
 
 @contextlib.asynccontextmanager
@@ -104,6 +112,7 @@ def process_environment(postgres_dsn: str, data_dir: Path) -> dict[str, str]:
         "LOBS_DATABASE_URL": postgres_dsn,
         "LOBS_DATA_DIR": str(data_dir),
         "LOBS_API_LISTEN": "127.0.0.1:0",
+        "LOBS_PROMETHEUS_URL": NO_PROMETHEUS,
         "LOBS_GATEWAY_NAME": "home",
         "LOBS_LOG_LEVEL": "debug",
         "LOBS_LOG_FORMAT": "json",

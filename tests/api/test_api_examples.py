@@ -17,6 +17,7 @@ from api.security.password import PasswordFile
 from tests.api.conftest import FAST, LOOSE
 from tests.api.test_api_contract import SERVICE, serving
 from tests.conftest import missing
+from tests.servers import PATIENCE_SECONDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations-api.md"
 SECRET = "w" * 40
@@ -53,7 +54,6 @@ def run(arguments, url, **environment):
         env={"PATH": os.defpath, "API": url, "TOKEN": "s" * 43, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -63,7 +63,7 @@ def run(arguments, url, **environment):
 def test_the_example_shows_an_operation_to_its_end(server, tmp_path, language):
     assert len(blocks(language)[0].strip().splitlines()) <= 11
     run(argv(language, tmp_path), server)
-    (operation,) = httpx.get(f"{server}/api/operations", headers=SERVICE).json()
+    (operation,) = httpx.get(f"{server}/api/operations", headers=SERVICE, timeout=PATIENCE_SECONDS).json()
     assert (operation["status"], operation["name"]) == ("completed", "Research")
     assert [step["status"] for step in operation["steps"]] == ["completed"]
     assert operation["disposition"]["success"] is True
@@ -75,5 +75,5 @@ def test_the_example_of_a_webhook_is_accepted(server, settings, tmp_path):
     (folder / "ci").write_text(SECRET)
     (tmp_path / "hook.py").write_text(blocks("python")[1])
     run([sys.executable, "-P", str(tmp_path / "hook.py")], server, SECRET=SECRET)
-    (operation,) = httpx.get(f"{server}/api/operations", headers=SERVICE).json()
+    (operation,) = httpx.get(f"{server}/api/operations", headers=SERVICE, timeout=PATIENCE_SECONDS).json()
     assert operation["name"] == "ci: deploy.finished"

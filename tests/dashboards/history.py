@@ -1046,9 +1046,7 @@ def _block(
             file.writelines(start + value for value in values)
         file.write("# EOF\n")
     command = [str(debian_tool("promtool")), "tsdb", "create-blocks-from", "--max-block-duration=24h", "--quiet"]
-    done = subprocess.run(
-        [*command, "openmetrics", str(path), str(store)], capture_output=True, text=True, check=False, timeout=120
-    )
+    done = subprocess.run([*command, "openmetrics", str(path), str(store)], capture_output=True, text=True, check=False)
     path.unlink()
     if done.returncode:
         raise RuntimeError(f"promtool: {done.stderr or done.stdout}")

@@ -20,8 +20,6 @@ from tests.dashboards.grafana_asks import Sources
 from tests.dashboards.grafana_macros import TimeRange, boards, expand_promql, expand_sql, panel_queries
 from tests.servers import prometheus
 
-pytestmark = [pytest.mark.timeout(600)]
-
 QUERIES = panel_queries()
 
 

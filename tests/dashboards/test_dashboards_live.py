@@ -30,7 +30,7 @@ from tests.live import scenario
 from tests.live.stack import gateway_settings, our_process, wait_ready
 from tests.servers import prometheus, wait_for
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.live
 
 ROOT = Path(__file__).resolve().parents[2]
 GATEWAY = "default"
@@ -123,13 +123,13 @@ def watched(start_gateway, postgres_server, tmp_path_factory):
             prometheus(folder / "prometheus", config) as server,
         ):
 
-            def until(expression: str, what: str, seconds: float = 60) -> None:
+            def until(expression: str, what: str) -> None:
                 def answered() -> bool:
                     exporter.alive()
                     return bool(server.query(expression))
 
                 try:
-                    wait_for(answered, what, seconds)
+                    wait_for(answered, what)
                 except TimeoutError as error:
                     failing = server.query("lobservatory_collector_success == 0")
                     raise AssertionError(f"{error}; failing: {failing}\n{exporter.output()[-4000:]}") from error
@@ -143,9 +143,9 @@ def watched(start_gateway, postgres_server, tmp_path_factory):
             failed = f'sum(claw_cron_job_consecutive_errors{{gateway="{GATEWAY}"}}) >= 1'
             until(failed, "the failed cron job in Prometheus")
             working = "min(lobservatory_collector_success) == 1 and on () max(claw_sessions) >= 0"
-            until(working, "a good refresh of every collector", 120)
+            until(working, "a good refresh of every collector")
             # Last of all, and of a collector that has not ended a refresh nothing is said in the line above.
-            until("claw_reconcile_agent_cost_drift_ratio", "the gateway's own account, compared", 180)
+            until("claw_reconcile_agent_cost_drift_ratio", "the gateway's own account, compared")
             yield Sources(server, postgres_server.dsn(name, postgres.READER))
 
 
@@ -175,7 +175,7 @@ def test_the_question_is_answered(question, expression, watched):
     if question.startswith(tuple(NONE)):
         watched.prometheus.query(expression)  # raises what Prometheus refuses
     else:
-        wait_for(lambda: watched.prometheus.query(expression), question, 40)  # a recorded answer is there every 30 s
+        wait_for(lambda: watched.prometheus.query(expression), question)  # a recorded answer is there every 30 s
 
 
 @pytest.mark.parametrize("name", sorted(EMPTY))
@@ -216,4 +216,4 @@ def test_the_overview_shows_the_money_that_the_books_hold(watched):
         told = (float(shown[0]["values"][-1][1]), drawn)
         return booked > 0 and told == pytest.approx((float(booked), float(booked)), abs=1e-8)
 
-    wait_for(agree, "the tile, the books and the bars of one moment", 60)
+    wait_for(agree, "the tile, the books and the bars of one moment")

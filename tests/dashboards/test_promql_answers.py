@@ -305,7 +305,7 @@ def worlds(tmp_path_factory):
     subprocess.run(
         [debian_tool("promtool"), "tsdb", "create-blocks-from", "--max-block-duration=24h", "--quiet", "openmetrics",
          "samples.txt", "tsdb"],
-        cwd=folder, check=True, capture_output=True, timeout=120,
+        cwd=folder, check=True, capture_output=True,
     )  # fmt: skip
     (folder / "prometheus.yml").write_text("scrape_configs: []\n")
     with prometheus(folder, folder / "prometheus.yml", "--storage.tsdb.retention.time=60d") as server:

@@ -233,7 +233,7 @@ async def running(configured, *, scanned=True):
     await asyncio.wait([task, port], return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         await task
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port.result()}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port.result()}", timeout=PATIENCE_SECONDS) as client:
         alive = Running(exporter, client)
         try:
             if scanned:

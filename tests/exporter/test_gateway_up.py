@@ -45,7 +45,7 @@ class Scraper(threading.Thread):
         self.start()
 
     def run(self):
-        with httpx.Client() as client:
+        with httpx.Client(timeout=PATIENCE_SECONDS) as client:
             while not self._over.wait(0.01):
                 try:
                     self._note(client.get(self._url).text)

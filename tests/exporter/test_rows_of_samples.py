@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.archives import extract
 from tests.exporter.test_three_accounts import ingested
 
 SAMPLES = Path(__file__).resolve().parents[1] / "fixtures" / "samples"
@@ -20,7 +21,7 @@ VERSIONS = ("2026.4.27", "2026.9.6")
 @pytest.fixture
 async def rows(tmp_path, postgres_dsn, postgres_reader_dsn, request):
     with tarfile.open(SAMPLES / f"state-{request.param}.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        extract(archive, tmp_path)
     await ingested(tmp_path / ".openclaw", postgres_dsn, "g")
     truth = json.loads((SAMPLES / f"truth-{request.param}.json").read_text(), parse_float=Decimal)
     with psycopg.connect(postgres_reader_dsn) as connection:

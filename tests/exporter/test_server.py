@@ -13,6 +13,7 @@ from exporter.exposition import Format, Sample
 from exporter.registry import Registry
 from exporter.server import Application, MetricsServer, PortTakenError, bind
 from lobservatory.settings import Listen
+from tests.servers import PATIENCE_SECONDS
 
 
 @contextlib.asynccontextmanager
@@ -23,7 +24,7 @@ async def serving(registry, health=lambda: {"version": "1", "first_scan": "done"
     server = MetricsServer(Application(render, health), bind(Listen(host="127.0.0.1", port=0)))
     await server.start()
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=PATIENCE_SECONDS) as client:
             yield client
     finally:
         await server.stop()

@@ -37,7 +37,6 @@ def resolved():
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return yaml.safe_load(done.stdout)
@@ -134,7 +133,6 @@ def lobservatory(data, *arguments, **environment):
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
     )
 
 

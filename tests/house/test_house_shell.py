@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lobservatory import settings
+
 ROOT = Path(__file__).resolve().parents[2]
 LOOK = """
 import json, os
@@ -34,8 +36,14 @@ def test_what_the_shell_says_of_an_installation_is_forgotten_and_its_programs_ar
     kept = {"LOBS_PROMETHEUS_BIN": "/usr/bin/prometheus", "LOBS_TEST_DSN": "postgresql://127.0.0.1:1/postgres"}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, **OF_AN_INSTALLATION, **kept, "XDG_CONFIG_HOME": str(tmp_path), "no_proxy": "intranet"},
+        env={
+            **os.environ,
+            **OF_AN_INSTALLATION,
+            **kept,
+            "PYTHONPATH": str(ROOT),
+            "XDG_CONFIG_HOME": str(tmp_path),
+            "no_proxy": "intranet",
+        },
         capture_output=True,
         text=True,
         check=True,
@@ -47,3 +55,8 @@ def test_what_the_shell_says_of_an_installation_is_forgotten_and_its_programs_ar
     assert found["gateway"] == "default"
     assert found["proxies"] == "intranet,127.0.0.1,localhost,::1"
     assert folders == "['pip']"
+
+
+def test_the_checkout_where_somebody_has_a_configuration_is_not_where_tests_run():
+    assert not ROOT.samefile(Path.cwd())
+    assert settings.config_file() is None

@@ -14,6 +14,9 @@ import httpx
 
 from tests.servers import PATIENCE_SECONDS, free_port, wait_for
 
+# The API asks Prometheus what fired; one that this machine may have knows other things.
+NO_PROMETHEUS = "http://127.0.0.1:9"
+
 
 class OurProcess:
     """`python -P -m <module>` with these settings and no others; its output is kept in a file."""
@@ -72,6 +75,7 @@ def gateway_settings(gateway: Any, folder: Path, **more: str) -> dict[str, str]:
         "LOBS_GATEWAY_TOKEN": gateway.token,
         "LOBS_METRICS_LISTEN": f"127.0.0.1:{free_port()}",
         "LOBS_API_LISTEN": f"127.0.0.1:{free_port()}",
+        "LOBS_PROMETHEUS_URL": NO_PROMETHEUS,
         "LOBS_DATA_DIR": str(folder / "data"),
         "LOBS_POLL_INTERVAL": "1",
         "LOBS_HOST_INTERVAL": "1",
@@ -80,13 +84,20 @@ def gateway_settings(gateway: Any, folder: Path, **more: str) -> dict[str, str]:
     }
 
 
+def token(url: str, password: str) -> str:
+    """A person's token, as a login at the API gives it."""
+    answer = httpx.post(f"{url}/api/auth/login", json={"password": password}, timeout=PATIENCE_SECONDS)
+    given: str = answer.raise_for_status().json()["token"]
+    return given
+
+
 def answers(process: OurProcess, url: str) -> Callable[[], bool]:
     """A probe: the URL answers 200."""
 
     def probe() -> bool:
         process.alive()
         try:
-            return httpx.get(url, timeout=10).status_code == httpx.codes.OK
+            return httpx.get(url, timeout=PATIENCE_SECONDS).status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
 

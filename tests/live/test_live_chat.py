@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from lobservatory.runner import secrets
-from tests.live.stack import gateway_settings, our_process, wait_ready
+from tests.live.stack import gateway_settings, our_process, token, wait_ready
 from tests.servers import PATIENCE_SECONDS
 
 QUESTION = 'What did it cost? [[say {"query": "spending", "params": {}}]]'
@@ -27,10 +27,8 @@ def test_a_real_gateways_model_asks_for_data_and_answers(start_gateway, tmp_path
         url = f"http://{settings['LOBS_API_LISTEN']}"
         wait_ready(process, f"{url}/healthz", "the API")
         password = (folder / "api_password").read_text().strip()
-        token = httpx.post(f"{url}/api/auth/login", json={"password": password}).raise_for_status().json()["token"]
-        with httpx.Client(
-            base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE_SECONDS
-        ) as client:
+        headers = {"Authorization": f"Bearer {token(url, password)}"}
+        with httpx.Client(base_url=url, headers=headers, timeout=PATIENCE_SECONDS) as client:
             with client.stream("POST", "/api/chat", json={"message": QUESTION}) as answer:
                 assert answer.status_code == 200
                 events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]

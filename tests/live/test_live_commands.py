@@ -12,7 +12,7 @@ import pytest
 
 from lobservatory.runner import secrets
 from tests.fakes.slack import fake_slack
-from tests.live.stack import gateway_settings, our_process, wait_ready
+from tests.live.stack import gateway_settings, our_process, token, wait_ready
 from tests.servers import PATIENCE_SECONDS, wait_for
 
 CAP = 2  # runs at once
@@ -34,8 +34,8 @@ class PatientClient(httpx.Client):
 
 
 def logged_in(url, password):
-    token = httpx.post(f"{url}/api/auth/login", json={"password": password}).raise_for_status().json()["token"]
-    return PatientClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE_SECONDS)
+    headers = {"Authorization": f"Bearer {token(url, password)}"}
+    return PatientClient(base_url=url, headers=headers, timeout=PATIENCE_SECONDS)
 
 
 def accepted(answer: httpx.Response, status: int = 202) -> Any:

@@ -20,10 +20,10 @@ from websockets.sync.client import connect
 from lobservatory.runner import postgres
 from tests.conftest import fresh_database
 from tests.live import scenario, truth
-from tests.live.stack import gateway_settings, our_process, wait_ready
-from tests.servers import wait_for
+from tests.live.stack import gateway_settings, our_process, token, wait_ready
+from tests.servers import PATIENCE_SECONDS, wait_for
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.live
 
 PASSWORD = "a-long-password-of-the-tests"
 
@@ -44,7 +44,7 @@ class Told:
 
     def samples(self):
         """{(name, labels): value} of the present scrape."""
-        text = httpx.get(self.metrics_url).text
+        text = httpx.get(self.metrics_url, timeout=PATIENCE_SECONDS).text
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(text)
@@ -81,10 +81,9 @@ def told(live_gateway, postgres_server, tmp_path_factory):
         with our_process("exporter", settings, folder) as exporter, our_process("api", settings, folder) as service:
             wait_ready(exporter, f"{metrics}/metrics", "the exporter")
             wait_ready(service, f"{api}/readyz", "the API")
-            token = httpx.post(f"{api}/api/auth/login", json={"password": PASSWORD}).raise_for_status().json()["token"]
-            headers = {"authorization": f"Bearer {token}"}
+            headers = {"authorization": f"Bearer {token(api, PASSWORD)}"}
             with (
-                httpx.Client(base_url=api, headers=headers) as client,
+                httpx.Client(base_url=api, headers=headers, timeout=PATIENCE_SECONDS) as client,
                 connect(f"{api.replace('http', 'ws')}/ws/operations", additional_headers=headers) as socket,
             ):
                 told = Told(
@@ -222,7 +221,7 @@ def test_no_text_of_a_prompt_or_a_secret_is_stored_or_shown(told):
             dump = str(connection.execute(f'SELECT t::text FROM "{schema}"."{table}" AS t').fetchall())
             for secret in (told.gateway.token, "Run a failing command", "Reply 1 of the fake model", PASSWORD):
                 assert secret not in dump, f"{secret!r} in {schema}.{table}"
-    shown = httpx.get(told.metrics_url).text + told.exporter.output()
+    shown = httpx.get(told.metrics_url, timeout=PATIENCE_SECONDS).text + told.exporter.output()
     assert told.gateway.token not in shown
     assert PASSWORD not in shown
 

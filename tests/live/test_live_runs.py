@@ -16,9 +16,9 @@ from lobservatory.runner import postgres
 from tests.conftest import fresh_database
 from tests.live.stack import gateway_settings, our_process, wait_ready
 from tests.otlp import Receiver, values
-from tests.servers import wait_for
+from tests.servers import PATIENCE_SECONDS, wait_for
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.live
 
 SECRET_WORD = "marmalade"  # in prompts, arguments, results and replies; never in a trace unless allowed
 KEY = "agent:main:dashboard:{}"
@@ -87,7 +87,7 @@ class Stack:
         wait_ready(process, url, "the exporter")
 
         def up():
-            lines = httpx.get(url).text.splitlines()
+            lines = httpx.get(url, timeout=PATIENCE_SECONDS).text.splitlines()
             return all(any(line.startswith(name) and line.endswith(" 1.0") for line in lines) for name in NEEDED)
 
         wait_for(up, "the exporter sees the gateway and has scanned")

@@ -8,6 +8,7 @@ import contextlib
 import pytest
 
 from store.pool import open_pool
+from tests.servers import PATIENCE_SECONDS
 
 STEPS = 20  # of the event loop: more than a connection needs to change hands
 
@@ -28,7 +29,7 @@ async def test_a_cancellation_while_a_connection_changes_hands_is_not_lost(postg
             for _ in range(steps):
                 await asyncio.sleep(0)
             task.cancel()
-            await asyncio.wait([task], timeout=10)
+            await asyncio.wait([task], timeout=PATIENCE_SECONDS)
             assert task.cancelled(), f"it goes on when it is cancelled {steps} steps later"
         async with pool.connection() as connection:  # it was given back each time
             await connection.execute("SELECT 1")

@@ -7,6 +7,7 @@ from exporter.collectors.agents import AgentsCollector
 from openclaw.client import GatewayClient
 from openclaw.state_records import StateRecords
 from store.rows import AgentState
+from tests.servers import PATIENCE_SECONDS
 
 AT = datetime(2026, 11, 21, 1, 30, tzinfo=UTC)
 
@@ -37,7 +38,7 @@ async def test_agents_have_a_state_and_a_last_activity(gateway, helpers):
         assert samples["claw_agent_last_activity_timestamp_seconds", "home", "main"] > 1.79e9
         assert samples["claw_agent_events_total", "home", "main", "tool_start"] == 3
         await gateway.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while client.state == "connected":  # noqa: ASYNC110 - what is awaited happens inside the code under test
                 await asyncio.sleep(0.005)
         samples = helpers.shown(collector)

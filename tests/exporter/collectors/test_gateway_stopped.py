@@ -35,7 +35,7 @@ def total(samples, metric):
 @pytest.mark.req("S0-18", "S1-3", "S1-4", "P-1")
 async def test_of_a_stopped_gateway_all_that_it_stored_is_seen(state_dir, helpers):
     watch = GatewayWatch("home", NOBODY, lambda: "", state_dir=state_dir)
-    async with watch.client, asyncio.timeout(10):
+    async with watch.client, asyncio.timeout(PATIENCE_SECONDS):
         while not watch.client.tried:  # noqa: ASYNC110 - what is awaited happens inside the code under test
             await asyncio.sleep(0.005)
         worked, samples = await looked(watch, helpers)
