@@ -81,8 +81,10 @@ class Listen(BaseModel):
     def parse(cls, text: str) -> Self:
         """Raises NotA for anything but `host:port`."""
         match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):(\d{1,5})", text.strip(), re.ASCII)
-        if not match or int(match[2]) > _HIGHEST_PORT:
+        if not match:
             raise NotA("host:port")
+        if int(match[2]) > _HIGHEST_PORT:
+            raise NotA(f"host:port with a port up to {_HIGHEST_PORT}")
         return cls(host=match[1].strip("[]"), port=int(match[2]))
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lobservatory.cli.scan import new_table, plain, since_instant
+from lobservatory.cli.scan import new_table, plain, print_whole, since_instant
 from lobservatory.errors import UserError
 from lobservatory.wording import counted, dollars
 
@@ -97,7 +97,7 @@ def _print(changes: Sequence[Change], *, dry_run: bool, unpriced: bool) -> None:
     if not changes:
         typer.echo("reprice: the prices of today give the same money; nothing to change")
         return
-    table = new_table(("model", "calls", "US$ now", "US$ at new prices", "change"))
+    table = new_table(("model", "calls", "US$ now", "US$ repriced", "change"))
     meaning = _MEANING | ({"unpriced": _ASKED_FOR} if unpriced else {})
     for change in changes:
         table.add_row(
@@ -107,7 +107,7 @@ def _print(changes: Sequence[Change], *, dry_run: bool, unpriced: bool) -> None:
             dollars(change.new_usd),
             dollars(change.new_usd - change.old_usd, sign="+"),
         )
-    Console(highlight=False).print(table)
+    print_whole(Console(highlight=False), table)
     said = [("equivalent", "equivalent"), *([("unpriced", "billed, had no price")] if unpriced else [])]
     for treatment, words in said:
         applying = [change for change in changes if change.treatment == treatment]

@@ -17,6 +17,7 @@ from lobservatory.errors import UserError
 from lobservatory.wording import counted, dollars
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from exporter.scan import Group, Progress, ScanResult
@@ -43,6 +44,7 @@ def wanted() -> Wanted:
 
 
 _OPTIONS = ("--since", "--tz")
+_WIDEST = 1000  # columns that a table may ask for
 
 
 def run_plainly(arguments: list[str]) -> int | None:
@@ -195,14 +197,14 @@ def _print(directory: Path, result: ScanResult) -> None:
         ("day", result.by_day),
     ):
         if groups:
-            console.print(_table(title, groups, by_name=title == "day"))
-    tools = new_table(("tool", "calls", "errors", "other exit status"))
+            print_whole(console, _table(title, groups, by_name=title == "day"))
+    tools = new_table(("tool", "calls", "errors", "nonzero exits"))
     for name, tool in sorted(result.tools.items(), key=lambda item: (-item[1].calls, item[0])):
         tools.add_row(plain(name), f"{tool.calls:,}", f"{tool.errors:,}", f"{tool.nonzero_exits:,}")
     for name, calls in sorted(result.nested_tools.items()):
         tools.add_row(plain(f"{name} (nested)"), f"{calls:,}", "", "")
     if tools.row_count:
-        console.print(tools)
+        print_whole(console, tools)
 
 
 def _table(title: str, groups: dict[str, Group], *, by_name: bool) -> Table:
@@ -226,9 +228,16 @@ def new_table(headings: tuple[str, ...]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     first, *others = headings
     table.add_column(first, overflow="fold", min_width=12)
-    for heading in others:
-        table.add_column(heading, justify="right", overflow="fold")  # a number is never cut
+    for heading in others:  # a word a line: what a narrow terminal leaves is for names
+        table.add_column(heading.replace(" ", "\n"), justify="right", vertical="bottom", no_wrap=True)
     return table
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print with lines longer than a narrow terminal rather than with a number that is cut or on two lines."""
+    least = console.measure(table, options=console.options.update(max_width=_WIDEST)).minimum
+    console.width = max(console.width, least)
+    console.print(table)
 
 
 def plain(text: str) -> str:

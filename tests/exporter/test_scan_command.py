@@ -101,6 +101,14 @@ def test_tables_show_the_totals_and_no_escape_of_a_name(run, state):
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
 
 
+@pytest.mark.parametrize("columns", [20, 40, 60])
+def test_on_a_narrow_terminal_every_number_is_whole(run, state, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = [line.split() for line in run(state).stdout.splitlines()]
+    assert ["main", "2", "20", "10", "0", "0", "0.100000"] in lines
+    assert ["2026-11-19", "1", "10", "5", "0", "0", "0.100000"] in lines
+
+
 # Sums that end in a 5 behind the sixth decimal, and sums that rounding twice or rounding each call would change.
 SUMS = {
     "0.0000005": (["0.0000005"], "0.000000"),

@@ -117,7 +117,11 @@ def test_the_example_of_a_complaint_is_taken(name):
     [
         ("LOBS_API_LISTEN", "8787", "LOBS_API_LISTEN: '8787' is not host:port, for example 127.0.0.1:8787"),
         ("LOBS_GRAFANA_LISTEN", ":3000", "LOBS_GRAFANA_LISTEN: ':3000' is not host:port, for example 127.0.0.1:3000"),
-        ("LOBS_API_LISTEN", "x:99999", "LOBS_API_LISTEN: 'x:99999' is not host:port, for example 127.0.0.1:8787"),
+        (
+            "LOBS_API_LISTEN",
+            "x:99999",
+            "LOBS_API_LISTEN: 'x:99999' is not host:port with a port up to 65535, for example 127.0.0.1:8787",
+        ),
         ("LOBS_COMMANDS", "maybe", "LOBS_COMMANDS: 'maybe' is not true or false, for example true"),
         ("LOBS_POLL_INTERVAL", "15s", "LOBS_POLL_INTERVAL: '15s' is not a number from 1 to 3600, for example 15"),
         ("LOBS_RUNS_PER_USER", "1.5", "LOBS_RUNS_PER_USER: '1.5' is not a whole number from 0 to 1000, for example 8"),

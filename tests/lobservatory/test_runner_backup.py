@@ -103,7 +103,7 @@ def test_mistakes_are_one_clear_line(filled, tmp_path):
     assert there.read_text() == "mine"
     with pytest.raises(UserError, match="cannot be written"):
         backup(settings_of(filled, tmp_path), tmp_path / "no" / "folder")
-    with pytest.raises(UserError, match="there is no file"):
+    with pytest.raises(UserError, match="is not there"):
         restore(settings_of(filled, tmp_path), tmp_path / "none")
     with pytest.raises(UserError, match="pg_dump: error: connection"):
         backup(settings_of("postgresql://x:secretword@127.0.0.1:1/x", tmp_path), tmp_path / "new")

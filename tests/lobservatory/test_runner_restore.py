@@ -150,7 +150,8 @@ def test_a_backup_that_is_no_good_changes_nothing_and_a_good_one_can_follow(data
         ("foreign.dump", "is a dump of another database"),
         ("newer.dump", "newer version of Lobservatory (it knows 9999.of-the-future)"),
         ("cut.dump", "cannot be restored here: pg_restore: error"),
-        ("none.dump", "there is no file"),
+        (".", "is a folder, not a backup"),
+        ("none.dump", "is not there: give the file"),
     ):
         status, _, complained = lobservatory(data, "restore", dumps / name)
         assert status == 1
