@@ -109,7 +109,7 @@ async def test_turns_are_played_with_new_ids_and_the_gateway_counts_what_the_sto
     assert {tokens[name]: value for name, value in usage.usage.tokens.items()} == {
         name: after["tokens"][name] for name in tokens.values()
     }
-    assert round(usage.usage.cost, 8) == after["cost_usd"]["billed"]
+    assert usage.usage.cost == pytest.approx(after["cost_usd"]["billed"], abs=1e-9)
 
 
 async def test_no_job_is_late_or_failing_however_long_the_demo_runs(tmp_path):
