@@ -3,6 +3,8 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from tests.servers import PATIENCE_SECONDS, wait_for
+
 
 @dataclass
 class Story:
@@ -16,12 +18,20 @@ class Story:
 
 async def idle(driver):
     """Wait for the end of what the gateway does by itself: a parent's turn after its sub-agent, for example."""
-    for _ in range(60):
-        listed = await driver.call("sessions.list")
-        if not any(session.get("hasActiveRun") for session in listed["payload"]["sessions"]):
-            return
-        await asyncio.sleep(0.5)  # only the list knows of all runs, and it has no event
-    raise TimeoutError("runs are still active after 30 s")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await active(driver):  # noqa: ASYNC110 - only the list knows of all runs, and it has no event
+            await asyncio.sleep(0.5)
+
+
+async def active(driver):
+    """Whether any session has a run at work."""
+    listed = await driver.call("sessions.list")
+    return any(session.get("hasActiveRun") for session in listed["payload"]["sessions"])
+
+
+def answered(gateway):
+    """How many requests of runs the model has answered."""
+    return sum(request["kind"] == "turn" for request in gateway.model_requests())
 
 
 async def play(gateway):
@@ -52,6 +62,8 @@ async def play(gateway):
         await turn("Hello guarded", "agent:guarded:main")
         await turn("To be deleted", "agent:main:dashboard:deleted")
         await driver.call("sessions.delete", {"key": "agent:main:dashboard:deleted", "deleteTranscript": True})
+        await idle(driver)
+        before = answered(gateway)
         story.working_job = await driver.cron("nightly report", "Report [[exec echo cron]]")
         story.failing_job = await driver.cron("failing job", "Fail [[err 404]]")
         mark = len(driver.events)
@@ -67,5 +79,8 @@ async def play(gateway):
             ),
             since=mark,
         )
+        # The job with its tool, the run from outside, and a run that wakes the main session some seconds later, of
+        # which clients get no event.
+        await asyncio.to_thread(wait_for, lambda: answered(gateway) >= before + 4, "the gateway's last run")
         await idle(driver)
     return story
