@@ -16,7 +16,7 @@ from psycopg import sql
 from lobservatory.runner import postgres
 from store.migrate import migrate
 from tests.house.test_house_up import PROGRAM, Installation, count, installation
-from tests.servers import wait_for
+from tests.servers import PATIENCE_SECONDS, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 __all__ = ["installation"]  # a fixture
@@ -58,7 +58,7 @@ def in_folder(place, commands, **replaced):
 
 def stop(process):
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE_SECONDS) == 0
 
 
 def url_of(place):
@@ -79,7 +79,7 @@ def test_what_was_backed_up_while_it_ran_is_shown_by_a_new_installation(installa
 
     # What outlives a killed `up` is saved as it is, and not restored into.
     process.kill()
-    process.wait(10)
+    process.wait(PATIENCE_SECONDS)
     served = installation.statuses()["postgres"].pid
     program = str(PROGRAM)
     assert "starting the database" not in shell(installation, [f"{program} backup left.dump"])

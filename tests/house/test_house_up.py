@@ -432,7 +432,7 @@ def replayed(port):
     stop, ready = threading.Event(), threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(serve(stop, ready)), daemon=True)
     thread.start()
-    assert ready.wait(30)
+    assert ready.wait(PATIENCE_SECONDS)
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ import pytest
 
 from lobservatory.runner import postgres
 from lobservatory.runner.postgres import PostgresError
+from tests.servers import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_a_server_that_was_left_behind_can_be_stopped(folder):
     process = cluster.start()
     cluster.wait_ready(process)
     assert postgres.prepare(folder).stop_running() is True
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE_SECONDS) == 0
     assert cluster.stop_running() is False
 
 
@@ -108,7 +109,7 @@ def test_a_lock_file_of_a_killed_server_is_no_server(folder):
     process = cluster.start()
     cluster.wait_ready(process)
     process.send_signal(signal.SIGKILL)
-    process.wait(30)
+    process.wait(PATIENCE_SECONDS)
     assert (cluster.data / "postmaster.pid").exists()
     assert cluster.running_pid() is None
     with cluster.run():

@@ -6,6 +6,7 @@ import threading
 
 from openclaw.stores import Stores
 from tests.openclaw.state_builder import BuiltSession, add_event, call, connect, header, write_database
+from tests.servers import PATIENCE_SECONDS
 
 
 def test_a_writer_that_never_waits_is_never_refused_while_we_read(tmp_path):
@@ -48,7 +49,7 @@ def test_a_writer_that_never_waits_is_never_refused_while_we_read(tmp_path):
                 assert not busy
     finally:
         stop.set()
-        reader.join(30)
+        reader.join(PATIENCE_SECONDS)
         writer.close()
     assert not failures
     assert len(reads) >= 100

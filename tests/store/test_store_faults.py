@@ -145,7 +145,7 @@ async def test_a_server_that_goes_and_comes_back(own_cluster, how):
         async with worker("postgres", dsn) as process:
             await until(process, "read", 5)
             server.send_signal(how)
-            server.wait(60)
+            server.wait(PATIENCE_SECONDS)
             await until(process, "away", 3)
             server = own_cluster.start()
             await until(process, "read", 5)
