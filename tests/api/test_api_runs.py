@@ -86,6 +86,10 @@ class Setup:
             await soon(lambda: self.run(identifier), lambda run: all(run[name] == wanted[name] for name in wanted))
         )
 
+    async def sent_on(self, identifier: str) -> dict[str, Any]:
+        """A run that waited, once the gateway has it: it is running from when it is taken up, before it is sent."""
+        return dict(await soon(lambda: self.run(identifier), lambda run: run["stages"][run["stage"]]["runId"]))
+
     async def end(self, operation_id: str, status: str = "completed", **more: Any) -> None:
         """What the exporter does when a run has ended."""
         path = f"/api/operations/{operation_id}"
@@ -139,12 +143,13 @@ async def test_the_third_run_of_a_user_waits_for_the_end_of_another(setup):
     assert "lobservatory_requested_runs_oldest_timestamp_seconds 1" in metrics
 
     await setup.end(second["operationId"])
-    started_third = await setup.until(third["id"], status="running")
+    started_third = await setup.sent_on(third["id"])
+    assert started_third["status"] == "running"
     await setup.until(second["id"], status="completed")
     assert started_third["stages"][0]["sessionKey"] == third["sessionKey"]
     assert (await setup.run(fourth["id"]))["position"] == 1
     await setup.end(first["operationId"], "failed", disposition={"success": False, "error": "model away"})
-    await setup.until(fourth["id"], status="running")
+    await setup.sent_on(fourth["id"])
     assert (await setup.until(first["id"], status="failed"))["error"] == "model away"
     assert [one["sessionKey"] for one in setup.sent] == [one["sessionKey"] for one in (first, second, third, fourth)]
     assert TASK not in await setup.kept(), "the gateway has them all: no text is kept any more"
@@ -439,8 +444,7 @@ async def test_a_text_that_waited_is_gone_when_the_gateway_gets_it(setup):
     setup.gateway.answers["agent"] = answer
     first, _, third = [await setup.spawn(label) for label in ("one", "two", "three")]
     await setup.end(first["operationId"])
-    await setup.until(third["id"], status="running")
-    await soon(lambda: setup.run(third["id"]), lambda one: one["stages"][0]["runId"])
+    await setup.sent_on(third["id"])
     assert kept == [False] * 3
 
 
@@ -510,7 +514,7 @@ async def test_what_a_revoked_token_asked_for_is_not_started(setup):
     await setup.spawn("two")
     third = await setup.spawn("three")
     await setup.end(first["operationId"])
-    await setup.until(third["id"], status="running")
+    await setup.sent_on(third["id"])
     fourth = await setup.spawn("four")
     async with connected(setup.app, await new_token(setup.app, Scope.ADMIN)) as admin:
         await setup.database.execute("UPDATE lobs.tokens SET revoked_at = now() WHERE name = 'test command'")
@@ -532,7 +536,7 @@ async def test_while_the_gateway_is_away_the_queue_waits(setup):
     await setup.until(first["id"], status="completed")
     assert (await setup.run(third["id"]))["status"] == "waiting"
     await setup.gateway.start(port=port)
-    await setup.until(third["id"], status="running")
+    await setup.sent_on(third["id"])
 
 
 async def test_a_gateway_that_refuses_fails_the_run_and_frees_its_place(setup):
