@@ -269,6 +269,7 @@ async def test_no_counter_moves_when_prices_change(lab, tmp_path, prometheus_ser
 def backup_of(postgres_server, postgres_database):
     """Makes a copy of the test's database, as a backup that is restored later; gives its DSN."""
     if postgres_server.cluster is None:
+        # Nobody misses it: without LOBS_TEST_DSN, as in CI, it runs on the embedded server.
         pytest.skip("TimescaleDB's workers are connected to every database of this server: none can be copied")
     copy = f"{postgres_database}_backup"
 
