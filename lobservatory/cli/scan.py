@@ -236,8 +236,9 @@ def new_table(headings: tuple[str, ...]) -> Table:
 def print_whole(console: Console, table: Table) -> None:
     """Print with lines longer than a narrow terminal rather than with a number that is cut or on two lines."""
     least = console.measure(table, options=console.options.update(max_width=_WIDEST)).minimum
-    console.width = max(console.width, least)
-    console.print(table)
+    if least > console.width:
+        table.width = least
+    console.print(table, crop=False)
 
 
 def plain(text: str) -> str:

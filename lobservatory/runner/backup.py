@@ -105,8 +105,8 @@ def _given(settings: Settings) -> str:
 def _check_file(path: Path, pause: Pause) -> bytes:
     """The table of contents of a backup that this version can restore. Raises UserError."""
     if not path.is_file():
-        is_what = "is a folder, not a backup" if path.is_dir() else "is not there"
-        raise UserError(f"restore: {path} {is_what}: give the file that `lobservatory backup` wrote")
+        wrong = "is a folder, not a backup" if path.is_dir() else "is not there"
+        raise UserError(f"restore: {path} {wrong}: give the file that `lobservatory backup` wrote")
     try:
         listed = clients.run("pg_restore", None, "--list", str(path), pause=pause)
     except UserError as error:
