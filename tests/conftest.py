@@ -171,6 +171,9 @@ def postgres_server() -> Iterator[PostgresServer]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+_MEMORY_BYTES = 2 * 1024**3  # for what three processes of tests need at most
+
+
 def _memory() -> str | None:
     """A folder in memory, where a database for each test costs a tenth; None: there is none that is large enough."""
     place = "/dev/shm"
@@ -179,7 +182,6 @@ def _memory() -> str | None:
     return None if os.statvfs(place).f_flag & os.ST_NOEXEC else place  # the server's programs may be copied there
 
 
-_MEMORY_BYTES = 2 * 1024**3  # for what three processes of tests need at most
 _numbers = itertools.count(1)
 
 

@@ -33,6 +33,8 @@ T = TypeVar("T")
 # machine a second's work takes minutes, and how long is for benchmarks to say.
 PATIENCE_SECONDS = 600.0
 POLL_SECONDS = 0.1
+# The API asks Prometheus what fired; one that this machine may have knows other things.
+NO_PROMETHEUS = "http://127.0.0.1:9"
 ATTEMPTS = 3  # another process may take a free port before our server does
 
 

@@ -20,8 +20,17 @@ from store.pool import open_pool
 from tests.alerts.stack import fast_alertmanager, fast_prometheus
 from tests.fakes.exporter import fake_exporter
 from tests.fakes.slack import fake_slack
-from tests.live.stack import NO_PROMETHEUS, our_process, wait_ready
-from tests.servers import PATIENCE_SECONDS, POLL_SECONDS, alertmanager, free_port, post, prometheus, wait_for
+from tests.live.stack import our_process, wait_ready
+from tests.servers import (
+    NO_PROMETHEUS,
+    PATIENCE_SECONDS,
+    POLL_SECONDS,
+    alertmanager,
+    free_port,
+    post,
+    prometheus,
+    wait_for,
+)
 from tests.tools import REPOSITORY
 
 

@@ -21,8 +21,7 @@ from api.security.limits import Limits, Rate
 from api.security.password import PasswordFile
 from api.security.scopes import Actor, Scope
 from lobservatory.settings import Settings
-from tests.live.stack import NO_PROMETHEUS
-from tests.servers import PATIENCE_SECONDS
+from tests.servers import NO_PROMETHEUS, PATIENCE_SECONDS
 
 PASSWORD = "a password for tests only"
 FAST = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)

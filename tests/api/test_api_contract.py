@@ -221,7 +221,6 @@ async def test_chat_keeps_to_the_document_when_it_is_on(settings: Settings, post
             "reader_url": settings.database_url.__class__(postgres_reader_dsn),
             "gateway_url": gateway.url,
             "gateway_token": secret,
-            "prometheus_url": "http://127.0.0.1:9",  # nobody answers there
         }
         app = create_app(settings.model_copy(update=told), password, limits=LOOSE)
 

@@ -12,10 +12,7 @@ from typing import Any
 
 import httpx
 
-from tests.servers import PATIENCE_SECONDS, free_port, wait_for
-
-# The API asks Prometheus what fired; one that this machine may have knows other things.
-NO_PROMETHEUS = "http://127.0.0.1:9"
+from tests.servers import NO_PROMETHEUS, PATIENCE_SECONDS, free_port, wait_for
 
 
 class OurProcess:

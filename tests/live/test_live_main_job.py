@@ -191,7 +191,7 @@ def test_every_run_is_an_operation_with_its_tokens_and_cost(told):
     assert failed, "the failing job"
     assert all(o["disposition"]["success"] is False and o["disposition"]["error"] for o in failed)
 
-    def all_spent():  # at a moment of its own the gateway wakes its main session, in a run that clients get no event of
+    def all_spent():  # at a moment of its own the gateway wakes its main session, which has a run of that
         listed = told.api.get("/api/operations").json()
         spent = sum(Decimal(str(o["metrics"]["tokens"]["cost"])) for o in listed)
         right = truth.count(told.gateway.state_dir)
