@@ -502,9 +502,14 @@ def _from_file() -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not valid TOML: {error}") from error
+        raise SettingsError(f"{_named(path)}: not valid TOML: {error}") from error
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+        raise SettingsError(f"{_named(path)}: cannot be read: {error.strerror}") from error
+
+
+def _named(path: Path) -> str:
+    """The configuration file, with the variable where one named it."""
+    return f"LOBS_CONFIG_FILE: {path}" if os.environ.get("LOBS_CONFIG_FILE") else str(path)
 
 
 def read_secret(path: Path, setting: str) -> str:
@@ -527,7 +532,7 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], d
             continue
         if variable in known_files:
             name = variable.removeprefix(PREFIX).removesuffix(FILE_SUFFIX)
-            if environment.get(PREFIX + name):
+            if value and environment.get(PREFIX + name):
                 raise SettingsError(f"{variable} and {PREFIX}{name} are both set: keep one")
             if value:
                 names[name.lower()] = variable
@@ -566,7 +571,10 @@ def _read_thresholds(values: dict[str, Any], names: dict[str, str]) -> None:
     file = _file(str(path), name)
     if not is_file(file):
         raise SettingsError(f"{name}: there is no file {file}")
-    tables = thresholds.read(file)
+    try:
+        tables = thresholds.read(file)
+    except SettingsError as error:
+        raise SettingsError(f"{name}: {error}") from error
     limit = tables.pop("DailyCostHigh", {}).get("warning")
     if limit is not None and "daily_cost_limit" not in values:  # LOBS_DAILY_COST_LIMIT wins, as the environment does
         values["daily_cost_limit"] = limit

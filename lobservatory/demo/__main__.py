@@ -1,12 +1,14 @@
 """`python -P -m lobservatory.demo STATE_DIR PORT`: plays the demo until SIGINT or SIGTERM.
 
-The token of the replay gateway is written into `STATE_DIR/openclaw.json`, where the exporter finds it.
+The token of the replay gateway is that of `LOBS_GATEWAY_TOKEN`, else a new one; it is written into
+`STATE_DIR/openclaw.json`, where the exporter finds it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import signal
 import sys
@@ -22,7 +24,7 @@ async def _main(state_dir: Path, port: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     config = state_dir / "openclaw.json"
-    token = secrets.token_urlsafe(24)
+    token = os.environ.get("LOBS_GATEWAY_TOKEN") or secrets.token_urlsafe(24)
     if config.exists():
         token = json.loads(config.read_text(encoding="utf-8"))["gateway"]["auth"]["token"]
     playing = asyncio.create_task(play(state_dir, port, stop, token=token))

@@ -73,7 +73,7 @@ def test_own_values_and_those_of_agents_are_used(tmp_path):
 def test_wrong_file_is_refused_in_one_line(tmp_path, text, says):
     with pytest.raises(SettingsError, match=says) as refused:
         given(tmp_path, text)
-    assert str(refused.value).startswith(str(tmp_path / "thresholds.toml"))
+    assert str(refused.value).startswith(f"LOBS_THRESHOLDS_FILE: {tmp_path / 'thresholds.toml'}: ")
     assert "\n" not in str(refused.value)
 
 

@@ -175,6 +175,14 @@ def test_the_file_is_named_and_its_spelling_is_used(tmp_path, text, says):
     assert complaints({}) == f"lobservatory.toml: {says}"
 
 
+def test_an_empty_variable_of_a_file_is_not_set_either(tmp_path):
+    given = {"LOBS_GATEWAY_TOKEN": "a-token", "LOBS_GATEWAY_TOKEN_FILE": ""}
+    assert load(given).gateway_token.get_secret_value() == "a-token"
+    (tmp_path / "token").write_text("b")
+    with pytest.raises(SettingsError, match="LOBS_GATEWAY_TOKEN_FILE and LOBS_GATEWAY_TOKEN are both set: keep one"):
+        load({**given, "LOBS_GATEWAY_TOKEN_FILE": str(tmp_path / "token")})
+
+
 def test_a_value_from_another_file_names_that_file(tmp_path):
     (tmp_path / "url").write_text("mysql://x", encoding="utf-8")
     assert complaints({"LOBS_READER_URL_FILE": str(tmp_path / "url")}).startswith(

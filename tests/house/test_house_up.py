@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.server
 import json
 import os
 import re
@@ -495,12 +496,42 @@ def test_a_database_that_is_away_or_too_old_is_one_line(installation, postgres_o
         installation.assert_nothing_left()
 
 
-def test_the_demo_needs_nothing_says_so_and_leaves_nothing(installation):
+@pytest.fixture
+def collector():
+    """The address of a collector of traces that wants none."""
+    asked = []
+
+    class Collector(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+    assert asked == []
+
+
+def test_the_demo_needs_nothing_says_so_and_leaves_nothing(installation, collector):
     shutil.rmtree(installation.folder / ".openclaw")
     # What the surrounding says of a real installation is not for the demo.
     installation.environment["LOBS_GATEWAY_TOKEN"] = "of-the-real-gateway"
     installation.environment["LOBS_SLACK_WEBHOOK_URL"] = "http://127.0.0.1:1/real"
     installation.environment["LOBS_PROMETHEUS_URL"] = "http://1.invalid"
+    installation.environment["LOBS_API_PASSWORD_FILE"] = "/nowhere"
+    pagers = installation.folder / "alertmanager.yml"
+    pagers.write_text("route: {receiver: pagers}\nreceivers: [{name: pagers}]\n")
+    own = {"gateway_token": "of-the-real-gateway", "alertmanager_config": str(pagers)}
+    lines = (f"{name} = {json.dumps(value)}\n" for name, value in own.items())
+    (installation.folder / "lobservatory.toml").write_text("".join(lines))
+    installation.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector
     process, output = installation.up(command="demo")
     state = installation.ready(process, output, installation.data / "demo")
     assert output.read_text(encoding="utf-8").startswith("Lobservatory DEMO: recorded data")
