@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from api.app import StartError, check_start, create_app
 from api.context import of_app
 from api.live.protocol import LiveProtocol
-from api.security.password import PasswordError, PasswordFile
+from api.security.password import PasswordError, password_file
 from lobservatory import logging, settings
 from lobservatory.settings import Listen
 
@@ -93,7 +93,7 @@ def main() -> None:
     configured = settings.main_or_exit()
     logging.set_up(configured)
     log = logging.get("api")
-    password = PasswordFile(configured.api_password_file or configured.data_dir / "secrets" / "api_password")
+    password = password_file(configured)
     try:
         password.load()
         bound = listening_socket(configured.api_listen)

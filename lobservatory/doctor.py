@@ -7,9 +7,10 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +19,16 @@ import structlog
 from rich.console import Console
 from rich.markup import escape
 
+from api.security.password import PasswordError, password_file
 from exporter.accounting import price_book
 from exporter.accounting.billing import BillingPolicy
 from exporter.accounting.prices import PricesError
 from lobservatory import settings as settings_module
 from lobservatory.errors import UserError
-from lobservatory.runner import access, parts, secrets, up
+from lobservatory.given import is_file
+from lobservatory.runner import access, demo, parts, secrets, theirs, up
 from lobservatory.runner import gateway as gateways
-from lobservatory.settings import Part, Settings
+from lobservatory.settings import PARTS, Listen, Part, Settings
 from lobservatory.wording import counted
 from openclaw import state_dir
 from openclaw.client import GatewayClient
@@ -75,6 +78,7 @@ def findings(settings: Settings) -> Iterator[Line]:
     """All findings, in the order of the flow: sources, gateway, database, servers."""
     yield from configuration()
     yield from prices(settings)
+    yield from programs(settings)
     yield from vault(settings)
     found, config = None, state_dir.OpenClawConfig()
     try:
@@ -104,12 +108,32 @@ def prices(settings: Settings) -> Iterator[Line]:
     try:
         price_book((), settings.prices_file)
     except PricesError as error:
-        yield Line("wrong", "prices", f"{error}. Correct LOBS_PRICES_FILE, or unset it (docs/prices.md)")
+        yield Line("wrong", "prices", f"{error}. Correct it, or unset the setting (docs/prices.md)")
+
+
+def programs(settings: Settings) -> Iterator[Line]:
+    """What `up` would refuse of the servers' programs and configurations that the settings name."""
+    for part in PARTS:
+        try:
+            parts.find(parts.FOREIGN[part], os.environ)
+        except UserError as error:
+            yield Line("wrong", part, str(error))
+    own = settings.alertmanager_config
+    if own is not None and not (is_file(own) and os.access(own, os.R_OK)):
+        yield Line("wrong", "alertmanager", f"LOBS_ALERTMANAGER_CONFIG: {own} cannot be read: correct it, or unset it")
 
 
 def vault(settings: Settings) -> Iterator[Line]:
-    """Whether anybody else may read our secrets."""
+    """Whether anybody else may read our secrets, and whether the password of your own can be used."""
     place = secrets.folder(settings.data_dir)
+    if settings.api_password_file is not None:
+        try:
+            password_file(settings).load()
+        except PasswordError as error:
+            yield Line("wrong", "secrets", str(error))
+    if settings.data_dir.exists() and not settings.data_dir.is_dir():
+        yield Line("wrong", "secrets", f"LOBS_DATA_DIR: {settings.data_dir} is no directory: set it to one of yours")
+        return
     if not place.exists():
         yield Line("note", "secrets", f"none yet in {settings.data_dir}: `lobservatory up` makes them")
         return
@@ -253,7 +277,21 @@ def _watchdog(connection: psycopg.Connection[Any], settings: Settings) -> Line:
     row = connection.execute(
         "SELECT heard_at, extract(epoch FROM now() - heard_at)::bigint / 60 FROM public.alert_watchdog"
     ).fetchone()
-    urls = up.urls(settings)
+    known = up.servers(settings)
+    unable = [
+        f"{part.capitalize()} lacks {needed}"
+        for part, needed in _NEEDED.items()
+        if part in known and known[part].whose == "yours" and needed in theirs.lacking(part, known[part].url)
+    ]
+    if unable:
+        said = f"the alert that fires always does not come here: {' and '.join(unable)} ({theirs.HOW})"
+        return Line("wrong", "alerts", said)
+    # Those of others, where nobody has named them, are not what could bring it.
+    urls = {
+        part: server.url
+        for part, server in known.items()
+        if server.whose != "unknown" or theirs.works_for_us(part, server.url)
+    }
     began = [_started(urls.get(part), *where) for part, where in _STARTS.items()]
     answering = [moment for moment in began if moment is not None]
     stale = row is not None and bool(answering) and row[0] < max(answering)
@@ -271,6 +309,8 @@ def _watchdog(connection: psycopg.Connection[Any], settings: Settings) -> Line:
     return Line("wrong", "alerts", f"{heard}, and {up_for}: `lobservatory alert-test` finds where alerts are lost")
 
 
+# What each needs for it.
+_NEEDED: dict[Part, str] = {"prometheus": theirs.RULES, "alertmanager": theirs.HISTORY}
 # Where each says since when it runs.
 _STARTS: dict[Part, tuple[str, ...]] = {
     "prometheus": ("/api/v1/status/runtimeinfo", "data", "startTime"),
@@ -316,49 +356,93 @@ def _roles(connection: psycopg.Connection[Any]) -> list[Line]:
 
 def servers(settings: Settings) -> Iterator[Line]:
     """Who else may reach them; exporter, API, Prometheus and its target, Alertmanager and its receiver, Grafana."""
-    known, urls = up.addresses(settings), up.urls(settings)
+    if up.is_running(demo.folder(settings)) and not up.is_running(settings.data_dir):
+        said = "`lobservatory demo` is running: the exporter, the API and the servers on this machine are its own, so "
+        yield Line("note", "demo", f"{said}yours are not looked at. Stop it, then try again")
+        return
+    known = up.addresses(settings)
     exposed = {part: parts.exposure(part, listen) for part, listen in known.items()}
     yield from (Line("note", part, said) for part, said in exposed.items() if said)
-    ours = parts.answers(known["exporter"], "/healthz")
     for part in ("exporter", "api"):
-        if parts.answers(known[part], "/healthz"):
-            yield Line("ok", part, parts.url(known[part]))
-        else:
-            yield Line("note", part, f"nothing answers on {known[part]}: `lobservatory up` starts it")
-    yield from _server("prometheus", urls, "/api/v1/targets?state=active", targets, ours=ours)
-    yield from _server("alertmanager", urls, "/api/v2/receivers", receivers, ours=ours)
-    yield from _server("grafana", urls, "/api/health", grafana, ours=ours)
+        yield _own(part, known[part], settings)
+    ours = parts.answers(known["exporter"], "/healthz")
+    judges: dict[Part, tuple[str, Callable[[Any], Iterator[Line]]]] = {
+        "prometheus": ("/api/v1/targets?state=active", targets),
+        "alertmanager": ("/api/v2/status", partial(receivers, settings)),
+        "grafana": ("/api/health", grafana),
+    }
+    servers = up.servers(settings)
+    for name in PARTS:
+        path, judge = judges[name]
+        yield from _server(name, servers.get(name), settings, path, judge, ours=ours)
+
+
+def _own(part: str, listen: Listen, settings: Settings) -> Line:
+    """The exporter or the API. Where it is not there, whether it could start."""
+    if parts.answers(listen, "/healthz"):
+        return Line("ok", part, parts.url(listen))
+    if up.is_running(settings.data_dir):
+        log = settings.data_dir / "logs" / f"{part}.log"
+        return Line("wrong", part, f"it does not answer on {listen}: its log says why ({log})")
+    try:
+        if listen.port:  # 0: any that is free
+            parts.check_free(listen, parts.configured(settings)[part][0])
+    except UserError as error:
+        return Line("wrong", part, str(error))
+    return Line("note", part, f"nothing answers on {listen}: `lobservatory up` starts it")
 
 
 def _server(
-    part: Part, urls: Mapping[Part, str], path: str, judge: Callable[[Any], Iterator[Line]], *, ours: bool
+    part: Part,
+    server: up.Server | None,
+    settings: Settings,
+    path: str,
+    judge: Callable[[Any], Iterator[Line]],
+    *,
+    ours: bool,
 ) -> Iterator[Line]:
-    """`ours`: whether we run, so that a server of this kind should be there."""
-    url = urls.get(part)
-    if url is None:
+    """`ours`: whether the exporter runs, so that a server of this kind should be there."""
+    if server is None:
         yield Line("note", part, f"there is none. {parts.FOREIGN[part].how}")
         return
+    url, name = server.url, part.upper()
     answer = parts.ask(f"{url}{path}")
     if answer is None:
-        yield Line("note", part, f"nothing answers at {url}: `lobservatory up` starts it. {parts.FOREIGN[part].how}")
+        yield _silent(part, server, settings)
+        return
+    if not ours and server.whose == "unknown" and not theirs.works_for_us(part, url):
+        taken = parts.taken(part, parts.configured(settings)[part][1])
+        yield Line("note", part, f"{taken}; until then `lobservatory up` takes the next free port")
         return
     try:
         yield from judge(answer)
     except (KeyError, TypeError, AttributeError):
-        name, said = part.upper(), f"what answers at {url} is no {part}"
-        if ours:
-            yield Line("wrong", part, f"{said}. Set LOBS_{name}_LISTEN or LOBS_{name}_URL")
-        else:
-            yield Line(
-                "note", part, f"{said}: `lobservatory up` takes another port; LOBS_{name}_URL names one of yours"
-            )
+        yield Line("wrong", part, f"what answers at {url} is no {part}. Set LOBS_{name}_LISTEN or LOBS_{name}_URL")
+        return
+    if server.whose != "ours":
+        yield from (Line("wrong", part, f"it lacks {said}: {theirs.HOW}") for said in theirs.lacking(part, url))
+
+
+def _silent(part: Part, server: up.Server, settings: Settings) -> Line:
+    """A server that does not answer, and what would start it."""
+    title = part.capitalize()
+    if server.whose == "yours":
+        return Line("wrong", part, f"no {title} answers at {server.url}: start it, or correct LOBS_{part.upper()}_URL")
+    if server.whose == "ours":
+        log = settings.data_dir / "logs" / f"{part}.log"
+        return Line("wrong", part, f"it does not answer at {server.url}: its log says why ({log})")
+    said = f"nothing answers at {server.url}"
+    found = None
+    with contextlib.suppress(UserError):  # said already
+        found = parts.find(parts.FOREIGN[part], os.environ)
+    if found is None:
+        return Line("note", part, f"{said}, and there is no program to start. {parts.FOREIGN[part].how}")
+    return Line("note", part, f"{said}: `lobservatory up` starts {found}")
 
 
 def targets(answer: Any) -> Iterator[Line]:
-    """Whether Prometheus scrapes our exporter, from its `/api/v1/targets`."""
+    """Whether Prometheus reaches our exporter, from its `/api/v1/targets`; nothing where it does not scrape it."""
     ours = [target for target in answer["data"]["activeTargets"] if target["labels"]["job"] == "lobservatory"]
-    if not ours:
-        yield Line("wrong", "prometheus", "it does not scrape the exporter: give it provisioning/prometheus")
     for target in ours:
         if target["health"] == "up":
             yield Line("ok", "prometheus", f"scrapes {target['scrapeUrl']}")
@@ -369,15 +453,13 @@ def targets(answer: Any) -> Iterator[Line]:
             yield Line("wrong", "prometheus", f"cannot scrape {target['scrapeUrl']}: {said}. Start the exporter")
 
 
-def receivers(answer: Any) -> Iterator[Line]:
-    """Whether Alertmanager can tell anybody, from its `/api/v2/receivers`."""
-    if not isinstance(answer, list):
-        raise TypeError("a list of receivers")
-    names = [receiver["name"] for receiver in answer]
-    if "slack" in names:
+def receivers(settings: Settings, answer: Any) -> Iterator[Line]:
+    """Whether Alertmanager can tell anybody, from its `/api/v2/status`."""
+    config = str(answer["config"]["original"])
+    if "slack" in theirs.receivers(config):
         yield Line("ok", "alertmanager", "sends to Slack")
     else:
-        yield Line("note", "alertmanager", "shows alerts and sends none: set LOBS_SLACK_WEBHOOK_URL")
+        yield Line("note", "alertmanager", f"sends nothing to Slack: {theirs.without_slack(settings, config)}")
 
 
 def grafana(answer: Any) -> Iterator[Line]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import argon2
 
+from lobservatory.settings import Settings
+
 SHORTEST = 12
 # Lower case. What people type when a form insists; none of them may guard a service that sees every agent.
 COMMON = frozenset(
@@ -46,8 +48,11 @@ def check(password: str, source: str) -> None:
 class PasswordFile:
     """A file with the password, or with its argon2 hash. Read again whenever it has changed."""
 
-    def __init__(self, path: Path, hasher: argon2.PasswordHasher | None = None) -> None:
+    def __init__(self, path: Path, hasher: argon2.PasswordHasher | None = None, *, setting: str = "") -> None:
+        """`setting`: the variable that named the file; empty: it is the one that `lobservatory up` makes."""
         self._path = path
+        self._setting = setting
+        self._name = f"{setting}: {path}" if setting else str(path)
         self._hasher = hasher or argon2.PasswordHasher()
         self._seen: tuple[int, int, int] | None = None
         self._hash = ""
@@ -58,22 +63,23 @@ class PasswordFile:
             status = self._path.stat()
             text = self._path.read_text(encoding="utf-8").rstrip("\r\n")
         except FileNotFoundError:
+            else_made = f"or unset {self._setting}" if self._setting else "or start `lobservatory up`, which makes one"
             raise PasswordError(
-                f"{self._path}: there is no such file; `lobservatory up` writes one, or write a password of at least "
-                f"{SHORTEST} characters into it and chmod it 600"
+                f"{self._name}: there is no such file; write a password of at least {SHORTEST} characters into it and "
+                f"chmod it 600, {else_made}"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise PasswordError(f"{self._path}: cannot be read: {reason}") from None
+            raise PasswordError(f"{self._name}: cannot be read: {reason}") from None
         if stat.S_IMODE(status.st_mode) & 0o077 and not _is_mounted_secret(self._path):
-            raise PasswordError(f"{self._path}: other users can read it; run chmod 600 {self._path}")
+            raise PasswordError(f"{self._name}: other users can read it; run chmod 600 {self._path}")
         seen = (status.st_mtime_ns, status.st_ino, status.st_size)
         if seen == self._seen:
             return
         if text.startswith("$argon2"):
             self._hash = text
         else:
-            check(text, str(self._path))
+            check(text, self._name)
             self._hash = self._hasher.hash(text)
         self._seen = seen
 
@@ -85,7 +91,14 @@ class PasswordFile:
         except argon2.exceptions.VerifyMismatchError:
             return False
         except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
-            raise PasswordError(f"{self._path}: holds an argon2 hash that cannot be read") from None
+            raise PasswordError(f"{self._name}: holds an argon2 hash that cannot be read") from None
+
+
+def password_file(settings: Settings) -> PasswordFile:
+    """Where these settings have the password of the web login."""
+    if settings.api_password_file is not None:
+        return PasswordFile(settings.api_password_file, setting="LOBS_API_PASSWORD_FILE")
+    return PasswordFile(settings.data_dir / "secrets" / "api_password")
 
 
 def _is_mounted_secret(path: Path) -> bool:

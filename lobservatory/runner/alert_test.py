@@ -17,7 +17,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lobservatory.errors import UserError
-from lobservatory.runner.up import urls
+from lobservatory.runner import theirs
+from lobservatory.runner.up import servers
 from lobservatory.settings import Settings
 
 NAME = "AlertTest"
@@ -28,6 +29,11 @@ TIMEOUT = 10.0
 _SENT = re.compile(r"^alertmanager_notification_requests_total\{([^}]*)\} (\S+)$", re.MULTILINE)
 _FAILED = re.compile(r"^alertmanager_notification_requests_failed_total\{([^}]*)\} (\S+)$", re.MULTILINE)
 _WAYS = {"slack": "Slack", "webhook": "our history (and other webhooks)", "email": "e-mail"}
+_REASONS = {
+    "slack": "a wrong webhook, or no network",
+    "webhook": "the API is not running, or another webhook does not answer",
+    "email": "its mail server",
+}
 
 
 def run(settings: Settings, address: str = "", prometheus: str = "", *, wait: float = WAIT) -> Iterator[str]:
@@ -38,9 +44,17 @@ def run(settings: Settings, address: str = "", prometheus: str = "", *, wait: fl
     What Alertmanager delivered is read from its own counters: notifications of other alerts within this minute count
     as well, so a failure is certain and a success is what it says.
     """
-    known = urls(settings)
+    known = {part: server.url for part, server in servers(settings).items()}
     base = _base("--alertmanager", address or known.get("alertmanager", ""))
-    receivers = _receivers(base)
+    config = _config(base)
+    named = bool(address) or servers(settings)["alertmanager"].whose != "unknown"
+    if not (named or theirs.keeps_history(config)):
+        # It may page people who know nothing of us.
+        raise UserError(
+            f"alert-test: the Alertmanager at {base} is not ours, and nothing was sent there: start `lobservatory up`, "
+            "or name it with --alertmanager"
+        )
+    receivers = theirs.receivers(config)
     before = _counts(base)
     now = datetime.now(UTC)
     labels = {"alertname": NAME, "gateway": settings.gateway_name, "severity": "critical"}
@@ -54,7 +68,7 @@ def run(settings: Settings, address: str = "", prometheus: str = "", *, wait: fl
     _ask(f"{base}/api/v2/alerts", [alert])
     yield f"alert-test: Alertmanager at {base} took the alert"
     if "slack" not in receivers:
-        yield "alert-test: it has no receiver for Slack: set LOBS_SLACK_WEBHOOK_URL_FILE (docs/alerts.md)"
+        yield f"alert-test: it has no receiver for Slack: {theirs.without_slack(settings, config)}"
     yield from _follow(base, before, receivers & set(_WAYS), time.monotonic() + wait)
     yield from _rules(_base("--prometheus", prometheus or known.get("prometheus", "")), base)
 
@@ -77,9 +91,7 @@ def _rules(base: str, alertmanager: str) -> Iterator[str]:
     if not isinstance(rules, dict) or not isinstance(known, dict):
         raise UserError(f"alert-test: what answers at {base} is no Prometheus: set LOBS_PROMETHEUS_LISTEN")
     if "Watchdog" not in {rule["name"] for group in rules["data"]["groups"] for rule in group["rules"]}:
-        raise UserError(
-            f"alert-test: Prometheus at {base} does not evaluate our rules: give it provisioning/prometheus"
-        )
+        raise UserError(f"alert-test: Prometheus at {base} does not evaluate our rules: {theirs.HOW} has what it needs")
     urls = [one["url"] for one in known["data"]["activeAlertmanagers"]]
     if not urls:
         raise UserError(f"alert-test: Prometheus at {base} knows no Alertmanager: targets/alertmanager.json names it")
@@ -102,10 +114,8 @@ def _follow(base: str, before: dict[tuple[str, str], float], ways: set[str], end
     if waiting:
         _refuse_muted(base)
         lost = ", ".join(sorted(_WAYS[way] for way in waiting))
-        raise UserError(
-            f"alert-test: not delivered to {lost}: Alertmanager's log says why (a wrong webhook, no network, or "
-            "the API is not running)"
-        )
+        why = "; ".join(_REASONS[way] for way in sorted(waiting))
+        raise UserError(f"alert-test: not delivered to {lost}: Alertmanager's log says why ({why}?)")
 
 
 def _refuse_muted(base: str) -> None:
@@ -118,10 +128,14 @@ def _refuse_muted(base: str) -> None:
             raise UserError(f"alert-test: another alert inhibits it (ExporterDown?): see {base}/#/alerts")
 
 
-def _receivers(base: str) -> set[str]:
-    """The kinds of receivers in Alertmanager's configuration."""
-    text = str(_ask(f"{base}/api/v2/status").get("config", {}).get("original", ""))
-    return {kind for kind in _WAYS if f"{kind}_configs:" in text}
+def _config(base: str) -> str:
+    """The text of Alertmanager's configuration. Raises UserError where no Alertmanager answers."""
+    try:
+        return str(_ask(f"{base}/api/v2/status")["config"]["original"])
+    except (KeyError, TypeError):
+        raise UserError(
+            f"alert-test: what answers at {base} is no Alertmanager: set LOBS_ALERTMANAGER_LISTEN"
+        ) from None
 
 
 def _counts(base: str) -> dict[tuple[str, str], float]:
@@ -151,7 +165,9 @@ def _ask(url: str, body: Any = None, who: str = "Alertmanager") -> Any:
         # What urllib raises wraps the system's own error, which has the words.
         cause = getattr(error, "reason", error)
         reason = getattr(cause, "strerror", None) or cause
-        raise UserError(f"alert-test: {who} does not answer at {url}: {reason}; start it with `make up`") from error
+        raise UserError(
+            f"alert-test: {who} does not answer at {url}: {reason}; start it with `lobservatory up`"
+        ) from error
     try:
         return json.loads(text)
     except ValueError:

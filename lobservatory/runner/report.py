@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lobservatory.runner import gateway as gateways
-from lobservatory.runner import parts
+from lobservatory.runner import parts, secrets, theirs
 from lobservatory.runner.supervision import last_line
 from lobservatory.settings import Listen, Part, Settings
 from openclaw import state_dir
@@ -32,7 +32,6 @@ _PROBES = {
     "alertmanager": "/-/ready",
     "grafana": "/api/health",
 }
-_OWN_SERVERS = "docs/operation.md#servers-of-your-own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,32 +102,8 @@ def yours(name: Part, url: str) -> Row:
         )
     if name == "grafana":
         return Row(name, "yours", url, f"{variable}. Its boards: docs/dashboards.md#into-a-grafana-of-your-own")
-    lacking = " and ".join(_lacking_prometheus(url) if name == "prometheus" else _lacking_alertmanager(url))
-    return Row(name, "yours", url, variable, f"it lacks {lacking}: {_OWN_SERVERS}" if lacking else "")
-
-
-def _lacking_prometheus(url: str) -> Iterator[str]:
-    targets = _found(parts.ask(f"{url}/api/v1/targets?state=active"), "data", "activeTargets")
-    if not any(_found(one, "labels", "job") == ["lobservatory"] for one in targets):
-        yield "the scrape job lobservatory"
-    groups = _found(parts.ask(f"{url}/api/v1/rules?type=alert"), "data", "groups")
-    if not any(_found(rule, "name") == ["Watchdog"] for group in groups for rule in _found(group, "rules")):
-        yield "our alert rules"
-
-
-def _lacking_alertmanager(url: str) -> Iterator[str]:
-    configured = _found(parts.ask(f"{url}/api/v2/status"), "config", "original")
-    if not any("/api/webhooks/alertmanager" in str(text) for text in configured):
-        yield "the receiver that keeps our history"
-
-
-def _found(document: Any, *path: str) -> list[Any]:
-    """What lies there in an answer of others: a list as it is, anything else as a list of one, nothing as none."""
-    for name in path:
-        document = document.get(name) if isinstance(document, dict) else None
-    if document is None:
-        return []
-    return document if isinstance(document, list) else [document]
+    lacking = " and ".join(theirs.lacking(name, url))
+    return Row(name, "yours", url, variable, f"it lacks {lacking}: {theirs.HOW}" if lacking else "")
 
 
 def features(settings: Settings, states: Mapping[str, str], *, demo: bool) -> list[Row]:
@@ -161,8 +136,8 @@ def _slack(settings: Settings, states: Mapping[str, str]) -> Row:
     return Row("slack", "off", "", "alerts are shown, not sent: LOBS_SLACK_WEBHOOK_URL turns it on (docs/alerts.md)")
 
 
-def show(console: Console, rows: Iterable[Row], title: str, passwords: Path, logs: Path) -> None:
-    """Print the table, and where passwords and logs are."""
+def show(console: Console, rows: Iterable[Row], title: str, data: Path, login: Path | None) -> None:
+    """Print the table, and where passwords and logs of the data directory are. `login`: a file of the user's own."""
     rows = list(rows)
     table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
     table.add_column("part", no_wrap=True)
@@ -176,5 +151,6 @@ def show(console: Console, rows: Iterable[Row], title: str, passwords: Path, log
     console.print(table)
     own = any(row.part == "grafana" and row.state in {"running", "not ready"} for row in rows)
     grafana = "; Grafana: admin, grafana_admin_password" if own else ""
-    console.print(f"Passwords: {passwords} (web login: api_password{grafana})", soft_wrap=True, markup=False)
-    console.print(f"Logs:      {logs}", soft_wrap=True, markup=False)
+    files = f"{secrets.folder(data)} (web login: {login or 'api_password'}{grafana})"
+    console.print(f"Passwords: {files}", soft_wrap=True, markup=False)
+    console.print(f"Logs:      {data / 'logs'}", soft_wrap=True, markup=False)

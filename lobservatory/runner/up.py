@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
 from rich import progress as bars
 from rich.console import Console
 
+from api.security.password import password_file
 from exporter.accounting import price_book
 from lobservatory.errors import UserError
 from lobservatory.runner import foreign, parts, placement, postgres, report, secrets, upgrade
@@ -271,7 +272,7 @@ def _already(settings: Settings, place: Place, console: Console) -> int:
     rows = [_now(row, settings, place, addresses) for row in shown]
     console.print(f"Already running since {known['since']} as process {pid}; stop it with Ctrl-C there, or with")
     console.print("`lobservatory up --stop`.")
-    report.show(console, rows, known["title"], secrets.folder(place.data), place.logs)
+    report.show(console, rows, known["title"], place.data, settings.api_password_file)
     return 0
 
 
@@ -319,6 +320,33 @@ def urls(settings: Settings) -> dict[Part, str]:
     return found | ({"prometheus": settings.address("prometheus")} if "prometheus" in found else {})
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A Prometheus, Alertmanager or Grafana. `whose`: `ours`, started by the run that is going on; `yours`, named for
+    it; `unknown`, what answers at the usual address while no run is going on, and that may be anybody's.
+    """
+
+    url: str
+    whose: Literal["ours", "yours", "unknown"]
+
+
+def servers(settings: Settings) -> dict[Part, Server]:
+    """As `urls`, with what is known of each."""
+    running = _state(settings.data_dir)
+    found: dict[Part, Server] = {}
+    for part, url in urls(settings).items():
+        if running:
+            found[part] = Server(url, "ours" if part in running["addresses"] else "yours")
+        else:
+            found[part] = Server(url, "yours" if url == getattr(settings, f"{part}_url") else "unknown")
+    return found
+
+
+def is_running(data: Path) -> bool:
+    """Whether an `up` has started all its parts in this data directory, and has not stopped them yet."""
+    return bool(_state(data))
+
+
 @dataclass
 class _Run:
     """One run, from the first start to the last stop."""
@@ -341,14 +369,16 @@ class _Run:
         self.supervision = Supervision(self.place.run, self.place.logs)
 
     def start(self) -> None:
-        """Start everything in order and show the table. Raises UserError, PricesError, StopRequested."""
+        """Start everything in order and show the table. Raises UserError, PricesError, PasswordError, StopRequested."""
         if self.supervision.alive():
             self.console.print("An earlier run ended without stopping its parts; stopping them first.")
         self.supervision.shutdown()
         if self.temporary:
             self.remove(keep=("run", "logs"))
-        price_book((), self.settings.prices_file)  # the exporter would end again and again
+        # Without these the exporter and the API would end again and again.
+        price_book((), self.settings.prices_file)
         secrets.create(self.place.data)
+        password_file(self.settings).load()
         found = {name: parts.find(part, os.environ) for name, part in parts.FOREIGN.items()}
         self.placed = placement.place(self.settings, found)
         self.settings = self.placed.settings
@@ -377,7 +407,7 @@ class _Run:
             "urls": self.placed.urls,
         }
         secrets.write_private(self.place.run / _STATE, json.dumps(state))
-        report.show(self.console, rows, self.title, secrets.folder(self.place.data), self.place.logs)
+        report.show(self.console, rows, self.title, self.place.data, self.settings.api_password_file)
         self.console.print("Ctrl-C stops everything.")
 
     def stop(self) -> None:
@@ -522,7 +552,7 @@ class _Run:
         said = [parts.exposure(name, self.addresses[name])]
         for part in PARTS:
             url = getattr(self.settings, f"{part}_url")
-            if part == name:
+            if part == name and not self.temporary:  # the demo uses no server of yours, whatever is set
                 said.append(self.placed.moved.get(part, ""))
             if part == name and url and not parts.is_part(part, url):
                 said.append(f"no {part.capitalize()} answers at LOBS_{part.upper()}_URL ({url}), where links lead")

@@ -210,7 +210,7 @@ def test_alert_test_says_what_keeps_slack_from_it(tmp_path):
     nowhere = f"127.0.0.1:{free_port()}"
     with fast_alertmanager(tmp_path / "none", "", api_listen=nowhere) as alerts:
         lines, _ = tried(alerts, tmp_path)
-        assert "it has no receiver for Slack: set LOBS_SLACK_WEBHOOK_URL_FILE (docs/alerts.md)" in lines[1]
+        assert lines[1].endswith("set LOBS_SLACK_WEBHOOK_URL or LOBS_SLACK_WEBHOOK_URL_FILE (docs/alerts.md)")
     with fake_slack() as slack:
         with fast_alertmanager(tmp_path / "wrong", f"{slack.url}/x", api_listen=nowhere) as alerts:
             assert "not delivered to Slack, our history" in tried(alerts, tmp_path)[1]
@@ -231,6 +231,23 @@ def test_alert_test_says_what_keeps_slack_from_it(tmp_path):
             alerts.send([{**down, "labels": {**down["labels"], "gateway": "default"}}])
             slack.wait(bool)
             assert "another alert inhibits it" in tried(alerts, tmp_path)[1]
+
+
+def test_alert_test_sends_nothing_to_an_alertmanager_that_nobody_has_named(tmp_path):
+    """What runs at the usual address may page people who know nothing of us. Named, it is asked."""
+    (tmp_path / "alertmanager.yml").write_text("route: {receiver: pager}\nreceivers: [{name: pager}]\n")
+    with alertmanager(tmp_path / "a", tmp_path / "alertmanager.yml") as alerts:
+        settings = Settings.model_validate(
+            {"data_dir": tmp_path, "alertmanager_listen": alerts.url.removeprefix("http://")}
+        )
+        with pytest.raises(UserError, match="is not ours, and nothing was sent there: start `lobservatory up`"):
+            list(alert_test.run(settings, wait=0))
+        assert alerts.alerts() == []
+        lines = []
+        with pytest.raises(UserError, match="Prometheus does not answer"):
+            lines.extend(alert_test.run(settings, alerts.url, NO_PROMETHEUS, wait=0))
+        assert lines[1].endswith("your Alertmanager decides who is told (docs/operation.md#servers-of-your-own)")
+        assert [one["labels"]["alertname"] for one in alerts.alerts()] == ["AlertTest"]
 
 
 @pytest.mark.parametrize(

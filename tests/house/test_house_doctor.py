@@ -1,8 +1,14 @@
 """The doctor against real parts: it finds what is wrong and says what to do."""
 
+import contextlib
+import http.server
 import io
+import json
+import os
 import re
+import socket
 import tarfile
+import threading
 
 import psycopg
 import pytest
@@ -10,13 +16,13 @@ import pytest
 from lobservatory import doctor
 from lobservatory.demo.gateway import ReplayGateway
 from lobservatory.runner import secrets
-from lobservatory.settings import Billing, Settings
+from lobservatory.settings import Billing, Listen, Settings
 from openclaw.state_dir import OpenClawConfig
 from tests.archives import extract
-from tests.servers import alertmanager, prometheus
+from tests.servers import alertmanager, free_port, prometheus
 
 SERVERS = ("metrics", "api", "prometheus", "alertmanager", "grafana")
-NOWHERE = {f"{part}_listen": f"127.0.0.1:{port}" for port, part in enumerate(SERVERS, 1)}
+NOWHERE = {f"{part}_listen": f"127.0.0.1:{free_port()}" for part in SERVERS}
 SAMPLES = "tests/fixtures/samples"
 
 
@@ -146,6 +152,154 @@ def test_alerts_that_do_not_come_any_more_are_wrong(postgres_dsn, tmp_path, minu
     assert minutes is None or f"{minutes} min" in line.text
 
 
+OUR_RULES = "rule_files: [rules.yml]"
+WATCHDOG = "groups: [{name: a, rules: [{alert: Watchdog, expr: vector(1)}]}]"
+OUR_HISTORY = (
+    "route: {receiver: ours}\n"
+    "receivers: [{name: ours, webhook_configs: [{url: 'http://127.0.0.1:1/api/webhooks/alertmanager'}]}]"
+)
+OTHERS = "route: {receiver: none}\nreceivers: [{name: none}]"
+
+
+@contextlib.contextmanager
+def of_others(tmp_path, **values):
+    """Settings where a Prometheus and an Alertmanager run that have nothing of ours."""
+    for name, text in (("p", "{}"), ("a", OTHERS)):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.yml").write_text(text)
+    with prometheus(tmp_path / "p", tmp_path / "p.yml") as one, alertmanager(tmp_path / "a", tmp_path / "a.yml") as two:
+        listens = {
+            "prometheus_listen": one.url.removeprefix("http://"),
+            "alertmanager_listen": two.url.removeprefix("http://"),
+        }
+        yield settings(data_dir=tmp_path, **listens, **values)
+
+
+@pytest.mark.req("P-13")
+def test_an_alert_that_cannot_come_is_wrong_whatever_was_heard_before(postgres_dsn, tmp_path):
+    """The database of another installation may be the one that was heard."""
+    with psycopg.connect(postgres_dsn) as connection:
+        connection.execute("INSERT INTO lobs.alert_watchdog (heard_at) VALUES (now() - interval '1 minute')")
+    with of_others(tmp_path, database_url=postgres_dsn) as unnamed:
+        named = unnamed.model_copy(
+            update={
+                "prometheus_url": unnamed.prometheus_listen.url,
+                "alertmanager_url": unnamed.alertmanager_listen.url,
+            }
+        )
+        (line,) = [line for line in doctor.database(named) if line.part == "alerts"]
+    assert line.level == "wrong"
+    assert line.text == (
+        "the alert that fires always does not come here: Prometheus lacks our alert rules and Alertmanager lacks the"
+        " receiver that keeps our history (docs/operation.md#servers-of-your-own)"
+    )
+
+
+def test_servers_that_nobody_has_named_are_somebody_elses(tmp_path):
+    """Debian's packages start both: that is no fault, and `up` goes out of their way."""
+    with of_others(tmp_path) as unnamed:
+        lines = list(doctor.servers(unnamed))
+    for part in ("prometheus", "alertmanager"):
+        ((level, text),) = of(lines, part)
+        assert level == "note"
+        listen = getattr(unnamed, f"{part}_listen")
+        assert text.startswith(f"{listen} is taken")
+        assert f"to use that one, set LOBS_{part.upper()}_URL={listen.url}" in text
+        assert text.endswith("until then `lobservatory up` takes the next free port")
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "beside our exporter"])
+def test_servers_that_should_work_for_us_say_what_they_lack(tmp_path, named):
+    with of_others(tmp_path) as found, answering() as port:
+        values = {"metrics_listen": Listen(host="127.0.0.1", port=port)}
+        if named:
+            values = {f"{part}_url": getattr(found, f"{part}_listen").url for part in ("prometheus", "alertmanager")}
+        lines = list(doctor.servers(found.model_copy(update=values)))
+    how = "docs/operation.md#servers-of-your-own"
+    assert of(lines, "prometheus") == [
+        ("wrong", f"it lacks the scrape job lobservatory: {how}"),
+        ("wrong", f"it lacks our alert rules: {how}"),
+    ]
+    assert of(lines, "alertmanager") == [
+        ("note", f"sends nothing to Slack: your Alertmanager decides who is told ({how})"),
+        ("wrong", f"it lacks the receiver that keeps our history: {how}"),
+    ]
+
+
+@contextlib.contextmanager
+def answering():
+    """The port of something that answers everything with {}."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_what_keeps_ours_from_starting_is_wrong(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        lines = list(doctor.servers(settings(data_dir=tmp_path, metrics_listen=taken, api_listen="no.invalid:80")))
+    ((level, text),) = of(lines, "exporter")
+    assert level == "wrong"
+    assert text.startswith(f"LOBS_METRICS_LISTEN: {taken} is taken by process {os.getpid()} ")
+    ((level, text),) = of(lines, "api")
+    assert level == "wrong"
+    assert text.startswith("LOBS_API_LISTEN: the host of no.invalid:80 is not known")
+
+
+def test_a_running_one_that_does_not_answer_has_a_log(tmp_path):
+    (tmp_path / "run").mkdir()
+    addresses = {"exporter": NOWHERE["metrics_listen"], "api": NOWHERE["api_listen"]}
+    url = f"http://{NOWHERE['prometheus_listen']}"
+    state = {"addresses": {**addresses, "prometheus": NOWHERE["prometheus_listen"]}, "urls": {"prometheus": url}}
+    (tmp_path / "run" / "up.json").write_text(json.dumps(state))
+    lines = list(doctor.servers(settings(data_dir=tmp_path)))
+    assert of(lines, "exporter") == [
+        ("wrong", f"it does not answer on {addresses['exporter']}: its log says why ({tmp_path}/logs/exporter.log)")
+    ]
+    assert of(lines, "prometheus") == [
+        ("wrong", f"it does not answer at {url}: its log says why ({tmp_path}/logs/prometheus.log)")
+    ]
+    assert of(lines, "grafana")[0][1].startswith("there is none. ")
+
+
+def test_a_demo_is_not_taken_for_yours(tmp_path):
+    (tmp_path / "demo" / "run").mkdir(parents=True)
+    (tmp_path / "demo" / "run" / "up.json").write_text(json.dumps({"addresses": {}, "urls": {}}))
+    (line,) = doctor.servers(settings(data_dir=tmp_path))
+    assert (line.level, line.part) == ("note", "demo")
+    assert "`lobservatory demo` is running" in line.text
+
+
+def test_what_up_would_refuse_is_found(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch(0o600)
+    monkeypatch.setenv("LOBS_PROMETHEUS_BIN", str(tmp_path / "none"))
+    refused = settings(data_dir=file, alertmanager_config=tmp_path / "none", api_password_file=tmp_path / "none")
+    lines = [*doctor.programs(refused), *doctor.vault(refused)]
+    assert {line.level for line in lines} == {"wrong"}
+    assert [line.text.partition(": ")[0] for line in lines] == [
+        "LOBS_PROMETHEUS_BIN",
+        "LOBS_ALERTMANAGER_CONFIG",
+        "LOBS_API_PASSWORD_FILE",
+        "LOBS_DATA_DIR",
+    ]
+
+
 @pytest.mark.req("P-13")
 @pytest.mark.parametrize("minutes", [None, 1, 700])
 def test_alerts_that_cannot_have_come_yet_are_no_fault(postgres_dsn, tmp_path, monkeypatch, minutes):
@@ -155,9 +309,10 @@ def test_alerts_that_cannot_have_come_yet_are_no_fault(postgres_dsn, tmp_path, m
             connection.execute(
                 "INSERT INTO lobs.alert_watchdog (heard_at) VALUES (now() - %s * interval '1 minute')", [minutes]
             )
-    for name, text in (("p", "{}"), ("a", "route: {receiver: none}\nreceivers: [{name: none}]")):
+    for name, text in (("p", OUR_RULES), ("a", OUR_HISTORY)):
         (tmp_path / name).mkdir()
         (tmp_path / f"{name}.yml").write_text(text)
+    (tmp_path / "rules.yml").write_text(WATCHDOG)
     with prometheus(tmp_path / "p", tmp_path / "p.yml") as one, alertmanager(tmp_path / "a", tmp_path / "a.yml") as two:
         settings = Settings.model_validate(
             {
@@ -212,13 +367,23 @@ def test_the_target_of_prometheus(health, level):
     assert [line.level for line in doctor.targets(answer)] == [level]
 
 
-def test_a_prometheus_without_our_target_is_wrong():
-    assert [line.level for line in doctor.targets({"data": {"activeTargets": []}})] == ["wrong"]
+WEBHOOK = "webhook_configs: [{url: 'http://127.0.0.1:8787/api/webhooks/alertmanager'}]"
 
 
-def test_the_receiver_of_alertmanager():
-    assert [line.level for line in doctor.receivers([{"name": "slack"}, {"name": "watchdog"}])] == ["ok"]
-    assert [line.level for line in doctor.receivers([{"name": "shown"}])] == ["note"]
+@pytest.mark.parametrize(
+    ("values", "config", "level", "says"),
+    [
+        ({}, f"{WEBHOOK}, slack_configs: []", "ok", "sends to Slack"),
+        ({}, WEBHOOK, "note", "set LOBS_SLACK_WEBHOOK_URL"),
+        ({"slack_webhook_url": "https://hooks.example/S"}, WEBHOOK, "note", "set after it had started: start it again"),
+        ({"slack_webhook_url": "https://hooks.example/S"}, "", "note", "your Alertmanager decides who is told"),
+        ({"alertmanager_config": "/own.yml"}, WEBHOOK, "note", "LOBS_ALERTMANAGER_CONFIG, which decides"),
+    ],
+)
+def test_the_receiver_of_alertmanager(values, config, level, says):
+    (line,) = doctor.receivers(settings(**values), {"config": {"original": config}})
+    assert line.level == level
+    assert says in line.text
 
 
 @pytest.mark.parametrize(

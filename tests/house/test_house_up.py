@@ -370,7 +370,7 @@ def test_a_prometheus_of_yours_is_used_and_what_it_lacks_is_told(installation, t
         assert rows["prometheus"]["warning"].startswith(lacking)
         assert "prometheus" not in installation.statuses()
         assert f'href="{theirs.url}/"' in get(rows["api"]["url"])
-        assert "it does not scrape the exporter" in doctor(installation)
+        assert "WRONG prometheus    it lacks the scrape job lobservatory" in doctor(installation)
 
         # As docs/operation.md says.
         exporter = rows["exporter"]["url"].removeprefix("http://").removesuffix("/metrics")
