@@ -41,6 +41,8 @@ def backup(settings: Settings, path: Path, *, tell: Tell = _silent, pause: Pause
 
     Raises UserError, SettingsError, PostgresError, and what `pause` raises.
     """
+    if str(path) == "-":
+        raise UserError("backup: it cannot be written to standard output: name a new file")
     if path.exists():
         raise UserError(f"backup: {path} is there already: name a new file")
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
@@ -76,6 +78,7 @@ def restore(settings: Settings, path: Path, *, tell: Tell = _silent, pause: Paus
     The embedded one, which is made where it is not yet, as a whole or not at all; one of yours likewise, but for a
     migration that fails. Raises UserError, MigrateError, PostgresError, and what `pause` raises.
     """
+    path = path.resolve() if path.is_file() else path  # /dev/stdin is another one for the programs that we start
     listed = _check_file(path, pause)
     given = _given(settings)
     try:
@@ -105,7 +108,8 @@ def _given(settings: Settings) -> str:
 def _check_file(path: Path, pause: Pause) -> bytes:
     """The table of contents of a backup that this version can restore. Raises UserError."""
     if not path.is_file():
-        wrong = "is a folder, not a backup" if path.is_dir() else "is not there"
+        wrong = "is a folder, not a backup" if path.is_dir() else "is no regular file (it is read more than once)"
+        wrong = wrong if path.exists() else "is not there"
         raise UserError(f"restore: {path} {wrong}: give the file that `lobservatory backup` wrote")
     try:
         listed = clients.run("pg_restore", None, "--list", str(path), pause=pause)

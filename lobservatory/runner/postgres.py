@@ -474,6 +474,7 @@ def initialise(root: Path, binaries: Path, password: str) -> None:
                 text=True,
                 errors="replace",
                 timeout=_INITDB_SECONDS,
+                start_new_session=True,  # Ctrl-C reaches only us, who put things in order
                 cwd=root,
                 env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
                 check=False,

@@ -27,6 +27,7 @@ from lobservatory.settings import Settings
 from store.contents import is_blank
 from store.migrate import check_schema, migrate
 from tests.conftest import fresh_database
+from tests.servers import PATIENCE_SECONDS, wait_for
 
 PROGRAM = Path(sys.executable).with_name("lobservatory")
 
@@ -230,6 +231,44 @@ def test_ctrl_c_stops_the_server_and_leaves_nothing_half(data, dumps):
     with cluster.serve(), psycopg.connect(cluster.dsn(SUPERUSER)) as connection:
         assert is_blank(connection)
         assert connection.execute("SELECT 1 FROM pg_database WHERE datname ~ 'restored'").fetchone() is None
+
+
+def test_ctrl_c_while_the_database_is_made_is_said_as_later(data, dumps):
+    """A terminal sends it to the whole process group, initdb included."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LOBS_", "OPENCLAW_"))}
+    process = subprocess.Popen(
+        [str(PROGRAM), "restore", str(dumps / "good.dump")],
+        env={**clean, "LOBS_DATA_DIR": str(data)},
+        cwd=data.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: list(data.rglob("data.partial/base/1/PG_VERSION")) or process.poll() is not None, "initdb")
+    os.killpg(process.pid, signal.SIGINT)
+    _, complained = process.communicate(timeout=PATIENCE_SECONDS)
+    assert complained == "lobservatory: restore: stopped before its end; the database is as it was\n"
+    assert process.returncode == 130
+    assert lobservatory(data, "restore", dumps / "good.dump")[0] == 0
+    is_restored(data)
+
+
+def test_standard_input_is_restored_where_it_is_a_file(data, dumps):
+    command = [str(PROGRAM), "restore", "/dev/stdin"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LOBS_", "OPENCLAW_"))}
+    environment = {**clean, "LOBS_DATA_DIR": str(data)}
+    good = dumps / "good.dump"
+    done = subprocess.run(
+        command, env=environment, input=good.read_bytes(), capture_output=True, check=False, cwd=data.parent
+    )
+    assert done.stderr.decode() == (
+        "lobservatory: restore: /dev/stdin is no regular file (it is read more than once): give the file that"
+        " `lobservatory backup` wrote\n"
+    )
+    with good.open("rb") as stream:
+        subprocess.run(command, env=environment, stdin=stream, capture_output=True, check=True, cwd=data.parent)
+    is_restored(data)
 
 
 KILLED = """
