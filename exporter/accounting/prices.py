@@ -99,7 +99,10 @@ class PriceBook:
 
 def price_book(configured: Iterable[ModelPrice] = (), own_file: Path | None = None) -> PriceBook:
     """All sources together. Raises PricesError when the user's own file is wrong."""
-    own = {} if own_file is None else load_prices(_read(own_file), str(own_file))
+    try:
+        own = {} if own_file is None else load_prices(_read(own_file), str(own_file))
+    except PricesError as error:
+        raise PricesError(f"LOBS_PRICES_FILE: {error}") from error
     return PriceBook(own, from_config(configured), table())
 
 
@@ -107,7 +110,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise PricesError(f"LOBS_PRICES_FILE: {path} cannot be read: {error.strerror}") from error
+        raise PricesError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def from_config(configured: Iterable[ModelPrice]) -> dict[tuple[str, str], Price]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
+from typer.core import TyperGroup
 
 import lobservatory
 from lobservatory.cli.backfill import backfill
@@ -15,12 +17,28 @@ from lobservatory.cli.backup import backup, restore
 from lobservatory.cli.boards import boards
 from lobservatory.cli.reprice import reprice
 from lobservatory.cli.token import app as token_commands
+from lobservatory.complaints import explained
 from lobservatory.errors import UserError
 
 if TYPE_CHECKING:
     from lobservatory.settings import Settings
 
+
+class _Commands(TyperGroup):
+    """Says of a wrong option in our words what it must be, where Typer passes on those of the library below it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Raises what it raises."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if isinstance(error.__cause__, ValidationError):
+                error.message = explained(error.__cause__.errors()[0])
+            raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Observability for OpenClaw gateways: what agents do, cost and break.",
     no_args_is_help=True,
     add_completion=False,

@@ -43,6 +43,8 @@ def boards(
             typer.echo(f"{board['uid']:16} {board['title']}")
         return
     files = for_import()
+    if export.exists() and not export.is_dir():
+        raise UserError(f"--export: {export} is a file: name a folder, new or with files that may be replaced")
     try:
         export.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():

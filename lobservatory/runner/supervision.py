@@ -135,7 +135,10 @@ def _plain(path: Path) -> str:
     """A path as an unquoted value. Raises UserError for what supervisord's format cannot say."""
     text = str(path)
     if text != text.strip() or any(mark in text for mark in "\n\r;"):
-        raise UserError(f"LOBS_DATA_DIR: {path} holds a character that cannot be used here: choose a plain path")
+        raise UserError(
+            f"LOBS_DATA_DIR: {str(path)!r} cannot be used: it must not hold ; or a line break, nor begin or end with a "
+            "space"
+        )
     return text.replace("%", "%%")
 
 

@@ -72,6 +72,11 @@ MISTAKES = [
     (("up",), {"LOBS_GATEWAY_NAME": "red\x1b[31m"}, "LOBS_GATEWAY_NAME: 'red\\x1b[31m' is not printable text"),
     (("backup", "x" * 300), {}, f"{'x' * 300}: File name too long"),
     (("boards", "--export", "/proc/x"), {}, "--export: /proc/x cannot be written"),
+    (("boards", "--export", "/dev/null"), {}, "--export: /dev/null is a file: name a folder"),
+    (("backup", "-"), {}, "backup: it cannot be written to standard output"),
+    (("up",), {"LOBS_CONFIG_FILE": "/etc/passwd"}, "LOBS_CONFIG_FILE: /etc/passwd: not valid TOML: "),
+    (("up",), {"LOBS_PRICES_FILE": "/etc/passwd"}, "LOBS_PRICES_FILE: /etc/passwd: not valid TOML: "),
+    (("up",), {"LOBS_API_PASSWORD_FILE": "/nowhere"}, "LOBS_API_PASSWORD_FILE: /nowhere: there is no such file; write"),
     (("up",), {"LOBS_DATA_DIR": "/proc/lobs"}, "LOBS_DATA_DIR: /proc/lobs cannot be made"),
     (("doctor",), {"LOBS_GATEWAY_URL": "http://x"}, "LOBS_GATEWAY_URL: 'http://x' is not a WebSocket URL"),
     (("doctor",), {"LOBS_CONFIG_FILE": "~nobody-here/x"}, "LOBS_CONFIG_FILE: '~nobody-here/x' begins with a user who"),
@@ -103,6 +108,22 @@ def test_a_mistake_is_one_line_and_a_status(arguments, environment, line, tmp_pa
     assert done.stderr.startswith(f"lobservatory: {line}"), done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("token", "create", "x", "--days", "-1"), "'--days': must be "),
+        (("token", "create", "x", "--days", "soon"), "'--days': must be "),
+        (("token", "create", "x", "--scope", "all"), "'--scope': 'all' is not one of 'read',"),
+        (("migrate", "--create-roles-on-port", "x"), "'--create-roles-on-port': must be "),
+    ],
+)
+def test_a_wrong_option_is_said_in_our_words(arguments, says, tmp_path):
+    done = run(*arguments, tmp_path=tmp_path)
+    assert done.returncode == 2
+    assert f"Invalid value for {says}" in done.stderr
+    assert "Input should" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["version", "openapi", "doctor"])
