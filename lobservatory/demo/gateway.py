@@ -26,6 +26,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from lobservatory.demo.log import GatewayLog
 from openclaw.schedule import next_run
 
 RECORDINGS = files("lobservatory.demo") / "recordings"
@@ -132,6 +133,10 @@ class ReplayGateway:
         )
         # Fixed at the start: what is past stays where it is, however often it is asked for.
         self.moved_by_ms = int(self._started * 1000) - recorded_ms
+        tail = self._replies.get("logs.tail", {}).get("payload")
+        self.log = GatewayLog(tail, timedelta(milliseconds=self.moved_by_ms)) if isinstance(tail, dict) else None
+        if self.log is not None:
+            self.answers["logs.tail"] = self.log.tail
 
     # --- life ---------------------------------------------------------------------------------------------
 

@@ -376,6 +376,8 @@ class Player:
             updatedAt=_stamp(now),
         )
         await self._agent(turn, run_id, "lifecycle", {**data, "endedAt": _stamp(now), "aborted": False})
+        if self.gateway.log is not None and stop[-1] == "stop":
+            self.gateway.log.write("agents/agent-command", f"[agent] run {run_id} ended with stopReason=stop", now)
         job = self._job_of(turn)
         if job is not None:
             run = {

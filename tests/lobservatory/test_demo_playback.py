@@ -11,10 +11,12 @@ import pytest
 
 from exporter.collectors.cron import CronCollector
 from exporter.operations import RunTracker
+from lobservatory.demo.gateway import ReplayGateway
 from lobservatory.demo.playback import Stores, play
 from lobservatory.demo.state import prepare
 from openclaw.client import GatewayClient
 from openclaw.fields import instant
+from openclaw.log_lines import parse
 from tests.servers import PATIENCE_SECONDS
 
 TOKEN = "demo-token"
@@ -134,6 +136,23 @@ async def test_no_job_is_late_or_failing_however_long_the_demo_runs(tmp_path):
         known = {(run["jobId"], run["runAtMs"]) for run in runs}
         assert {(run["jobId"], run["runAtMs"]) for run in again} >= known  # the past stays where it is
         assert all(instant(run["runAtMs"]) for run in runs)
+
+
+async def test_the_log_ends_now_and_is_told_from_a_cursor_on():
+    before = datetime.now(UTC)
+    async with ReplayGateway(token=TOKEN) as gateway, GatewayClient(gateway.url, TOKEN) as client:
+        await client.wait_connected(PATIENCE_SECONDS)
+        first = await client.call("logs.tail", {"limit": 500})
+        lines = [parse(line, before) for line in first["lines"]]
+        assert len(lines) == 20
+        assert all(before - timedelta(minutes=5) < line.at <= datetime.now(UTC) for line in lines)
+        assert {line.level for line in lines} == {"info", "warn"}
+        assert (await client.call("logs.tail", {"limit": 500, "cursor": first["cursor"]}))["lines"] == []
+        gateway.log.write("agents/agent-command", "[agent] run r ended with stopReason=stop", before)
+        (new,) = (await client.call("logs.tail", {"limit": 500, "cursor": first["cursor"]}))["lines"]
+        assert parse(new, datetime.now(UTC)).message == "[agent] run r ended with stopReason=stop"
+        anew = await client.call("logs.tail", {"limit": 5, "cursor": 1_000_000_000})  # of a longer file
+        assert (anew["reset"], anew["truncated"], len(anew["lines"])) == (True, True, 5)
 
 
 async def test_a_port_that_is_taken_is_one_clear_error(tmp_path):

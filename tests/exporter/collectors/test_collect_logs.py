@@ -126,6 +126,12 @@ async def test_without_files_the_gateway_is_asked(version, tmp_path, folder, hel
         assert shown["claw_log_source_info", "home", "rpc"] == 1
         levels = [value for key, value in shown.items() if key[0] == "claw_log_lines_total"]
         assert sum(levels) == 20
+        await collecting.refresh()
+        replay.log.write("cron", "a line of its own", NOW)
+        await collecting.refresh()
+        await collecting.refresh()
+        again = [value for key, value in helpers.shown(collecting).items() if key[0] == "claw_log_lines_total"]
+        assert sum(again) == 21, "each line once, however often the gateway is asked"
 
 
 async def rows(dsn, statement):
