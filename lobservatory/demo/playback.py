@@ -31,6 +31,7 @@ from openclaw.stores.keys import session_kind
 LOOP_SECONDS = 2400.0
 MAX_PAUSE = 2.0  # seconds between two entries of a turn
 USAGE_DAYS = 30
+ACCOUNT_AGE = 5.0  # seconds
 _NAMES = uuid.UUID("6f1c0c7e-6a55-4c1e-9d0a-3a4e1f2b7c10")
 _CLASSES = {"input": "input", "output": "output", "cacheRead": "cacheRead", "cacheWrite": "cacheWrite"}
 
@@ -64,34 +65,89 @@ class Turn:
 
 @dataclass(slots=True)
 class Usage:
-    """What the gateway itself would have counted."""
+    """Tokens by class, and US dollars."""
 
     tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_CLASSES, 0))
     cost: float = 0.0
 
-    def add(self, entry: Mapping[str, Any]) -> None:
+    def add(self, other: Usage) -> None:
+        """Count another one too."""
+        for name in _CLASSES:
+            self.tokens[name] += other.tokens[name]
+        self.cost += other.cost
+
+    def totals(self) -> dict[str, Any]:
+        """As the gateway's accounts have them."""
+        return {**self.tokens, "totalTokens": sum(self.tokens.values()), "totalCost": self.cost}
+
+
+class Account:
+    """What the gateway itself would have counted.
+
+    As a real gateway's, which is a cache, its account is some seconds old: calls that were written a moment ago are in
+    it as soon as whoever reads the stores has had the time to count them too.
+    """
+
+    def __init__(self) -> None:
+        self._agents: dict[str, Usage] = {}
+        self._new: list[tuple[int, str, Usage]] = []  # calls that may be younger than the account: when, whose
+
+    @property
+    def usage(self) -> Usage:
+        """Everything, up to the last call."""
+        found = Usage()
+        for one in (*self._agents.values(), *(used for _, _, used in self._new)):
+            found.add(one)
+        return found
+
+    def add(self, agent: str, entry: Mapping[str, Any]) -> None:
         """Count an entry that is a model call."""
         message = mapping(entry, "message")
         used = mapping(message, "usage")
         if message.get("role") != "assistant" or message.get("model") in {"gateway-injected", "delivery-mirror"}:
             return
-        for name, source in _CLASSES.items():
-            self.tokens[name] += whole(used.get(source)) or 0
         cost = used.get("cost")
         total = cost.get("total") if isinstance(cost, dict) else cost
-        self.cost += float(total) if isinstance(total, int | float) else 0.0
+        tokens = {name: whole(used.get(source)) or 0 for name, source in _CLASSES.items()}
+        usage = Usage(tokens, float(total) if isinstance(total, int | float) else 0.0)
+        self._new.append((_stamp(datetime.fromisoformat(str(entry["timestamp"]))), agent, usage))
 
-    def answer(self, now: datetime) -> dict[str, Any]:
+    def _until(self, now: datetime) -> int:
+        """Take in what is old enough; up to when that is."""
+        until = _stamp(now - timedelta(seconds=ACCOUNT_AGE))
+        for at, agent, usage in self._new:
+            if at < until:
+                self._agents.setdefault(agent, Usage()).add(usage)
+        self._new = [one for one in self._new if one[0] >= until]
+        return until
+
+    def cost_answer(self, now: datetime) -> dict[str, Any]:
         """As `usage.cost` answers."""
+        until = self._until(now)
         first = (now - timedelta(days=USAGE_DAYS)).date()
         days = [{"date": (first + timedelta(days=age)).isoformat()} for age in range(USAGE_DAYS + 1)]
-        stamp = int(now.timestamp() * 1000)
+        return {**self._answer(until), "days": USAGE_DAYS, "daily": days}
+
+    def sessions_answer(self, now: datetime, sessions: int) -> dict[str, Any]:
+        """As `sessions.usage` answers, of the sums by agent; single sessions are left out."""
+        until = self._until(now)
+        agents = [{"agentId": agent, "totals": usage.totals()} for agent, usage in sorted(self._agents.items())]
         return {
-            "updatedAt": stamp,
-            "days": USAGE_DAYS,
-            "daily": days,
-            "totals": {**self.tokens, "totalTokens": sum(self.tokens.values()), "totalCost": self.cost},
-            "cacheStatus": {"status": "fresh", "pendingFiles": 0, "staleFiles": 0, "refreshedAt": stamp},
+            **self._answer(until),
+            "startDate": (now - timedelta(days=USAGE_DAYS)).date().isoformat(),
+            "endDate": now.date().isoformat(),
+            "sessions": [],
+            "aggregates": {"sessionCount": sessions, "byAgent": agents},
+        }
+
+    def _answer(self, until: int) -> dict[str, Any]:
+        everything = Usage()
+        for usage in self._agents.values():
+            everything.add(usage)
+        return {
+            "updatedAt": until,
+            "totals": everything.totals(),
+            "cacheStatus": {"status": "fresh", "pendingFiles": 0, "staleFiles": 0, "refreshedAt": until},
         }
 
 
@@ -157,7 +213,7 @@ class Stores:
     def __init__(self, state_dir: Path) -> None:
         self._dir = state_dir
         self._databases: dict[str, sqlite3.Connection] = {}
-        self.usage = Usage()
+        self.account = Account()
         self.sessions: dict[str, dict[str, Any]] = {}  # by session id, as `sessions.list` has them
         self.turns: list[Turn] = []
         for path in sorted(state_dir.glob("agents/*/agent/openclaw-agent.sqlite")):
@@ -191,7 +247,7 @@ class Stores:
         archived = sorted(self._dir.glob(f"agents/{agent}/sessions/*.zst"))
         for archive in archived:
             for line in _unzstd(archive.read_bytes()).decode().splitlines():
-                self.usage.add(json.loads(line))
+                self.account.add(agent, json.loads(line))
 
     def _read_files(self, agent: str, folder: Path) -> None:
         if not agent.startswith(LEGACY):
@@ -208,14 +264,14 @@ class Stores:
             session_id = path.name.split(".jsonl")[0]
             if path.suffix != ".jsonl":
                 for entry in fresh:
-                    self.usage.add(entry)
+                    self.account.add(agent, entry)
                 continue
             key, session = keys.get(session_id, (f"agent:{agent}:dashboard:{session_id[:8]}", {}))
             self._know(agent, session_id, key, fresh, session)
 
     def _know(self, agent: str, session_id: str, key: str, entries: list[Entry], known: Mapping[str, Any]) -> None:
         for entry in entries:
-            self.usage.add(entry)
+            self.account.add(agent, entry)
         found = list(turns_of(agent, session_id, key, entries))
         self.turns += [turn for turn in found if not (turn.provider_fails and agent.startswith(LEGACY))]
         calls = [entry["message"] for entry in entries if mapping(entry, "message").get("role") == "assistant"]
@@ -260,7 +316,7 @@ class Stores:
             path = self._dir / "agents" / turn.agent / "sessions" / f"{turn.session_id}.jsonl"
             with path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
-        self.usage.add(entry)
+        self.account.add(turn.agent, entry)
 
 
 def _unzstd(frame: bytes) -> bytes:
@@ -280,7 +336,8 @@ class Player:
         self._runs: deque[dict[str, Any]] = deque(gateway.recorded("cron.runs")["entries"], maxlen=100)
         gateway.answers.update(
             {
-                "usage.cost": lambda _: stores.usage.answer(datetime.now(UTC)),
+                "usage.cost": lambda _: stores.account.cost_answer(datetime.now(UTC)),
+                "sessions.usage": lambda _: stores.account.sessions_answer(datetime.now(UTC), len(stores.sessions)),
                 "sessions.list": lambda _: {"sessions": list(stores.sessions.values()), "hasMore": False},
                 "agents.list": lambda _: self._agents(),
                 "cron.list": lambda _: {"jobs": [self._job(job) for job in self._jobs.values()], "hasMore": False},

@@ -12,7 +12,7 @@ import pytest
 from exporter.collectors.cron import CronCollector
 from exporter.operations import RunTracker
 from lobservatory.demo.gateway import ReplayGateway
-from lobservatory.demo.playback import Stores, play
+from lobservatory.demo.playback import Account, Stores, play
 from lobservatory.demo.state import prepare
 from openclaw.client import GatewayClient
 from openclaw.fields import instant
@@ -107,11 +107,32 @@ async def test_turns_are_played_with_new_ids_and_the_gateway_counts_what_the_sto
     assert (after["duplicates"], after["rejected"], after["unpriced_calls"]) == (0, {}, 0)
     usage = Stores(state_dir)
     usage.close()
-    tokens = {"input": "input", "output": "output", "cacheRead": "cache_read", "cacheWrite": "cache_write"}
-    assert {tokens[name]: value for name, value in usage.usage.tokens.items()} == {
-        name: after["tokens"][name] for name in tokens.values()
+    account = usage.account
+    names = {"input": "input", "output": "output", "cacheRead": "cache_read", "cacheWrite": "cache_write"}
+    assert {names[name]: value for name, value in account.usage.tokens.items()} == {
+        name: after["tokens"][name] for name in names.values()
     }
-    assert usage.usage.cost == pytest.approx(after["cost_usd"]["billed"], abs=1e-9)
+    assert account.usage.cost == pytest.approx(after["cost_usd"]["billed"], abs=1e-9)
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    by_agent = account.sessions_answer(later, 1)["aggregates"]["byAgent"]
+    assert {one["agentId"]: one["totals"]["totalCost"] for one in by_agent} == {
+        agent: pytest.approx(group["cost_usd"], abs=1e-9) for agent, group in after["by_agent"].items()
+    }
+    assert account.cost_answer(later)["totals"] == account.usage.totals() | {
+        "totalCost": pytest.approx(account.usage.cost)
+    }
+
+
+def test_the_gateways_account_is_some_seconds_old_and_says_so():
+    account, at = Account(), datetime(2026, 11, 21, 1, tzinfo=UTC)
+    message = {"role": "assistant", "usage": {"input": 7, "output": 1, "cost": {"total": 0.5}}}
+    for agent, age in (("main", 60), ("main", 1), ("helper", 1)):
+        account.add(agent, {"timestamp": (at - timedelta(seconds=age)).isoformat(), "message": message})
+    first, second = account.cost_answer(at), account.cost_answer(at + timedelta(minutes=1))
+    assert (first["totals"]["totalCost"], second["totals"]["totalCost"]) == (0.5, 1.5)
+    assert instant(first["updatedAt"]) < at - timedelta(seconds=1)
+    by_agent = account.sessions_answer(at + timedelta(minutes=1), 2)["aggregates"]["byAgent"]
+    assert {one["agentId"]: one["totals"]["input"] for one in by_agent} == {"main": 14, "helper": 7}
 
 
 async def test_no_job_is_late_or_failing_however_long_the_demo_runs(tmp_path):
@@ -153,6 +174,20 @@ async def test_the_log_ends_now_and_is_told_from_a_cursor_on():
         assert parse(new, datetime.now(UTC)).message == "[agent] run r ended with stopReason=stop"
         anew = await client.call("logs.tail", {"limit": 5, "cursor": 1_000_000_000})  # of a longer file
         assert (anew["reset"], anew["truncated"], len(anew["lines"])) == (True, True, 5)
+
+
+async def test_the_recorded_accounts_are_finished_and_end_today():
+    now = datetime.now(UTC)
+    async with (
+        ReplayGateway(token=TOKEN, now=now.timestamp) as gateway,
+        GatewayClient(gateway.url, TOKEN) as client,
+    ):
+        await client.wait_connected(PATIENCE_SECONDS)
+        sessions = await client.call("sessions.usage")
+        cost = await client.call("usage.cost")
+    assert sessions["cacheStatus"]["status"] == cost["cacheStatus"]["status"] == "fresh"
+    assert (sessions["startDate"], sessions["endDate"]) == (str(now.date() - timedelta(days=29)), str(now.date()))
+    assert (cost["daily"][0]["date"], cost["daily"][-1]["date"]) == (sessions["startDate"], sessions["endDate"])
 
 
 async def test_a_port_that_is_taken_is_one_clear_error(tmp_path):
