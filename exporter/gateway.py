@@ -72,6 +72,7 @@ class OperationsFeed:
     ) -> None:
         self.tracker = RunTracker(gateway)
         self.looked = False  # whether a list of sessions was gone through
+        self.on_looked: Callable[[], None] = lambda: None  # once: from now on it is known which agents are at rest
         self.dropped = 0
         self.traces: Traces | None = None
         self._gateway = gateway
@@ -114,7 +115,9 @@ class OperationsFeed:
         """A listener for the collector `sessions`."""
 
         def derive() -> Derived:
-            self.looked = True
+            if not self.looked:
+                self.looked = True
+                self.on_looked()
             return self.tracker.sessions(listed, asked_at, self._now())
 
         self._put(derive)
@@ -302,6 +305,7 @@ class GatewayWatch:
                 records=records,
                 live=feed,
                 save=self._saver_of_all(rows.save_agents),
+                save_states=self._saver(rows.save_present_states),
             ),
             CronCollector(
                 gateway,
@@ -388,6 +392,7 @@ class GatewayWatch:
                 self.feed.connected(self.client.hello)
             wake()
 
+        self.feed.on_looked = lambda: wake("agents")
         ends = [
             *(self.client.subscribe(listener) for listener in self.listeners),
             self.client.subscribe(on_event),

@@ -72,6 +72,20 @@ async def save_agent_states(connection: AsyncConnection[Any], rows: Sequence[Age
     )
 
 
+async def save_present_states(connection: AsyncConnection[Any], rows: Sequence[AgentState]) -> None:
+    """What polls know of the state of agents: `at` is when they looked. Only what differs is changed, so that a state
+    keeps the time since which it lasts, and a poll is no activity; an older look never replaces newer news."""
+    await _many(
+        connection,
+        "UPDATE lobs.agents SET state = %s, state_at = %s, activity = %s"
+        " WHERE gateway = %s AND agent = %s AND state IS DISTINCT FROM %s AND (state_at IS NULL OR state_at <= %s)",
+        [
+            (row.state, row.at, row.activity, row.gateway, row.agent, row.state, row.at)
+            for row in _sorted(rows, "agent")
+        ],
+    )
+
+
 async def insert_agent_events(connection: AsyncConnection[Any], rows: Sequence[AgentEvent]) -> None:
     """Keep what agents just did and tell live clients (topic `agents`, kind = the event)."""
     await _many(

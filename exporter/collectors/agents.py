@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from exporter.exposition import Sample
@@ -15,6 +15,7 @@ from openclaw.state_records import ASK_RECORDS, StateRecords
 from store.rows import Agent, AgentState
 
 SaveAgents = Callable[[Sequence[Agent]], Awaitable[None]]
+SaveStates = Callable[[Sequence[AgentState]], Awaitable[None]]
 
 
 class Live(Protocol):
@@ -63,7 +64,11 @@ def last_activity(health: Any) -> dict[str, datetime]:
 
 
 class AgentsCollector:
-    """Polls `agents.list` and `health`; the present state of each agent comes from pushed events (`live`)."""
+    """Polls `agents.list` and `health`; the present state of each agent comes from pushed events (`live`).
+
+    Events make rows of their own at once. What no event tells is kept here after every poll: agents at rest of which
+    nothing was heard yet, and that the gateway went away or came back.
+    """
 
     name = "agents"
 
@@ -76,6 +81,7 @@ class AgentsCollector:
         records: StateRecords | None = None,
         live: Live | None = None,
         save: SaveAgents | None = None,
+        save_states: SaveStates | None = None,
     ) -> None:
         self.interval = interval
         self.deadline = 30.0
@@ -84,12 +90,26 @@ class AgentsCollector:
         self._records = records
         self._live = live
         self._save = save
+        self._save_states = save_states
         self._agents: list[Agent] = []
         self._activity: dict[str, datetime] = {}
         self._known = False
 
     async def refresh(self) -> None:
         """Raises GatewayError, StateRecordsError."""
+        asked_at = datetime.now(UTC)  # news that come meanwhile are newer
+        try:
+            await self._poll()
+        except Exception:
+            await self._keep_states(asked_at)  # that a gateway without records is away is known all the same
+            raise
+        await self._keep_states(asked_at)
+
+    async def _keep_states(self, asked_at: datetime) -> None:
+        if self._save_states is not None:
+            await self._save_states(self._present(asked_at))
+
+    async def _poll(self) -> None:
         try:
             listed = await self._client.call("agents.list")
             health = await self._client.call("health")
@@ -109,12 +129,29 @@ class AgentsCollector:
         if self._save is not None:
             await self._save(self._agents)
 
-    def render(self) -> Iterable[Sample]:
-        """How many there are, when each was last active and what it does; `offline` while the gateway is away, and
-        nothing while nobody knows."""
-        states = self._live.states if self._live else {}
-        resting = "idle" if self._live and self._live.looked else None
+    def _present(self, at: datetime) -> list[AgentState]:
+        """What each agent does, for metrics and rows alike: `offline` while the gateway is away, `idle` when nothing
+        was heard of it, and not in the list while nobody knows."""
         connected = self._client.connected
+        if connected is None:
+            return []
+        found = []
+        for agent in self._agents:
+            heard = self._live.states.get(agent.agent) if self._live else None
+            if not connected:
+                state, activity = "offline", None
+            elif heard is not None:
+                state, activity = heard.state, heard.activity
+            elif self._live and self._live.looked:
+                state, activity = "idle", None
+            else:
+                continue
+            found.append(AgentState(self._gateway, agent.agent, state, at, activity))
+        return found
+
+    def render(self) -> Iterable[Sample]:
+        """How many there are, when each was last active and what it does; nothing while nobody knows."""
+        states = self._live.states if self._live else {}
         if self._known:
             yield Sample("claw_agents", (self._gateway,), len(self._agents))
         for agent in self._agents:
@@ -123,8 +160,8 @@ class AgentsCollector:
             if times:
                 metric = "claw_agent_last_activity_timestamp_seconds"
                 yield Sample(metric, (self._gateway, agent.agent), max(times).timestamp())
-            present = (state.state if state else resting) if connected else "offline"
-            for name in AGENT_STATES if connected is not None and present is not None else ():
-                yield Sample("claw_agent_state", (self._gateway, agent.agent, name), float(name == present))
+        for present in self._present(datetime.now(UTC)):
+            for name in AGENT_STATES:
+                yield Sample("claw_agent_state", (self._gateway, present.agent, name), float(name == present.state))
         for (agent_id, event), count in (self._live.event_counts if self._live else {}).items():
             yield Sample("claw_agent_events_total", (self._gateway, agent_id, event), count)

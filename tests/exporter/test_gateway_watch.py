@@ -7,8 +7,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse_text
 from psycopg.rows import dict_row
 
+from api.services.agents import AgentService
 from exporter.gateway import GatewayWatch, OperationsFeed
 from exporter.registry import Registry
 from exporter.runner import Runner
@@ -51,8 +53,8 @@ async def pool(postgres_dsn):
 
 
 @contextlib.asynccontextmanager
-async def running(watch):
-    runner = Runner(Registry(), "home", watch.collectors)
+async def running(watch, registry=None):
+    runner = Runner(registry or Registry(), "home", watch.collectors)
     tasks = [asyncio.create_task(watch.run(runner.wake)), asyncio.create_task(runner.run())]
     try:
         yield runner
@@ -133,6 +135,57 @@ async def test_what_a_gateway_does_becomes_rows_and_messages(pool, postgres_dsn,
     following.cancel()
     created = [message for message in messages if message.kind == "operation_created"]
     assert len({message.payload["id"] for message in created}) == len(created) == before
+
+
+def states_of_metrics(registry):
+    return {
+        sample.labels["agent"]: sample.labels["state"]
+        for family in parse_text(registry.render(prometheus=False))
+        for sample in family.samples
+        if sample.name == "claw_agent_state" and sample.value
+    }
+
+
+@pytest.mark.req("S1-11")
+async def test_the_api_and_the_metrics_tell_the_same_state_of_every_agent(pool):
+    """Of agents of which nothing was heard, too; and while the gateway is away. The next poll is an hour away."""
+    registry, agents = Registry(), AgentService(pool)
+
+    async def both():
+        return states_of_metrics(registry), {row["id"]: row["status"] for row in await agents.status()}
+
+    async def agree(expected):
+        async def same():
+            return await both() == (expected, expected)
+
+        try:
+            await eventually(same)
+        except TimeoutError:
+            assert await both() == (expected, expected)  # says what they are
+
+    async with ReplayGateway(token=TOKEN) as gateway:
+        watch = GatewayWatch("home", gateway.url, lambda: TOKEN, pool=pool, interval=3600)
+        async with running(watch, registry) as runner:
+            await agree({"main": "idle", "guarded": "idle", "helper": "idle"})
+            assert {row["lastActivityAt"] for row in await agents.status()} == {None}, "a poll is no activity"
+            run = {"runId": "r", "sessionKey": "agent:main:main", "agentId": "main", "stream": "lifecycle"}
+            await gateway.emit("agent", {**run, "data": {"phase": "start"}, "ts": int(time.time() * 1000)})
+            await agree({"main": "thinking", "guarded": "idle", "helper": "idle"})
+            await gateway.stop()
+
+            async def away():
+                return watch.client.connected is False
+
+            await eventually(away)
+            runner.wake("agents")
+            await agree(dict.fromkeys(("main", "guarded", "helper"), "offline"))
+            await gateway.start(port=gateway.port)
+
+            async def back():
+                metrics, api = await both()
+                return metrics == api and "offline" not in api.values()
+
+            await eventually(back)
 
 
 @pytest.mark.req("S0-18")

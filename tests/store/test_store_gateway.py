@@ -72,6 +72,25 @@ async def test_agents_keep_what_is_known_and_the_newest_state(connection):
     assert (found["main"]["configured"], found["ops"]["configured"]) == (True, False)
 
 
+async def test_a_poll_tells_a_state_that_differs_and_is_no_activity(connection):
+    async def known():
+        (row,) = await rows(connection, "SELECT state, activity, state_at, last_activity_at FROM agents")
+        return tuple(row.values())
+
+    later, latest = T0 + timedelta(seconds=5), T0 + timedelta(seconds=9)
+    await gateway.save_present_states(connection, [AgentState("gw", "main", "idle", T0)])
+    assert await rows(connection, "TABLE agents") == [], "which agents there are is not told by their states"
+    await gateway.save_agents(connection, "gw", [Agent("gw", "main")])
+    for at in (T0, later):
+        await gateway.save_present_states(connection, [AgentState("gw", "main", "idle", at)])
+        assert await known() == ("idle", None, T0, None)
+    await gateway.save_agent_states(connection, [AgentState("gw", "main", "tool", later, "Reading")])
+    await gateway.save_present_states(connection, [AgentState("gw", "main", "idle", T0)])
+    assert await known() == ("tool", "Reading", later, later), "an older look never replaces newer news"
+    await gateway.save_present_states(connection, [AgentState("gw", "main", "offline", latest)])
+    assert await known() == ("offline", None, latest, later)
+
+
 @pytest.mark.req("S1-11")
 async def test_what_agents_do_is_kept_and_told(connection):
     await gateway.insert_agent_events(connection, [AgentEvent("gw", "main", T0, "tool_start", "Reading", "read")])
