@@ -222,10 +222,13 @@ class CommandService:
         return self._client
 
     async def _known_agent(self, actor: Actor, agent: str) -> None:
-        self._connection(actor)
+        """Raises NotFoundError; GatewayUnavailableError where only the gateway, which is away, could tell."""
+        client = self._connection(actor)
         async with self._pool.connection() as connection:
             found = await agent_rows.agents(connection, gateways=[self._gateway], agent=agent)
         if not any(row["configured"] for row in found):
+            if client.state != "connected":
+                raise refusal(NotReadyError("the agents cannot be asked for: the gateway is not connected"))
             raise errors.NotFoundError(f"The gateway {self._gateway} has no agent {agent}.", field="agentId")
 
     async def _confirmed(

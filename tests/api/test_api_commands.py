@@ -78,6 +78,14 @@ async def setup(settings, gateway, database) -> AsyncIterator[Setup]:
         yield Setup(app, client, gateway)
 
 
+@pytest.fixture
+async def away(settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a service whose gateway was never there, so that nothing was ever read from it."""
+    chosen = settings.model_copy(update={"commands": True, "gateway_url": "ws://127.0.0.1:9"})
+    async with started(chosen) as app, connected(app, await new_token(app, Scope.ADMIN)) as client:
+        yield client
+
+
 async def audit(database):
     cursor = await database.execute(
         "SELECT action, phase, target FROM lobs.audit_log WHERE action NOT LIKE 'token%' ORDER BY id"
@@ -141,6 +149,55 @@ async def test_an_unknown_agent_is_404_and_a_huge_prompt_413(setup, database):
     assert (await setup.client.post("/api/agents/spawn", json=huge)).status_code == 413
     assert setup.sent("agent") == []
     assert await audit(database) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/api/agents/spawn", {"label": "l", "task": "t"}),
+        ("POST", "/api/runs", {"label": "l", "stages": [{"agentId": "main", "task": "t"}]}),
+        ("POST", "/api/agents/main/send", {"message": "m"}),
+        ("POST", "/api/agents/main/kill", {}),
+        ("GET", "/api/agents/main/transcript", None),
+        ("PATCH", "/api/agents/main", {"name": "n"}),
+        ("GET", "/api/agents/main/files", None),
+        ("GET", "/api/agents/main/files/SOUL.md", None),
+        ("PUT", "/api/agents/main/files/SOUL.md", {"content": "c"}),
+        ("POST", "/api/crons", {"name": "n", "schedule": {"kind": "every", "everyMs": 60_000}, "message": "m"}),
+        (
+            "POST",
+            "/api/crons",
+            {"name": "n", "schedule": {"kind": "every", "everyMs": 60_000}, "message": "m", "agentId": "main"},
+        ),
+        ("GET", "/api/crons/j", None),
+        ("PATCH", "/api/crons/j", {"enabled": False}),
+        ("DELETE", "/api/crons/j", None),
+        ("POST", "/api/crons/j/run", None),
+        ("POST", "/api/agents", {"name": "n"}),
+        ("PATCH", "/api/sessions/agent:main:main", {"model": None}),
+        ("POST", "/api/sessions/agent:main:main/compact", None),
+        ("POST", "/api/approvals/a/resolve", {"decision": "deny"}),
+        ("GET", "/api/approval-rules", None),
+        ("DELETE", "/api/approval-rules?agentId=main&pattern=x", None),
+        ("GET", "/api/skills", None),
+        ("PATCH", "/api/skills/s", {"enabled": True}),
+        ("GET", "/api/config", None),
+        ("POST", "/api/config/validate", {"patch": {"a": 1}}),
+        ("GET", "/api/gateway/update", None),
+    ],
+)
+async def test_what_only_the_gateway_could_tell_is_not_denied_without_it(away, method, path, body):
+    answer = await away.request(method, path, json=body)
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem["field"]) == (503, "gateway_unavailable", None)
+    assert problem["detail"] == "The gateway is not connected; nothing was sent."
+
+
+async def test_agents_to_be_dispatched_to_are_not_denied_without_the_gateway(away):
+    body = {"label": "l", "task": "t", "agentIds": ["main", "helper"]}
+    answer = await away.post("/api/dispatch", json=body)
+    said = {one["error"] for one in answer.json()}
+    assert said == {"The gateway is not connected; nothing was sent."}
 
 
 @pytest.mark.req("S2-5")
