@@ -205,15 +205,15 @@ class GatewayClient:
         await self.stop()
 
     async def wait_connected(self, timeout: float = CONNECT_TIMEOUT) -> Hello:  # noqa: ASYNC109 - the caller's deadline
-        """The hello of the present or next connection. Raises GatewayUnavailableError."""
+        """The hello of the present or next connection. Raises NotReadyError."""
         try:
             async with asyncio.timeout(timeout):
                 await self._ready.wait()
         except TimeoutError:
             reason = f" ({self.last_failure})" if self.last_failure else ""
-            raise GatewayUnavailableError(f"{self.url}: not connected after {timeout:g} s{reason}") from None
+            raise NotReadyError(f"{self.url}: not connected after {timeout:g} s{reason}") from None
         if self.hello is None:  # lost again between the event and our turn
-            raise GatewayUnavailableError(f"{self.url}: the connection was lost")
+            raise NotReadyError(f"{self.url}: the connection was lost")
         return self.hello
 
     @property

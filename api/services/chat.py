@@ -30,7 +30,7 @@ from api.services.promql import METRIC_QUESTIONS, MetricQuestion, MetricsError, 
 from lobservatory.complaints import explained
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
-from openclaw.protocol import GatewayError, GatewayUnavailableError, Pushed
+from openclaw.protocol import GatewayError, GatewayUnavailableError, NotReadyError, Pushed
 from store import chat as rows
 from store.pool import Pool
 from store.questions import QUESTIONS, Question, answer
@@ -74,6 +74,10 @@ class ModelConnection:
             raise PermissionError(f"chat may not call {method}")
         return await self._client.call(method, params, timeout=_RPC_SECONDS)
 
+    async def ready(self) -> None:
+        """Wait for a gateway that comes back in a moment. Raises NotReadyError."""
+        await self._client.wait_connected(_CONNECT_SECONDS)
+
     async def ask(self, session_key: str, message: str) -> AsyncIterator[str]:
         """All that the model has written so far, whenever that changes; mostly, but not always, more of the same.
 
@@ -89,7 +93,7 @@ class ModelConnection:
 
         stop = [self._client.subscribe(hear), self._client.on_lost(reply.lose)]
         try:
-            await self._client.wait_connected(_CONNECT_SECONDS)
+            await self.ready()
             await self.call("chat.send", {"sessionKey": session_key, "message": message, "idempotencyKey": run})
             shown = ""
             async with asyncio.timeout(REPLY_SECONDS):
@@ -229,7 +233,8 @@ class ChatService:
                 raise errors.NotFoundError(f"There is no conversation {identifier}.", field="conversation_id")
 
     async def ask(self, actor: Actor, wanted: ChatIn) -> AsyncIterator[Event]:
-        """The events of an answer. Raises ChatDisabledError, WrongGatewayError, NotFoundError, ChatBusyError at once.
+        """The events of an answer. Raises ChatDisabledError, WrongGatewayError, NotFoundError, ChatBusyError at once,
+        and GatewayUnavailableError after some seconds without a gateway.
 
         Who does not read to the end finds the answer in the conversation.
         """
@@ -238,7 +243,11 @@ class ChatService:
             raise errors.ChatBusyError
         self._busy.add(actor.token_id)
         try:
+            await model.ready()  # before anything is kept: what was not asked is no conversation
             conversation = await self._begin(actor, wanted)
+        except NotReadyError as error:
+            self._busy.discard(actor.token_id)
+            raise commands.refusal(error) from error
         except BaseException:
             self._busy.discard(actor.token_id)
             raise
@@ -289,6 +298,8 @@ class ChatService:
             failure = None
         except ChatError as error:
             failure = error
+        except NotReadyError:  # it was there at the beginning
+            failure = ChatError("gateway", "The gateway is not connected any more; the question was not answered.")
         except GatewayError as error:
             failure = ChatError("gateway", commands.refusal(error).detail)
         except psycopg.Error as error:

@@ -21,7 +21,7 @@ from openclaw.client import GatewayClient
 from openclaw.protocol import NotReadyError
 from store.pool import open_pool
 from store.questions import MOST_ROWS, QUESTIONS, answer
-from tests.api.conftest import connected, new_token
+from tests.api.conftest import connected, new_token, started
 from tests.servers import PATIENCE_SECONDS
 
 ANNA = Actor("anna", Scope.COMMAND, "token-anna")
@@ -36,6 +36,9 @@ class Model(ModelConnection):
         self.heard: list[tuple[str, str]] = []
         self._replies = list(replies)
         self._error = error
+
+    async def ready(self) -> None:
+        pass
 
     async def ask(self, session_key: str, message: str) -> AsyncIterator[str]:
         self.heard.append((session_key, message))
@@ -139,8 +142,27 @@ async def test_nothing_is_no_answer(service_of, reply, code):
 
 async def test_a_gateway_that_is_away_is_one_clear_error(service_of):
     events = await told(service_of(Model(error=NotReadyError("chat.send: the gateway is not connected"))))
-    assert events[-1]["type"] == "error"
-    assert events[-1]["code"] == "gateway"
+    assert events[-1] == {
+        "type": "error",
+        "code": "gateway",
+        "detail": "The gateway is not connected any more; the question was not answered.",
+    }
+
+
+async def test_without_a_connection_nothing_is_asked_or_kept(settings, postgres_reader_dsn, monkeypatch):
+    monkeypatch.setattr(chat, "_CONNECT_SECONDS", 0.1)
+    reader = settings.database_url.__class__(postgres_reader_dsn)
+    told = {"chat": True, "reader_url": reader, "gateway_url": "ws://127.0.0.1:9"}
+    async with (
+        started(settings.model_copy(update=told)) as app,
+        connected(app, await new_token(app, Scope.COMMAND)) as commander,
+    ):
+        for _ in range(2):  # the user may ask again
+            refused = await commander.post("/api/chat", json={"message": "What did it cost?"})
+            problem = refused.json()
+            assert (refused.status_code, problem["code"]) == (503, "gateway_unavailable")
+            assert problem["detail"] == "The gateway is not connected; nothing was sent."
+        assert (await commander.get("/api/chat/conversations")).json() == []
 
 
 async def test_rows_are_cut_for_the_model_and_whole_for_the_user(service_of, postgres_dsn):
