@@ -117,9 +117,9 @@ def check(alert: str, severity: str, agent: str, value: float) -> None:
         there = sorted(".".join(key) for key, one in _KNOWN.items() if one.per_agent)
         raise ValueError(f"{name}: only these have values for single agents: {', '.join(there)}")
     if not threshold.minimum <= value <= threshold.maximum:  # false for NaN too
-        raise ValueError(
-            f"{name} = {value:g}: must be from {threshold.minimum:g} to {threshold.maximum:g} {threshold.unit}"
-        )
+        limits = f"from {threshold.minimum:g} to {threshold.maximum:g}"
+        what = f"a ratio {limits}" if threshold.unit == "ratio" else f"{limits} {threshold.unit}"
+        raise ValueError(f"{name} = {value:g}: must be {what}")
 
 
 def effective(overrides: Overrides) -> dict[Key, float]:

@@ -58,8 +58,8 @@ def test_own_values_and_those_of_agents_are_used(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[HostDiskFull]\nwarning = 15\n", r"HostDiskFull.warning = 15: must be from 0 to 1 ratio"),
-        ("[HostDiskFull]\nwarning = nan\n", r"HostDiskFull.warning = nan: must be from 0 to 1"),
+        ("[HostDiskFull]\nwarning = 15\n", r"HostDiskFull.warning = 15: must be a ratio from 0 to 1"),
+        ("[HostDiskFull]\nwarning = nan\n", r"HostDiskFull.warning = nan: must be a ratio from 0 to 1"),
         ("[HostDiskFull]\nwarning = '15 %'\n", r"HostDiskFull.warning = '15 %': must be a number"),
         ("[HostDiskFull]\nwarning = true\n", r"HostDiskFull.warning = True: must be a number"),
         ("[HostDiscFull]\nwarning = 0.1\n", r"there is no threshold HostDiscFull.warning"),

@@ -60,6 +60,7 @@ async def test_a_threshold_is_set_exported_audited_and_forgotten(client, databas
         ({"alert": "RunawayAgnet"}, "there is no threshold RunawayAgnet.warning: there are"),
         ({"alert": "HostMemoryLow", "value": 0.1}, "only these have values for single agents"),
         ({"value": -1}, "must be from 0 to 1e+09 US$"),
+        ({"alert": "HostMemoryLow", "agent": "", "value": 1.5}, "must be a ratio from 0 to 1"),
         ({"severity": "loud"}, "severity"),
         ({"value": True}, "body.value"),
         ({"value": "42"}, "body.value"),

@@ -63,8 +63,8 @@ def test_a_threshold_of_all_agents_has_an_empty_label():
     [
         ("[thresholds.HostDiskful]\nwarning = 0.2", "there is no threshold HostDiskful.warning"),
         ("[thresholds.HostDiskFull]\ninfo = 0.2", "there is no threshold HostDiskFull.info"),
-        ("[thresholds.HostDiskFull]\nwarning = 20", r"HostDiskFull.warning = 20: must be from 0 to 1 ratio"),
-        ("[thresholds.HostDiskFull]\nwarning = nan", r"HostDiskFull.warning = nan: must be from 0 to 1"),
+        ("[thresholds.HostDiskFull]\nwarning = 20", r"HostDiskFull.warning = 20: must be a ratio from 0 to 1"),
+        ("[thresholds.HostDiskFull]\nwarning = nan", r"HostDiskFull.warning = nan: must be a ratio from 0 to 1"),
         ("[thresholds.DailyCostHigh]\nwarning = 20", "LOBS_DAILY_COST_LIMIT"),
         ("[thresholds.HostDiskFull.agents.main]\nwarning = 0.2", "only these have values for single agents: Budget"),
         ("[thresholds.RunawayAgent.agents.main]\nwarning = -1", r"RunawayAgent.agents.main.warning = -1: must be from"),
