@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 import store.errors
+from api.models import patterns
 from lobservatory.complaints import explained
 from store.errors import StoreError
 
@@ -312,15 +313,18 @@ def response(error: ApiError) -> JSONResponse:
     )
 
 
+def field_problem(problem: Mapping[str, Any], *above: str) -> FieldProblem:
+    """One error of pydantic or FastAPI in our words. `above`: the fields that hold what was read."""
+    code = str(problem["type"])
+    # Of what is not JSON, FastAPI gives the place in the text as the last part.
+    place = problem["loc"][:-1] if code == "json_invalid" else problem["loc"]
+    return FieldProblem(
+        field=".".join([*above, *map(str, place)]), code=code, message=explained(problem, patterns.SAID)
+    )
+
+
 def _validation(error: RequestValidationError) -> JSONResponse:
-    fields = [
-        FieldProblem(
-            field=".".join(str(part) for part in problem["loc"]),
-            code=str(problem["type"]),
-            message=explained(problem),
-        )
-        for problem in error.errors()
-    ]
+    fields = [field_problem(problem) for problem in error.errors()]
     first = fields[0] if fields else None
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     problem = Problem(

@@ -15,13 +15,64 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from lobservatory.wording import counted
+
 _LONGEST = 100  # characters of a value that are shown
 _KINDS: Mapping[object, str] = {bool: "true or false", str: "text", SecretStr: "text in quotes", Path: "a path"}
+INSTANT = "must be an ISO 8601 instant with its zone, for example 2026-01-29T10:00:00Z"
+_RAISED = ("value_error", "assertion_error")  # by us: the text is ours already
+# Type of pydantic's error → our words for it, where a request can have one; what is in braces comes with the error, and
+# after the colon is its noun.
 _EXPLAINED: Mapping[str, str] = {
     "missing": "is required",
     "extra_forbidden": "is not known here",
+    "none_required": "must be null",
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be a JSON object"),
+    "invalid_key": "must have keys that are text",
+    **dict.fromkeys(("list_type", "tuple_type", "set_type"), "must be a list"),
+    "string_type": "must be text",
+    "string_unicode": "must be text that can be written as UTF-8",
+    "string_too_short": "must have at least {min_length:character}",
+    "string_too_long": "must have at most {max_length:character}",
+    "string_pattern_mismatch": "has characters that it must not have, or has them in the wrong place",
+    "too_short": "must have at least {min_length:item}",
+    "too_long": "must have at most {max_length:item}",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    "int_parsing_size": "must be a whole number of fewer digits",
+    **dict.fromkeys(("float_type", "float_parsing", "decimal_type", "decimal_parsing"), "must be a number"),
+    "finite_number": "must be a number, and neither NaN nor an infinity",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be greater than or equal to {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be less than or equal to {le}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+    "decimal_max_digits": "must have at most {max_digits:digit}",
+    "decimal_max_places": "must have at most {decimal_places:decimal place}",
+    "decimal_whole_digits": "must have at most {whole_digits:digit} before the decimal point",
+    **dict.fromkeys(("enum", "literal_error"), "must be {expected}"),
+    "union_tag_invalid": "must have one of {expected_tags} as its {discriminator}",
+    "union_tag_not_found": "must have a {discriminator}, which tells its kind",
+    **dict.fromkeys(
+        (
+            "datetime_type",
+            "datetime_parsing",
+            "datetime_object_invalid",
+            "datetime_from_date_parsing",
+            "timezone_aware",
+            "timezone_offset",
+        ),
+        INSTANT,
+    ),
 }
+_REST = "is not what it must be"  # library text never reaches a client
+
+
+class _Limit(int):
+    """A number that a format's specification is the noun of: `{max_length:character}` is `500 characters`."""
+
+    def __format__(self, noun: str) -> str:
+        return counted(int(self), noun) if noun else str(int(self))
 
 
 class NotA(ValueError):  # noqa: N818 - raised as `NotA("an IANA time zone")`
@@ -62,12 +113,28 @@ def complaint(
     return f"{name}: {said}" + (f", for example {example}" if example else "")
 
 
-def explained(problem: Mapping[str, Any]) -> str:
-    """What pydantic (or FastAPI) says of one field, to stand after its name: `must be a valid string`."""
-    if problem["type"] == "json_invalid":
-        return f"is not JSON: {problem.get('ctx', {}).get('error', 'it cannot be read')}"
-    text = _EXPLAINED.get(problem["type"]) or str(problem["msg"]).removeprefix("Value error, ")
-    return re.sub(r"^[A-Z][a-z]*( [a-z]+)? should ", "must ", text)
+def explained(problem: Mapping[str, Any], patterns: Mapping[str, str] = types.MappingProxyType({})) -> str:
+    """What is wrong with one field, to stand after its name: `must be a whole number`.
+
+    `problem`: an error of pydantic or FastAPI. `patterns`: pattern of a field → what to say of what does not match.
+    """
+    kind_of, context = str(problem["type"]), problem.get("ctx", {})
+    if kind_of == "json_invalid":
+        return f"is not JSON: {_unreadable(problem)}"
+    if kind_of in _RAISED:
+        return str(problem["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if kind_of == "string_pattern_mismatch" and context.get("pattern") in patterns:
+        return patterns[context["pattern"]]
+    return _EXPLAINED.get(kind_of, _REST).format_map(
+        {name: _Limit(value) if type(value) is int else value for name, value in context.items()}
+    )
+
+
+def _unreadable(problem: Mapping[str, Any]) -> str:
+    """What Python's reader of JSON says, and where; FastAPI gives the place behind that of the body."""
+    said = str(problem.get("ctx", {}).get("error", "it cannot be read")).removesuffix(" at")
+    place = problem["loc"][-1] if problem.get("loc") else None
+    return f"{said} at character {place + 1}" if isinstance(place, int) else said
 
 
 def show(value: object) -> str:

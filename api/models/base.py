@@ -9,6 +9,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
+from api.models import patterns
+from lobservatory.complaints import INSTANT
+
 DEEPEST = 32  # levels of nested JSON in metadata
 MOST_NUMBERS = 10**15  # largest integer of a counter field
 
@@ -53,7 +56,7 @@ def _only_iso(value: Any) -> Any:
     if isinstance(value, datetime):
         return value
     if not isinstance(value, str) or "-" not in value or len(value) < 10:  # noqa: PLR2004 - 2026-01-29
-        raise ValueError("must be an ISO 8601 instant with its zone, for example 2026-01-29T10:00:00Z")
+        raise ValueError(INSTANT)
     # A "+" that was not percent-encoded in a query arrives as a space.
     return value[:-6] + "+" + value[-5:] if value[-6:-5] == " " and value[-3:-2] == ":" else value
 
@@ -68,7 +71,7 @@ Tags = Annotated[list[Tag], Field(max_length=50)]
 Metadata = Annotated[dict[str, Any], AfterValidator(_storable_json)]
 JsonValue = Annotated[Any, AfterValidator(_storable_json)]
 Cursor = Annotated[str, Field(max_length=4000), Storable]
-Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1f/?#]+$"), Storable]
+Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=patterns.IDENTIFIER), Storable]
 Count = Annotated[int, Field(ge=0, le=MOST_NUMBERS)]
 Milliseconds = Annotated[int, Field(ge=0, le=10**13, description="Milliseconds.")]
 Instant = Annotated[AwareDatetime, PlainSerializer(_iso, return_type=str, when_used="json")]

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from api.models import patterns
 from api.models.base import Camel, Identifier, Name, Storable
 
 Prompt = Annotated[str, Field(min_length=1, max_length=200_000), Storable]
-AgentId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-SessionKey = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\s\x00-\x1f/?#]+$"), Storable]
+AgentId = Annotated[str, Field(min_length=1, max_length=64, pattern=patterns.NAME)]
+SessionKey = Annotated[str, Field(min_length=1, max_length=300, pattern=patterns.IDENTIFIER), Storable]
 DeliverTo = Annotated[
     Literal["slack", "webhook"] | None,
     Field(

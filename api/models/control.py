@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from api.models import patterns
 from api.models.base import Camel, Identifier, InstantIn, Metadata, Name, ShortText, Storable
 from api.models.commands import AgentId, Prompt
 
@@ -15,14 +16,11 @@ REDACTED = "__OPENCLAW_REDACTED__"
 LARGEST_PATCH = 100_000  # characters of JSON
 
 Model = Annotated[str, Field(min_length=1, max_length=200), Storable]
-FileName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-ChannelId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-SkillKey = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9@][A-Za-z0-9@._-]*$")]
-Slug = Annotated[
-    str,
-    Field(min_length=1, max_length=200, pattern=r"^@?[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"),
-]
-Pattern = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f]+$"), Storable]
+FileName = Annotated[str, Field(min_length=1, max_length=100, pattern=patterns.NAME)]
+ChannelId = Annotated[str, Field(min_length=1, max_length=64, pattern=patterns.NAME)]
+SkillKey = Annotated[str, Field(min_length=1, max_length=100, pattern=patterns.SKILL_KEY)]
+Slug = Annotated[str, Field(min_length=1, max_length=200, pattern=patterns.SLUG)]
+Pattern = Annotated[str, Field(min_length=1, max_length=500, pattern=patterns.ONE_LINE), Storable]
 
 
 def _example(**values: Any) -> ConfigDict:
@@ -34,9 +32,9 @@ class AgentIn(Camel):
 
     model_config = _example(name="helper", model="anthropic/claude-sonnet-4-5")
 
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=patterns.NAME_WITH_SPACES)]
     workspace: Annotated[
-        str | None, Field(max_length=500, pattern=r"^[/~][^\x00-\x1f]*$", description="Absolute path on its host.")
+        str | None, Field(max_length=500, pattern=patterns.PATH, description="Absolute path on its host.")
     ] = None
     model: Model | None = None
     emoji: Annotated[ShortText | None, Field(max_length=16)] = None
@@ -109,8 +107,8 @@ class Cron(Camel):
 
     model_config = _example(kind="cron", expr="0 3 * * *", tz="UTC")
     kind: Literal["cron"]
-    expr: Annotated[str, Field(min_length=9, max_length=200, pattern=r"^[0-9A-Za-z*/,?#LW \-]+$")]
-    tz: Annotated[str | None, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$")] = None
+    expr: Annotated[str, Field(min_length=9, max_length=200, pattern=patterns.CRON)]
+    tz: Annotated[str | None, Field(max_length=64, pattern=patterns.TIME_ZONE)] = None
 
 
 Schedule = Annotated[At | Every | Cron, Field(discriminator="kind")]

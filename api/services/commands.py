@@ -30,7 +30,6 @@ from api.models.commands import (
 from api.models.control import ChannelAccount, ConfigPatch, RuleIn, SkillInstall, SkillUpdate
 from api.security.scopes import Actor
 from lobservatory import logging
-from lobservatory.complaints import explained
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
 from openclaw.fields import flag, items, mapping
@@ -379,9 +378,8 @@ def _body(wanted: ConfirmIn) -> BaseModel | None:
     try:
         return model.model_validate(wanted.body or {})
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(["body", "body", *map(str, first["loc"])])
-        raise errors.InvalidFieldError(f"{field}: {explained(first)}", field=field) from None
+        wrong = errors.field_problem(error.errors()[0], "body", "body")
+        raise errors.InvalidFieldError(f"{wrong.field}: {wrong.message}", field=wrong.field) from None
 
 
 def _confirmation(nonce: str, action: str, target: str, body: BaseModel | None) -> bytes:

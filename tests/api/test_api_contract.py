@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
+from pydantic_core import core_schema
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
@@ -27,8 +28,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import create_app
+from api.models import patterns
 from api.openapi import document
 from api.security.password import PasswordFile
+from lobservatory.complaints import explained
 from lobservatory.demo.gateway import ReplayGateway
 from lobservatory.settings import Settings
 from tests.api.conftest import FAST, LOOSE, PASSWORD
@@ -127,7 +130,8 @@ def keeps_to_the_document(
             answer = case.call(headers=headers)
             assert answer.status_code != httpx.codes.INTERNAL_SERVER_ERROR
             if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
-                assert not re.search(RAW, answer.json()["detail"]), answer.text
+                said = [answer.json()["detail"], *(one["message"] for one in answer.json()["errors"])]
+                assert not any(re.search(RAW, one) for one in said), answer.text
             case.validate_response(
                 answer,
                 checks=[*more_checks, status_code_conformance, content_type_conformance, response_schema_conformance],
@@ -137,8 +141,45 @@ def keeps_to_the_document(
     return tried
 
 
-# How pydantic's own sentences begin, after the name of the field.
-RAW = r": (Input|String|List|Tuple|Dictionary|Data) should |Value error|Field required|Extra inputs|JSON decode error"
+# What of pydantic's own sentences must not be heard, and what we say only where we have no words.
+RAW = (
+    r"\bshould\b|Value error|Field required|Extra inputs|JSON decode error|[Uu]nable to|\bvalid (string|integer|number|"
+    r"boolean|list|dictionary|datetime|decimal)|match pattern|timezone info|Input tag|after validation|"
+    r"is not what it must be|has characters that it must not have"
+)
+
+
+@pytest.mark.parametrize("kind", get_args(core_schema.ErrorType))
+def test_no_sentence_of_pydantic_is_handed_on(kind):
+    limits = dict.fromkeys(("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length"), 1000)
+    digits = dict.fromkeys(("max_digits", "decimal_places", "whole_digits"), 3)
+    texts = dict.fromkeys(("expected", "expected_tags", "discriminator", "pattern"), "'a'")
+    raised = kind in {"value_error", "assertion_error"}
+    message = "Value error, must be odd" if raised else "Input should be a valid string, unable to parse 'hunter2'"
+    problem = {"type": kind, "loc": ("body", 12), "msg": message, "ctx": {**limits, **digits, **texts}}
+    said = explained(problem)
+    assert re.match(r"(must|is|has) ", said), said
+    assert not re.search(rf"hunter2|[{{}}]|{RAW.partition('|is not what')[0]}", said), said
+    if kind.startswith(("greater", "less")):
+        assert "1000" in said
+
+
+def test_every_pattern_has_words_for_what_does_not_match():
+    def found(part: Any) -> Iterator[str]:
+        if isinstance(part, dict):
+            # A money's texts have one in the document only: they are read as numbers.
+            if isinstance(part.get("pattern"), str) and not part["pattern"].startswith("^(?!"):
+                yield part["pattern"]
+            for one in part.values():
+                yield from found(one)
+        elif isinstance(part, list):
+            for one in part:
+                yield from found(one)
+
+    (example,) = (one["pattern"] for one in document()["components"]["schemas"]["RuleIn"]["examples"])
+    assert {*found(document())} - {example} == {*patterns.SAID}
+    for said in patterns.SAID.values():
+        assert said.startswith("must be ")
 
 
 @pytest.mark.req("S2-2")

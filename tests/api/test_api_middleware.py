@@ -187,12 +187,71 @@ async def test_an_error_names_the_field_and_never_repeats_the_value(client):
         (b'{"name": "x", "days": -1}', "body.days: must be greater than or equal to 1"),
         (b'{"name": "x", "root": true}', "body.root: is not known here"),
         (b"[]", "body: must be a JSON object"),
-        (b'{"name": ', "body.9: is not JSON: Expecting value"),
+        (b'{"name": ', "body: is not JSON: Expecting value at character 10"),
+        (b'{"name": "x', "body: is not JSON: Unterminated string starting at character 10"),
+        (b'{"name": 1}', "body.name: must be text"),
+        (b'{"name": "\\ud800"}', "body.name: must be text that can be written as UTF-8"),
+        (b'{"name": "' + b"x" * 501 + b'"}', "body.name: must have at most 200 characters"),
+        (b'{"name": "x", "days": 1.5}', "body.days: must be a whole number"),
+        (b'{"name": "x", "days": "soon"}', "body.days: must be a whole number"),
+        (b'{"name": "x", "days": 9999}', "body.days: must be less than or equal to 3650"),
+        (b'{"name": "x", "gateways": "home"}', "body.gateways: must be a list"),
     ],
 )
 async def test_an_error_says_of_the_field_what_it_must_be(client, body, says):
     answer = await client.post("/api/auth/tokens", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["detail"]) == (422, says)
+    assert answer.json()["field"] == answer.json()["errors"][0]["field"] == says.partition(": ")[0]
+
+
+INSTANT = "must be an ISO 8601 instant with its zone, for example 2026-01-29T10:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/api/feed?limit=abc", "query.limit: must be a whole number"),
+        ("/api/feed?limit=1.5", "query.limit: must be a whole number"),
+        ("/api/feed?limit=0", "query.limit: must be greater than or equal to 1"),
+        ("/api/audit?before=abc", "query.before: must be a whole number"),
+        (f"/api/audit?before={'9' * 5000}", "query.before: must be a whole number of fewer digits"),
+        ("/api/runs?mine=perhaps", "query.mine: must be true or false"),
+        ("/api/runs?status=odd", "query.status: must be "),
+        ("/api/dispatch/results", "query.operationId: is required"),
+        ("/api/tasks/flow?since=yesterday", f"query.since: {INSTANT}"),
+        ("/api/tasks/flow?since=2026-01-01", f"query.since: {INSTANT}"),
+        ("/api/tasks/flow?since=2026-01-01T10:00:00", f"query.since: {INSTANT}"),
+        ("/api/tasks/flow?since=2026-13-01T10:00:00Z", f"query.since: {INSTANT}"),
+        ("/api/agents/%00", "path.agent_id: must be a name without spaces, control characters, /, ? and #"),
+        ("/api/approval-rules?agentId=a%20b", "query.agentId: must be of the letters A to Z, digits, ., _ and -, "),
+    ],
+)
+async def test_an_error_says_of_a_parameter_what_it_must_be(client, path, says):
+    answer = await client.request("DELETE" if "rules" in path else "GET", path)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"schedule": {"kind": "never"}}, "body.schedule: must have one of 'at', 'every', 'cron' as its 'kind'"),
+        ({"schedule": {}}, "body.schedule: must have a 'kind', which tells its kind"),
+        ({"schedule": {"kind": "cron", "expr": "at midnight!"}}, "must be a cron expression, for example 0 3 * * *"),
+        ({"enabled": "perhaps"}, "body.enabled: must be true or false"),
+    ],
+)
+async def test_an_error_of_a_job_says_what_it_must_be(client, body, says):
+    answer = await client.patch("/api/crons/j", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].endswith(says)
+    assert "never" not in answer.text
+
+
+async def test_an_error_of_money_says_what_it_must_be(client):
+    for cost, says in (("much", "must be a number"), ("0.1234567890123", "must have at most 12 decimal places")):
+        answer = await client.post("/api/agents/main/metrics", json={"cost": cost})
+        assert (answer.status_code, answer.json()["detail"]) == (422, f"body.cost: {says}")
 
 
 async def test_the_services_own_metrics_need_a_token_and_count_routes_not_paths(client, anonymous):
