@@ -19,10 +19,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.routing import Match
 
 import store.errors
 from api.models import patterns
-from lobservatory.complaints import explained
+from lobservatory.complaints import explained, show
 from store.errors import StoreError
 
 log = structlog.get_logger(__name__)
@@ -351,6 +352,7 @@ def _of_store(error: StoreError) -> ApiError:
     return kind(text[:1].upper() + text[1:].removesuffix(".") + ".", field=error.field)
 
 
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _CODES = {
     HTTPStatus.NOT_FOUND: "not_found",
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
@@ -358,14 +360,32 @@ _CODES = {
 }
 
 
-def _http(error: HTTPException) -> JSONResponse:
-    status = HTTPStatus(error.status_code)
-    problem = Problem(
-        title=status.phrase, status=status, code=_CODES.get(status, "http_error"), detail=f"{error.detail}"
-    )
-    return JSONResponse(
-        problem.model_dump(), status_code=status, media_type=MEDIA_TYPE, headers=dict(error.headers or {})
-    )
+def _methods_of(request: Request) -> list[str]:
+    """Those that some route has for the path of a request."""
+    app: FastAPI = request.app
+    asked = {name: request.scope[name] for name in ("type", "path")} | {"root_path": "", "headers": []}
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**asked, "method": method})[0] == Match.FULL for route in app.router.routes)
+    ]
+
+
+def _http(request: Request, error: HTTPException) -> JSONResponse:
+    """The answer for what the framework raises: nothing of ours is where this went, or its body cannot be read."""
+    status, headers, detail = HTTPStatus(error.status_code), dict(error.headers or {}), str(error.detail)
+    method = request.method if request.method in _METHODS else show(request.method)
+    asked = f"{method} {show(request.scope['path'])}"
+    if status == HTTPStatus.NOT_FOUND:
+        detail = f"There is no {asked}; /docs and /openapi.json list what there is."
+    elif status == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = _methods_of(request)
+        headers["Allow"] = ", ".join(allowed)  # the framework names those of the first route only
+        detail = f"There is no {asked}, only {headers['Allow']}; /docs lists what there is."
+    elif status == HTTPStatus.BAD_REQUEST:
+        detail = "The body is not JSON in UTF-8, or it is nested too deeply."
+    problem = Problem(title=status.phrase, status=status, code=_CODES.get(status, "http_error"), detail=detail)
+    return JSONResponse(problem.model_dump(), status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def install(app: FastAPI) -> None:
@@ -383,8 +403,8 @@ def install(app: FastAPI) -> None:
     async def on_validation(_: Request, error: Any) -> JSONResponse:
         return _validation(error)
 
-    async def on_http(_: Request, error: Any) -> JSONResponse:
-        return _http(error)
+    async def on_http(request: Request, error: Any) -> JSONResponse:
+        return _http(request, error)
 
     async def on_database(request: Request, error: Any) -> JSONResponse:
         log.warning("database away", path=request.scope["path"], error=type(error).__name__)

@@ -254,6 +254,39 @@ async def test_an_error_of_money_says_what_it_must_be(client):
         assert (answer.status_code, answer.json()["detail"]) == (422, f"body.cost: {says}")
 
 
+async def test_a_body_that_cannot_be_read_at_all_is_said_to_be_so(client):
+    headers = {"Content-Type": "application/json"}
+    for body in (b'{"name": "\xff"}', b"[" * 100_000):
+        answer = await client.post("/api/auth/tokens", content=body, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+        assert answer.json()["detail"] == "The body is not JSON in UTF-8, or it is nested too deeply."
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "says"),
+    [
+        ("GET", "/api/nope", 404, "There is no GET '/api/nope'; /docs and /openapi.json list what there is."),
+        ("GET", "/api/nope?x=1", 404, "There is no GET '/api/nope'; /docs and /openapi.json list what there is."),
+        ("GET", "/api/a%0Ab%1B[31m", 404, r"There is no GET '/api/a\nb\x1b[31m'; "),
+        ("GET", "/api/" + "x" * 5000, 404, f"There is no GET '/api/{'x' * 95}…'; "),
+        ("GET", "/ws", 404, "There is no GET '/ws'; "),
+        ("PUT", "/api/feed", 405, "There is no PUT '/api/feed', only GET; /docs lists what there is."),
+        ("PUT", "/api/tasks", 405, "There is no PUT '/api/tasks', only GET, POST; /docs lists what there is."),
+        ("POST", "/api/tasks/t", 405, "There is no POST '/api/tasks/t', only GET, PUT, PATCH, DELETE; "),
+        ("X" * 5000, "/api/feed", 405, f"There is no '{'X' * 100}…' '/api/feed', only GET; "),
+    ],
+)
+async def test_what_is_not_there_is_named_with_what_is(client, method, path, status, says):
+    answer = await client.request(method, path)
+    problem = answer.json()
+    assert answer.status_code == status
+    assert problem["code"] == {404: "not_found", 405: "method_not_allowed"}[status]
+    assert problem["detail"].startswith(says)
+    assert len(problem["detail"]) < 300
+    if status == 405:
+        assert f"only {answer.headers['allow']};" in problem["detail"]
+
+
 async def test_the_services_own_metrics_need_a_token_and_count_routes_not_paths(client, anonymous):
     await anonymous.get("/api/tasks/secret-name")
     await client.get("/api/auth/verify")
