@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -334,11 +334,8 @@ class ReplayGateway:
                 payload["jobs"] = [_planned(job, now) for job in payload.get("jobs", ())]
             if "uptimeMs" in payload:
                 payload["uptimeMs"] = int((now - self._started) * 1000)
-            today = datetime.fromtimestamp(now, UTC).date()
-            if method == "sessions.usage":
-                days = date.fromisoformat(payload["endDate"]) - date.fromisoformat(payload["startDate"])
-                payload |= {"startDate": (today - days).isoformat(), "endDate": today.isoformat()}
             if method == "usage.cost":
+                today = datetime.fromtimestamp(now, UTC).date()
                 for age, day in enumerate(reversed(payload.get("daily", ()))):
                     day["date"] = (today - timedelta(days=age)).isoformat()
         return answer
