@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import http.server
 import json
 import os
 import re
@@ -25,6 +24,7 @@ import pytest
 from lobservatory.demo.gateway import ReplayGateway
 from lobservatory.runner.supervision import Supervision
 from lobservatory.settings import PARTS
+from tests import otlp
 from tests.archives import extract
 from tests.servers import PATIENCE_SECONDS, alertmanager, free_port, prometheus, wait_for
 from tests.tools import debian_tool
@@ -496,30 +496,7 @@ def test_a_database_that_is_away_or_too_old_is_one_line(installation, postgres_o
         installation.assert_nothing_left()
 
 
-@pytest.fixture
-def collector():
-    """The address of a collector of traces that wants none."""
-    asked = []
-
-    class Collector(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            asked.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-    assert asked == []
-
-
-def test_the_demo_needs_nothing_says_so_and_leaves_nothing(installation, collector):
+def test_the_demo_needs_nothing_says_so_and_leaves_nothing(installation):
     shutil.rmtree(installation.folder / ".openclaw")
     # What the surrounding says of a real installation is not for the demo.
     installation.environment["LOBS_GATEWAY_TOKEN"] = "of-the-real-gateway"
@@ -531,7 +508,8 @@ def test_the_demo_needs_nothing_says_so_and_leaves_nothing(installation, collect
     own = {"gateway_token": "of-the-real-gateway", "alertmanager_config": str(pagers)}
     lines = (f"{name} = {json.dumps(value)}\n" for name, value in own.items())
     (installation.folder / "lobservatory.toml").write_text("".join(lines))
-    installation.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector
+    collector = otlp.Receiver()
+    installation.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
     process, output = installation.up(command="demo")
     state = installation.ready(process, output, installation.data / "demo")
     assert output.read_text(encoding="utf-8").startswith("Lobservatory DEMO: recorded data")
@@ -557,6 +535,8 @@ def test_the_demo_needs_nothing_says_so_and_leaves_nothing(installation, collect
     assert [one["name"] for one in receivers] == ["shown", "history", "watchdog"], "a demo tells nobody outside"
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE_SECONDS) == 0
+    collector.close()
+    assert collector.requests == [], "a demo sends no traces"
     assert not (installation.data / "demo").exists()
     assert [(process.pid, process.cmdline()) for process in installation.processes()] == []
 

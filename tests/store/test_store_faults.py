@@ -246,6 +246,7 @@ async def test_a_statement_that_waits_too_long_is_given_up(postgres_dsn, postgre
 
 async def test_a_server_that_stops_to_answer_is_given_up(postgres_server, postgres_dsn):
     if postgres_server.cluster is None:
+        # Nobody misses it: without LOBS_TEST_DSN, as in CI, the server is ours.
         pytest.skip("the processes of a server that is not ours are not ours to stop")
     ledger = PostgresLedger(postgres_dsn, "gw", statement_milliseconds=500)
     await ledger.open()
