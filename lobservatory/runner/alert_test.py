@@ -44,10 +44,11 @@ def run(settings: Settings, address: str = "", prometheus: str = "", *, wait: fl
     What Alertmanager delivered is read from its own counters: notifications of other alerts within this minute count
     as well, so a failure is certain and a success is what it says.
     """
-    known = {part: server.url for part, server in servers(settings).items()}
+    found = servers(settings)
+    known = {part: server.url for part, server in found.items()}
     base = _base("--alertmanager", address or known.get("alertmanager", ""))
     config = _config(base)
-    named = bool(address) or servers(settings)["alertmanager"].whose != "unknown"
+    named = bool(address) or found["alertmanager"].whose != "unknown"
     if not (named or theirs.keeps_history(config)):
         # It may page people who know nothing of us.
         raise UserError(
