@@ -241,7 +241,8 @@ def database(settings: Settings) -> Iterator[Line]:
     """The database, its schema, the extension and the roles."""
     try:
         url = access.known_url(settings)
-        if not url:
+        embedded = not settings.database_url.get_secret_value()
+        if not url or (embedded and not up.is_running(settings.data_dir)):
             yield Line("note", "database", "the embedded one is not running: `lobservatory up` starts it")
             return
         schema = schema_state(url)
@@ -419,8 +420,7 @@ def _server(
     except (KeyError, TypeError, AttributeError):
         yield Line("wrong", part, f"what answers at {url} is no {part}. Set LOBS_{name}_LISTEN or LOBS_{name}_URL")
         return
-    if server.whose != "ours":
-        yield from (Line("wrong", part, f"it lacks {said}: {theirs.HOW}") for said in theirs.lacking(part, url))
+    yield from (Line("wrong", part, f"it lacks {said}: {theirs.HOW}") for said in theirs.lacking(part, url))
 
 
 def _silent(part: Part, server: up.Server, settings: Settings) -> Line:

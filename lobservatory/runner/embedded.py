@@ -13,8 +13,7 @@ from lobservatory.runner import postgres, secrets, upgrade
 from lobservatory.runner.access import database_url
 from lobservatory.runner.clients import Pause, Tell
 from lobservatory.runner.postgres import OWNER, SUPERUSER, Cluster
-from lobservatory.runner.supervision import Supervision
-from lobservatory.runner.up import Place, busy, holder, lock
+from lobservatory.runner.up import busy, holder, is_running, lock
 from lobservatory.runner.up import prepare as directories
 from lobservatory.settings import Settings
 
@@ -36,7 +35,7 @@ def as_it_is(settings: Settings, command: str, tell: Tell) -> Iterator[str]:
     with lock(place, command) as mine:
         if not mine and holder(place)[1] != "up":
             raise UserError(f"{command}: {busy(place)}")
-        if not mine or _left_behind(place):
+        if not mine or is_running(place.data):
             yield _running(settings)
             return
         cluster = upgrade.as_it_is(place.data)
@@ -57,7 +56,7 @@ def to_fill(settings: Settings, command: str, tell: Tell, pause: Pause) -> Itera
     with lock(place, command) as mine:
         if not mine:
             raise UserError(f"{command}: {busy(place)}")
-        if _left_behind(place):
+        if is_running(place.data):
             raise UserError(
                 f"{command}: an earlier `lobservatory up` has left its parts running: stop them first"
                 " (`lobservatory up --stop`)"
@@ -81,11 +80,6 @@ def occupied(command: str, root: Path, what: str) -> UserError:
         f"{command}: {data} holds {what}, and nothing is written over it. Move it away and try again:"
         f" {shlex.join(['mv', str(data), str(root / 'data-before-restore')])}; or set LOBS_DATA_DIR to another folder"
     )
-
-
-def _left_behind(place: Place) -> bool:
-    """Whether parts run without the `up` that started them, which was killed."""
-    return Supervision(place.run, place.logs).alive()
 
 
 def _running(settings: Settings) -> str:

@@ -292,8 +292,17 @@ def _now(row: Row, settings: Settings, place: Place, addresses: Mapping[str, Lis
     return report.openclaw(settings) if row.part == "openclaw" else row
 
 
+def is_running(data: Path) -> bool:
+    """Whether parts of an `up` run in this data directory, also after it was killed; not after a power cut."""
+    place = Place(data.expanduser().absolute())
+    return Supervision(place.run, place.logs).alive()
+
+
 def _state(data: Path) -> dict[str, Any]:
-    """What the run that is going on in this data directory has told of itself; empty when there is none."""
+    """What the run that is going on in this data directory has told of itself; empty when there is none, also where
+    one could not take its file away."""
+    if not is_running(data):
+        return {}
     try:
         known: dict[str, Any] = json.loads((data / "run" / _STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -340,11 +349,6 @@ def servers(settings: Settings) -> dict[Part, Server]:
         else:
             found[part] = Server(url, "yours" if url == getattr(settings, f"{part}_url") else "unknown")
     return found
-
-
-def is_running(data: Path) -> bool:
-    """Whether an `up` has started all its parts in this data directory, and has not stopped them yet."""
-    return bool(_state(data))
 
 
 @dataclass

@@ -1,14 +1,12 @@
 """The doctor against real parts: it finds what is wrong and says what to do."""
 
 import contextlib
-import http.server
 import io
 import json
 import os
 import re
 import socket
 import tarfile
-import threading
 
 import psycopg
 import pytest
@@ -16,9 +14,11 @@ import pytest
 from lobservatory import doctor
 from lobservatory.demo.gateway import ReplayGateway
 from lobservatory.runner import secrets
+from lobservatory.runner.supervision import Supervision
 from lobservatory.settings import Billing, Listen, Settings
 from openclaw.state_dir import OpenClawConfig
 from tests.archives import extract
+from tests.fakes.exporter import fake_exporter
 from tests.servers import alertmanager, free_port, prometheus
 
 SERVERS = ("metrics", "api", "prometheus", "alertmanager", "grafana")
@@ -210,8 +210,8 @@ def test_servers_that_nobody_has_named_are_somebody_elses(tmp_path):
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "beside our exporter"])
 def test_servers_that_should_work_for_us_say_what_they_lack(tmp_path, named):
-    with of_others(tmp_path) as found, answering() as port:
-        values = {"metrics_listen": Listen(host="127.0.0.1", port=port)}
+    with of_others(tmp_path) as found, fake_exporter() as exporter:
+        values = {"metrics_listen": Listen(host="127.0.0.1", port=exporter.port)}
         if named:
             values = {f"{part}_url": getattr(found, f"{part}_listen").url for part in ("prometheus", "alertmanager")}
         lines = list(doctor.servers(found.model_copy(update=values)))
@@ -226,29 +226,6 @@ def test_servers_that_should_work_for_us_say_what_they_lack(tmp_path, named):
     ]
 
 
-@contextlib.contextmanager
-def answering():
-    """The port of something that answers everything with {}."""
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"{}")
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def test_what_keeps_ours_from_starting_is_wrong(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
@@ -261,13 +238,26 @@ def test_what_keeps_ours_from_starting_is_wrong(tmp_path):
     assert text.startswith("LOBS_API_LISTEN: the host of no.invalid:80 is not known")
 
 
+@contextlib.contextmanager
+def run_of_up(data, state):
+    """What an `up` leaves beside its supervisord, which runs; nothing of it answers."""
+    for name in ("run", "logs"):
+        (data / name).mkdir(mode=0o700, parents=True)
+    (data / "run" / "up.json").write_text(json.dumps(state))
+    supervision = Supervision(data / "run", data / "logs")
+    supervision.start([], dict(os.environ))
+    try:
+        yield
+    finally:
+        supervision.shutdown()
+
+
 def test_a_running_one_that_does_not_answer_has_a_log(tmp_path):
-    (tmp_path / "run").mkdir()
     addresses = {"exporter": NOWHERE["metrics_listen"], "api": NOWHERE["api_listen"]}
     url = f"http://{NOWHERE['prometheus_listen']}"
     state = {"addresses": {**addresses, "prometheus": NOWHERE["prometheus_listen"]}, "urls": {"prometheus": url}}
-    (tmp_path / "run" / "up.json").write_text(json.dumps(state))
-    lines = list(doctor.servers(settings(data_dir=tmp_path)))
+    with run_of_up(tmp_path, state):
+        lines = list(doctor.servers(settings(data_dir=tmp_path)))
     assert of(lines, "exporter") == [
         ("wrong", f"it does not answer on {addresses['exporter']}: its log says why ({tmp_path}/logs/exporter.log)")
     ]
@@ -275,14 +265,26 @@ def test_a_running_one_that_does_not_answer_has_a_log(tmp_path):
         ("wrong", f"it does not answer at {url}: its log says why ({tmp_path}/logs/prometheus.log)")
     ]
     assert of(lines, "grafana")[0][1].startswith("there is none. ")
+    # After a power cut its files are still there, and nothing runs.
+    lines = list(doctor.servers(settings(data_dir=tmp_path)))
+    assert {line.level for line in lines} == {"note"}
+    assert of(lines, "exporter")[0][1].endswith("`lobservatory up` starts it")
 
 
 def test_a_demo_is_not_taken_for_yours(tmp_path):
-    (tmp_path / "demo" / "run").mkdir(parents=True)
-    (tmp_path / "demo" / "run" / "up.json").write_text(json.dumps({"addresses": {}, "urls": {}}))
-    (line,) = doctor.servers(settings(data_dir=tmp_path))
+    with run_of_up(tmp_path / "demo", {"addresses": {}, "urls": {}}):
+        (line,) = doctor.servers(settings(data_dir=tmp_path))
     assert (line.level, line.part) == ("note", "demo")
     assert "`lobservatory demo` is running" in line.text
+    assert not of(doctor.servers(settings(data_dir=tmp_path)), "demo"), "after a power cut"
+
+
+def test_the_database_of_a_run_that_a_power_cut_ended_is_not_running(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "database_url").write_text("postgresql://lobs_writer:hunter2@127.0.0.1:1/lobservatory\n")
+    assert of(doctor.database(settings(data_dir=tmp_path)), "database") == [
+        ("note", "the embedded one is not running: `lobservatory up` starts it")
+    ]
 
 
 def test_what_up_would_refuse_is_found(tmp_path, monkeypatch):
