@@ -17,8 +17,8 @@ from fastapi import FastAPI
 from api.app import StartError, check_start, create_app
 from api.context import of_app
 from api.live.protocol import LiveProtocol
-from api.security.password import PasswordError, password_file
 from lobservatory import logging, settings
+from lobservatory.password import PasswordError, password_file
 from lobservatory.settings import Listen
 
 _GRACE_SECONDS = 5

@@ -23,7 +23,6 @@ from api.middleware import Authentication, BodyLimit, Envelope, OriginCheck
 from api.routes import ROUTERS
 from api.security import scopes
 from api.security.limits import Limits, RateLimiter
-from api.security.password import PasswordFile
 from api.services import chat, commands
 from api.services.agents import AgentService
 from api.services.alerts import AlertService
@@ -39,6 +38,7 @@ from api.services.tasks import TaskService
 from api.services.webhooks import WebhookService
 from api.tracing import Traced, Tracing
 from lobservatory import __version__, otlp
+from lobservatory.password import PasswordFile
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
 from store import pool as database

@@ -18,10 +18,10 @@ from typing import Any
 
 from benchmarks.corpus import SCHEMA
 from exporter.accounting import Accountant, BillingPolicy, price_book
-from exporter.exposition import Format, Sample
 from exporter.ingest import Ingest, IngestThread, OnRegistry
 from exporter.registry import Registry
 from exporter.watch import Watch
+from lobservatory.metrics.exposition import Format, Sample
 from openclaw.stores import Stores
 from store.checkpoint import CheckpointLedger
 

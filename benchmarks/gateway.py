@@ -14,8 +14,8 @@ import psutil
 from exporter.gateway import GatewayWatch
 from exporter.registry import Registry
 from exporter.runner import Runner
-from lobservatory.catalogue import TOTAL_SERIES
 from lobservatory.demo.gateway import ReplayGateway
+from lobservatory.metrics.catalogue import TOTAL_SERIES
 
 AGENTS, SESSIONS, JOBS = 500, 5_000, 1_000
 PAGE = 100

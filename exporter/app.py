@@ -33,7 +33,6 @@ from exporter.collectors.process import ProcessCollector
 from exporter.collectors.service import ServiceCollector
 from exporter.collectors.storage import StorageCollector
 from exporter.collectors.thresholds import ThresholdsCollector
-from exporter.exposition import Format, Sample
 from exporter.gateway import GatewayWatch
 from exporter.ingest import Ingest, IngestThread, OnRegistry
 from exporter.registry import Registry
@@ -43,7 +42,8 @@ from exporter.traces import Span
 from exporter.watch import Watch
 from exporter.windows import Windows, WindowsCollector, compute
 from lobservatory import logging, otlp
-from lobservatory.catalogue import CALL_OUTCOMES, REJECT_REASONS, SOURCES, TOKEN_TYPES
+from lobservatory.metrics.catalogue import CALL_OUTCOMES, REJECT_REASONS, SOURCES, TOKEN_TYPES
+from lobservatory.metrics.exposition import Format, Sample
 from lobservatory.settings import Listen, Settings, SettingsError
 from openclaw.state_dir import OpenClawConfig, StateDirError, gateway_token, gateway_url, load_config, resolve
 from openclaw.stores import Stores

@@ -29,11 +29,11 @@ import uvloop
 
 from exporter.accounting import EXACT, Accountant, Facts, increments, session_row
 from exporter.accounting.prices import Price
-from exporter.exposition import Sample
 from exporter.registry import Registry
 from exporter.watch import RECONCILE, Watch
 from lobservatory import logging
-from lobservatory.catalogue import SOURCES, TOKEN_TYPES
+from lobservatory.metrics.catalogue import SOURCES, TOKEN_TYPES
+from lobservatory.metrics.exposition import Sample
 from openclaw.stores import Chunk, Discovery, Place, SessionInfo, Source, Store, StoreError, place
 from store.ledger import Ledger, LedgerHeldError, LedgerUnavailableError, Transaction
 from store.rows import Position, Session, Total

@@ -22,9 +22,9 @@ from decimal import Decimal
 from typing import Final
 
 from exporter.accounting import EXACT
-from exporter.exposition import EOF, Format, Sample, header, number, prefixes, sample_lines
 from lobservatory import logging
-from lobservatory.catalogue import CATALOGUE, CLOSED_LABELS, METRICS, TOTAL_SERIES, Metric
+from lobservatory.metrics.catalogue import CATALOGUE, CLOSED_LABELS, METRICS, TOTAL_SERIES, Metric
+from lobservatory.metrics.exposition import EOF, Format, Sample, header, number, prefixes, sample_lines
 from store.ledger import Increments
 from store.rows import Total
 

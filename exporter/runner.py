@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from exporter.collectors import Collector
-from exporter.exposition import Sample
 from exporter.registry import Registry
 from lobservatory import logging
+from lobservatory.metrics.exposition import Sample
 from openclaw.protocol import GatewayUnavailableError
 
 log = logging.get(__name__)

@@ -16,7 +16,7 @@ from typing import Any
 
 import uvicorn
 
-from exporter.exposition import Format, accepts_gzip, negotiate
+from lobservatory.metrics.exposition import Format, accepts_gzip, negotiate
 from lobservatory.settings import Listen
 
 Scope = Mapping[str, Any]

@@ -19,8 +19,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from exporter.contents import Contents, RunContent
-from exporter.exposition import Sample
 from lobservatory import logging
+from lobservatory.metrics.exposition import Sample
 from store.operations import TERMINAL, DerivedOperation, DerivedStep
 from store.traces import RunCall
 

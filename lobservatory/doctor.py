@@ -19,13 +19,13 @@ import structlog
 from rich.console import Console
 from rich.markup import escape
 
-from api.security.password import PasswordError, password_file
 from exporter.accounting import price_book
 from exporter.accounting.billing import BillingPolicy
 from exporter.accounting.prices import PricesError
 from lobservatory import settings as settings_module
 from lobservatory.errors import UserError
 from lobservatory.given import is_file
+from lobservatory.password import PasswordError, password_file
 from lobservatory.runner import access, demo, parts, secrets, theirs, up
 from lobservatory.runner import gateway as gateways
 from lobservatory.settings import PARTS, Listen, Part, Settings

@@ -32,12 +32,12 @@ from pydantic import (
 )
 
 from lobservatory import thresholds
-from lobservatory.catalogue import COLLECTORS
 from lobservatory.complaints import NotA, complaint, show
 from lobservatory.errors import SettingsError as SettingsError  # noqa: PLC0414 - ours to others
 from lobservatory.given import PREFIX as PREFIX  # noqa: PLC0414 - as above
 from lobservatory.given import config_file as config_file  # noqa: PLC0414 - as above
 from lobservatory.given import is_file, path_of
+from lobservatory.metrics.catalogue import COLLECTORS
 from lobservatory.thresholds import Key
 
 FILE_SUFFIX = "_FILE"

@@ -15,8 +15,8 @@ import structlog
 from api import errors
 from api.counts import Counts
 from api.models.auth import LoginOut, NewToken, Preferences, Theme, Ticket, TokenIn, TokenOut
-from api.security.password import PasswordFile
 from api.security.scopes import Actor, Scope
+from lobservatory.password import PasswordFile
 from store import auth as rows
 from store import idempotency
 from store.pool import Pool

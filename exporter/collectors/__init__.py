@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from exporter.exposition import Sample
+from lobservatory.metrics.exposition import Sample
 
 
 class Collector(Protocol):
@@ -16,7 +16,7 @@ class Collector(Protocol):
     `render` gives only what is still true (never stale values dressed as fresh ones).
     """
 
-    name: str  # one of lobservatory.catalogue.COLLECTORS
+    name: str  # one of lobservatory.metrics.catalogue.COLLECTORS
     interval: float  # seconds between two refreshes
     deadline: float  # seconds that one refresh may take
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from exporter.exposition import Sample
-from lobservatory.catalogue import AGENT_STATES
+from lobservatory.metrics.catalogue import AGENT_STATES
+from lobservatory.metrics.exposition import Sample
 from openclaw.client import GatewayClient
 from openclaw.fields import agent_model, instant, items, mapping, text
 from openclaw.state_records import ASK_RECORDS, StateRecords

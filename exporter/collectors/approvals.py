@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from exporter.exposition import Sample
 from lobservatory import logging
-from lobservatory.catalogue import APPROVAL_DECISIONS
+from lobservatory.metrics.catalogue import APPROVAL_DECISIONS
+from lobservatory.metrics.exposition import Sample
 from openclaw.fields import instant
 from openclaw.state_records import ApprovalRecord, NoRecordsError, StateRecords
 from store.rows import ExecApproval

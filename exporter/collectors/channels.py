@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from exporter.exposition import Sample
+from lobservatory.metrics.exposition import Sample
 from openclaw.client import GatewayClient
 from openclaw.fields import flag, instant, items, mapping, text
 from openclaw.state_records import ASK_RECORDS, StateRecords

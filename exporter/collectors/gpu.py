@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.exposition import Sample
 from exporter.programs import Program, ProgramMissingError
 from lobservatory import logging
+from lobservatory.metrics.exposition import Sample
 
 log = logging.get(__name__)
 

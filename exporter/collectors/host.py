@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from exporter.exposition import Sample
 from lobservatory import logging
+from lobservatory.metrics.exposition import Sample
 from store.rows import HostSample
 
 log = logging.get(__name__)

@@ -21,9 +21,9 @@ from typing import Any, Final
 import psycopg
 
 from exporter.collectors.process import gateways
-from exporter.exposition import Sample
 from exporter.programs import Program, ProgramError, ProgramFailedError, ProgramMissingError
 from lobservatory import logging
+from lobservatory.metrics.exposition import Sample
 from openclaw import journal
 from openclaw.client import GatewayClient
 from openclaw.fields import mapping, text, whole

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from exporter.collectors.poll import PollCollector
-from exporter.exposition import Sample
+from lobservatory.metrics.exposition import Sample
 from openclaw.client import GatewayClient
 from openclaw.fields import items, text
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from exporter.exposition import Sample
+from lobservatory.metrics.exposition import Sample
 from openclaw.client import GatewayClient
 from openclaw.fields import flag, instant, items, text
 from store.rows import Node

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from exporter.exposition import Sample
+from lobservatory.metrics.exposition import Sample
 from openclaw.client import GatewayClient
 from openclaw.protocol import GatewayUnavailableError
 from openclaw.state_records import ASK_RECORDS, NoRecordsError

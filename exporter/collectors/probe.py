@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from exporter.exposition import Sample
+from lobservatory.metrics.exposition import Sample
 from openclaw.fields import mapping, text
 
 TIMEOUT = 3.0

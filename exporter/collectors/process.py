@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from exporter.exposition import Sample
+from lobservatory.metrics.exposition import Sample
 
 _TITLE = "openclaw-gateway"
 _NAMES = ("openclaw", "clawdbot", "moltbot")  # today's name and the former ones

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from exporter.exposition import Sample
 from exporter.programs import Program, ProgramFailedError, ProgramMissingError
-from lobservatory.catalogue import SERVICE_STATES
+from lobservatory.metrics.catalogue import SERVICE_STATES
+from lobservatory.metrics.exposition import Sample
 
 LIMIT = 3.0
 UNIT = "openclaw-gateway.service"

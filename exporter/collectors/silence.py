@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from exporter.exposition import Sample
+from lobservatory.metrics.exposition import Sample
 from openclaw.fields import instant
 from openclaw.protocol import Pushed
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from exporter.exposition import Sample
+from lobservatory.metrics.exposition import Sample
 
 PARTS = (
     "agent_database",

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import psycopg
 
-from exporter.exposition import Sample
 from lobservatory import logging
+from lobservatory.metrics.exposition import Sample
 from lobservatory.thresholds import Key, check
 from store.alerts import ThresholdOverride
 

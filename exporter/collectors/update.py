@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from exporter.exposition import Sample
+from lobservatory.metrics.exposition import Sample
 from openclaw.client import GatewayClient
 from openclaw.fields import mapping
 from openclaw.protocol import Hello, NotReadyError, Pushed

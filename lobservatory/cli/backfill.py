@@ -238,7 +238,7 @@ def _blocks(
 
 def _lines(key: Key, values: Iterable[tuple[datetime, Decimal]], target: Mapping[str, str]) -> dict[int, str]:
     """The lines of one series by the number of their block."""
-    from lobservatory.catalogue import METRICS  # noqa: PLC0415 - as above
+    from lobservatory.metrics.catalogue import METRICS  # noqa: PLC0415 - as above
 
     metric, labels = key
     names = next(one.labels for one in METRICS if one.name == metric)
@@ -326,7 +326,7 @@ def asked(address: str, gateway: str, listen: str) -> Scraped:
     # The first of each series: the smallest, as counters rise.
     values: dict[Key, Decimal] = {}
     target: dict[str, str] = {}
-    from lobservatory.catalogue import METRICS  # noqa: PLC0415 - `--help` does not wait for it
+    from lobservatory.metrics.catalogue import METRICS  # noqa: PLC0415 - `--help` does not wait for it
     from store.history import METRICS as ours  # noqa: N811, PLC0415 - as above
 
     for metric in METRICS:

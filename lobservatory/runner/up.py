@@ -23,9 +23,9 @@ from urllib.parse import urlsplit
 from rich import progress as bars
 from rich.console import Console
 
-from api.security.password import password_file
 from exporter.accounting import price_book
 from lobservatory.errors import UserError
+from lobservatory.password import password_file
 from lobservatory.runner import foreign, parts, placement, postgres, report, secrets, upgrade
 from lobservatory.runner.report import Row
 from lobservatory.runner.supervision import LAST_STOP_SECONDS, RUNNING, Program, Supervision, last_line

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lobservatory.catalogue import CATALOGUE
+from lobservatory.metrics.catalogue import CATALOGUE
 from tests.tools import REPOSITORY, debian_tool
 
 RECORDING = REPOSITORY / "tests" / "fixtures" / "replay" / "idle.jsonl.gz"

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import yaml
 
-from lobservatory.catalogue import CATALOGUE
+from lobservatory.metrics.catalogue import CATALOGUE
 from lobservatory.thresholds import THRESHOLDS
 from tests.alerts import cases
 from tests.tools import REPOSITORY, debian_tool

@@ -18,8 +18,8 @@ from api.app import create_app
 from api.context import of_app
 from api.models.auth import TokenIn
 from api.security.limits import Limits, Rate
-from api.security.password import PasswordFile
 from api.security.scopes import Actor, Scope
+from lobservatory.password import PasswordFile
 from lobservatory.settings import Settings
 from tests.servers import NO_PROMETHEUS, PATIENCE_SECONDS
 

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from api.context import of_app
 from api.models.auth import Preferences
-from api.security.password import PasswordError, PasswordFile, check
 from api.security.scopes import Actor, Scope
+from lobservatory.password import PasswordError, PasswordFile, check
 from lobservatory.settings import Settings
 from tests.api.conftest import FAST, PASSWORD, connected, new_token, started
 

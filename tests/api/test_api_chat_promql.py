@@ -13,7 +13,7 @@ import pytest
 from api.services import promql
 from api.services.chat import ChatService
 from api.services.promql import METRIC_QUESTIONS, MOST_POINTS, MetricsError, Prometheus, selector
-from lobservatory.catalogue import CATALOGUE
+from lobservatory.metrics.catalogue import CATALOGUE
 from lobservatory.settings import Settings
 from store.pool import open_pool
 from store.questions import MOST_ROWS, QUESTIONS

@@ -30,9 +30,9 @@ from schemathesis.specs.openapi.checks import (
 from api.app import create_app
 from api.models import patterns
 from api.openapi import document
-from api.security.password import PasswordFile
 from lobservatory.complaints import explained
 from lobservatory.demo.gateway import ReplayGateway
+from lobservatory.password import PasswordFile
 from lobservatory.settings import Settings
 from tests.api.conftest import FAST, LOOSE, PASSWORD
 from tests.servers import PATIENCE_SECONDS, wait_for

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from api.app import create_app
-from api.security.password import PasswordFile
+from lobservatory.password import PasswordFile
 from tests.api.conftest import FAST, LOOSE
 from tests.api.test_api_contract import SERVICE, serving
 from tests.conftest import missing

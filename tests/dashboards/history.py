@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 from prometheus_client.parser import text_string_to_metric_families
 
-from lobservatory.catalogue import (
+from lobservatory.metrics.catalogue import (
     AGENT_STATES,
     COLLECTORS,
     CONNECTION_STATES,

@@ -18,8 +18,8 @@ from dashboards.board import LayoutError, Row, _panels
 from dashboards.boards import all_boards
 from dashboards.panels import stat
 from dashboards.queries import now
-from lobservatory.catalogue import CATALOGUE
 from lobservatory.cli.boards import boards as boards_command
+from lobservatory.metrics.catalogue import CATALOGUE
 from tests.dashboards.grafana_macros import (
     TimeRange,
     boards,

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from exporter.exposition import Sample
 from exporter.registry import Registry
-from lobservatory.catalogue import CATALOGUE, TOTAL_SERIES
+from lobservatory.metrics.catalogue import CATALOGUE, TOTAL_SERIES
+from lobservatory.metrics.exposition import Sample
 from tests.tools import debian_tool
 
 NAMES = 10_000

@@ -6,8 +6,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.exposition import EOF, Format, accepts_gzip, header, negotiate, number, prefixes, sample_lines
-from lobservatory.catalogue import CATALOGUE, METRICS
+from lobservatory.metrics.catalogue import CATALOGUE, METRICS
+from lobservatory.metrics.exposition import EOF, Format, accepts_gzip, header, negotiate, number, prefixes, sample_lines
 
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"

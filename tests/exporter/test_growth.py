@@ -10,8 +10,8 @@ import psutil
 from exporter.gateway import GatewayWatch
 from exporter.registry import Registry
 from exporter.runner import Runner
-from lobservatory.catalogue import CATALOGUE, TOTAL_SERIES
 from lobservatory.demo.gateway import ReplayGateway
+from lobservatory.metrics.catalogue import CATALOGUE, TOTAL_SERIES
 from tests.servers import PATIENCE_SECONDS
 
 AGENTS, SESSIONS, JOBS = 500, 5_000, 1_000

@@ -6,9 +6,9 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.exposition import Format, Sample
 from exporter.registry import LONGEST_VALUE, Registry, plain
-from lobservatory.catalogue import CATALOGUE, TOTAL_SERIES
+from lobservatory.metrics.catalogue import CATALOGUE, TOTAL_SERIES
+from lobservatory.metrics.exposition import Format, Sample
 from store.rows import Total
 
 COST = "claw_cost_usd_total"

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.exposition import Sample
 from exporter.registry import Registry
 from exporter.runner import SLOWEST, Runner, wait_after
+from lobservatory.metrics.exposition import Sample
 
 
 class Fake:

@@ -11,7 +11,9 @@ ROOMS = ("openclaw", "store", "exporter", "api", "dashboards", "alerts", "lobser
 # Data that every room may read.
 DATA = {
     "lobservatory.settings",
-    "lobservatory.catalogue",
+    "lobservatory.metrics.catalogue",
+    "lobservatory.metrics.exposition",
+    "lobservatory.password",
     "lobservatory.thresholds",
     "lobservatory.logging",
     "lobservatory.errors",
@@ -75,7 +77,7 @@ def test_the_rule_itself_notices_a_wrong_arrow():
     assert not allowed("api", "lobservatory.runner.up")
     assert not allowed("dashboards", "store.rows.Total")
     assert not allowed("lobservatory", "dashboards.config.PAGES_URL")
-    assert allowed("dashboards", "lobservatory.catalogue.METRICS")
+    assert allowed("dashboards", "lobservatory.metrics.catalogue.METRICS")
 
 
 def test_only_the_store_speaks_sql():

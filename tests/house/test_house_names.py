@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lobservatory.catalogue import API_METRICS
-from lobservatory.catalogue import METRICS as EXPORTER_METRICS
+from lobservatory.metrics.catalogue import API_METRICS
+from lobservatory.metrics.catalogue import METRICS as EXPORTER_METRICS
 
 METRICS = {*EXPORTER_METRICS, *API_METRICS}
 SAMPLES = Path(__file__).resolve().parents[1] / "fixtures" / "samples"

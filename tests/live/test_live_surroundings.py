@@ -9,7 +9,7 @@ import pytest
 from exporter.gateway import GatewayWatch
 from exporter.registry import Registry
 from exporter.runner import Runner
-from lobservatory.catalogue import SUBAGENT_STATUSES
+from lobservatory.metrics.catalogue import SUBAGENT_STATUSES
 from store.pool import open_pool
 from tests.servers import PATIENCE_SECONDS
 

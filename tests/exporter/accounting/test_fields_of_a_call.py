@@ -15,7 +15,7 @@ from exporter.accounting import Accountant, BillingPolicy, PriceBook, PricesErro
 from exporter.accounting.prices import load_prices, table
 from exporter.accounting.tool_errors import error_class
 from exporter.accounting.usage import read_usage, written
-from lobservatory.catalogue import CATALOGUE
+from lobservatory.metrics.catalogue import CATALOGUE
 from lobservatory.settings import Billing
 from openclaw.state_dir import ModelPrice
 from openclaw.stores import Details, Stores

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lobservatory.catalogue import CATALOGUE
 from lobservatory.demo.gateway import ReplayGateway
+from lobservatory.metrics.catalogue import CATALOGUE
 from openclaw.client import GatewayClient
 from tests.archives import extract
 from tests.servers import PATIENCE_SECONDS

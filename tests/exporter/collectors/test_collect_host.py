@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from exporter.collectors.host import HostCollector
-from exporter.exposition import Sample
+from lobservatory.metrics.exposition import Sample
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fixture is Linux' /proc")
 

@@ -4,8 +4,8 @@ import psycopg
 import pytest
 
 from exporter.collectors.thresholds import ThresholdsCollector
-from exporter.exposition import Format, Sample
 from exporter.registry import Registry
+from lobservatory.metrics.exposition import Format, Sample
 from lobservatory.settings import Settings, SettingsError, load
 from lobservatory.thresholds import THRESHOLDS
 from store.alerts import ThresholdOverride

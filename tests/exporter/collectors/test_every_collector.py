@@ -10,7 +10,7 @@ import exporter.collectors
 from exporter.app import Exporter
 from exporter.registry import Registry
 from exporter.runner import Runner, wait_after
-from lobservatory.catalogue import COLLECTORS
+from lobservatory.metrics.catalogue import COLLECTORS
 from lobservatory.settings import load
 
 FILES = Path(exporter.collectors.__file__).parent

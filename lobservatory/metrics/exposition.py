@@ -11,7 +11,7 @@ import enum
 import math
 from typing import NamedTuple
 
-from lobservatory.catalogue import Metric
+from lobservatory.metrics.catalogue import Metric
 
 
 class Sample(NamedTuple):

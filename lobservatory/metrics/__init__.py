@@ -1,0 +1,1 @@
+"""What this project measures: every metric family, and their text."""
