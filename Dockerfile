@@ -7,7 +7,7 @@ RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --requi
 COPY . .
 # Editable: dashboards, alerts and provisioning stand beside the code, as in a checkout.
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation -e . \
- && /opt/venv/bin/python -m compileall -q api exporter lobservatory openclaw store
+ && /opt/venv/bin/python -m compileall -q api cli exporter lobservatory openclaw store
 
 FROM python:3.11.14-slim-bookworm
 LABEL org.opencontainers.image.title="Lobservatory" org.opencontainers.image.licenses="Apache-2.0"

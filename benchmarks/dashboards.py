@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg
 
-from lobservatory.runner import postgres
+from cli.up import postgres
 from store.migrate import migrate
 from tests.dashboards.grafana_macros import PanelQuery, TimeRange, expand_sql, panel_queries
 

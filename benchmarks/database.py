@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 
 from benchmarks.dashboards import fill_calls
-from lobservatory.runner import postgres
+from cli.up import postgres
 from store import agents, cost, feed, monitoring, operations, tasks, traces
 from store.migrate import migrate
 from store.pool import Connection, open_pool

@@ -11,10 +11,10 @@ from typing import Any
 
 import psutil
 
+from cli.demo.gateway import ReplayGateway
 from exporter.gateway import GatewayWatch
 from exporter.registry import Registry
 from exporter.runner import Runner
-from lobservatory.demo.gateway import ReplayGateway
 from lobservatory.metrics.catalogue import TOTAL_SERIES
 
 AGENTS, SESSIONS, JOBS = 500, 5_000, 1_000

@@ -19,7 +19,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from lobservatory.runner import postgres
+from cli.up import postgres
 from store.migrate import migrate
 from store.postgres_ledger import PostgresLedger
 from store.rows import ModelCall, Position, SessionEvent, ToolCall, ToolResult

@@ -25,8 +25,8 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks.websocket import service
-from lobservatory.demo.gateway import ReplayGateway
-from lobservatory.runner import postgres
+from cli.demo.gateway import ReplayGateway
+from cli.up import postgres
 from store.migrate import migrate
 
 RUNS = 20

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from lobservatory.runner import postgres
+from cli.up import postgres
 from store.migrate import migrate
 
 UPDATES = 100

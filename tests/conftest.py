@@ -20,7 +20,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from psycopg import sql
 
-from lobservatory.runner import postgres
+from cli.up import postgres
 from lobservatory.settings import Settings
 from store.migrate import migrate
 from tests.tools import TOOLS

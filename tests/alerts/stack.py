@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from lobservatory.runner.monitoring import prepare_alertmanager, prepare_prometheus
+from cli.up.monitoring import prepare_alertmanager, prepare_prometheus
 from lobservatory.settings import Listen, Settings
 from tests.servers import Alertmanager, Prometheus, alertmanager, prometheus, wait_for
 

@@ -10,7 +10,7 @@ import tomllib
 import pytest
 import yaml
 
-from lobservatory.runner.monitoring import prepare_alertmanager
+from cli.up.monitoring import prepare_alertmanager
 from lobservatory.settings import Settings
 from lobservatory.thresholds import THRESHOLDS
 from tests.alerts.stack import fast_alertmanager

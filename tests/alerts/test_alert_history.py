@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from api.services.alert_history import AlertHistory
+from cli.commands import alert_test
 from lobservatory.errors import UserError
-from lobservatory.runner import alert_test
 from lobservatory.settings import Listen, Settings
 from store.pool import open_pool
 from tests.alerts.stack import fast_alertmanager, fast_prometheus

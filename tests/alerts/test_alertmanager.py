@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import yaml
 
-from lobservatory.runner.monitoring import ALERTMANAGER, ALERTS, prepare_alertmanager
+from cli.up.monitoring import ALERTMANAGER, ALERTS, prepare_alertmanager
 from lobservatory.settings import Settings, SettingsError, load
 from tests.alerts.stack import fast_alertmanager
 from tests.alerts.test_alert_rules import NAMES, silenced_by

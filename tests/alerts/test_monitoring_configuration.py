@@ -11,8 +11,7 @@ from threading import Thread
 import pytest
 import yaml
 
-from lobservatory.errors import UserError
-from lobservatory.runner.monitoring import (
+from cli.up.monitoring import (
     ALERTMANAGER,
     PROMETHEUS,
     alertmanager_arguments,
@@ -20,6 +19,7 @@ from lobservatory.runner.monitoring import (
     prepare_prometheus,
     prometheus_arguments,
 )
+from lobservatory.errors import UserError
 from lobservatory.settings import Listen, Settings, SettingsError, load
 from tests.fakes.exporter import fake_exporter
 from tests.servers import prometheus, wait_for

@@ -16,7 +16,7 @@ from api.security.scopes import Actor, Scope
 from api.services import chat
 from api.services.chat import ALLOWED, MOST_ROUNDS, ChatService, ModelConnection
 from api.services.promql import METRIC_QUESTIONS
-from lobservatory.demo.gateway import ReplayGateway
+from cli.demo.gateway import ReplayGateway
 from openclaw.client import GatewayClient
 from openclaw.protocol import NotReadyError
 from store.pool import open_pool

@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from api.context import of_app
 from api.security.limits import Limits, Rate
 from api.security.scopes import Scope
+from cli.demo.gateway import ReplayGateway
 from exporter.operations import operation_id
-from lobservatory.demo.gateway import ReplayGateway
 from openclaw.client import GatewayClient
 from openclaw.protocol import TooManyRequestsError
 from store import requested_runs

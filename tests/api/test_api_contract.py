@@ -30,8 +30,8 @@ from schemathesis.specs.openapi.checks import (
 from api.app import create_app
 from api.models import patterns
 from api.openapi import document
+from cli.demo.gateway import ReplayGateway
 from lobservatory.complaints import explained
-from lobservatory.demo.gateway import ReplayGateway
 from lobservatory.password import PasswordFile
 from lobservatory.settings import Settings
 from tests.api.conftest import FAST, LOOSE, PASSWORD

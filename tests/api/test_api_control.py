@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from api.context import of_app
 from api.security.scopes import Scope
 from api.services import service_manager
-from lobservatory.demo.gateway import ReplayGateway
+from cli.demo.gateway import ReplayGateway
 from lobservatory.settings import Settings
 from tests.api.conftest import connected, new_token, started
 from tests.servers import PATIENCE_SECONDS

@@ -6,7 +6,7 @@ import pytest
 
 from api.context import of_app
 from api.security.scopes import Scope
-from lobservatory.demo.gateway import ReplayGateway
+from cli.demo.gateway import ReplayGateway
 from tests.api.conftest import connected, new_token, started
 from tests.servers import PATIENCE_SECONDS
 

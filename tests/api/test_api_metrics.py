@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from api.context import of_app
 from api.counts import Counts
 from api.security.scopes import Actor, Scope
-from lobservatory.demo.gateway import ReplayGateway
+from cli.demo.gateway import ReplayGateway
 from lobservatory.metrics.catalogue import API_METRICS
 from openclaw.client import GatewayClient
 from openclaw.protocol import CallTimeoutError, RpcError

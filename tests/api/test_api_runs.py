@@ -22,7 +22,7 @@ from api.security.scopes import Actor, Scope
 from api.services import delivery
 from api.services import runs as service
 from api.services.webhooks import signature
-from lobservatory.demo.gateway import ReplayGateway
+from cli.demo.gateway import ReplayGateway
 from lobservatory.settings import Settings, SettingsError, load
 from store import requested_runs
 from tests.api.conftest import connected, new_token, started

@@ -12,7 +12,7 @@ import yaml
 
 from api.context import of_app
 from api.security.scopes import Scope
-from lobservatory.demo.gateway import ReplayGateway
+from cli.demo.gateway import ReplayGateway
 from tests.api.conftest import connected, new_token, started
 from tests.api.test_api_metrics import value
 from tests.otlp import values

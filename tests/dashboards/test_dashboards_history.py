@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import yaml
 
-from lobservatory.runner import postgres
+from cli.up import postgres
 from tests.conftest import fresh_database
 from tests.dashboards import history
 from tests.dashboards.grafana_asks import Sources

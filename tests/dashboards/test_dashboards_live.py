@@ -12,8 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from lobservatory.runner import postgres
-from lobservatory.runner.monitoring import prepare_prometheus
+from cli.up import postgres
+from cli.up.monitoring import prepare_prometheus
 from lobservatory.settings import Listen, load
 from tests.conftest import fresh_database
 from tests.dashboards.grafana_asks import Sources

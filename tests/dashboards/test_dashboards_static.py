@@ -12,13 +12,13 @@ import pytest
 import sqlglot
 import yaml
 
+from cli.commands.boards import boards as boards_command
 from dashboards import config
 from dashboards.__main__ import DIRECTORY, rendered
 from dashboards.board import LayoutError, Row, _panels
 from dashboards.boards import all_boards
 from dashboards.panels import stat
 from dashboards.queries import now
-from lobservatory.cli.boards import boards as boards_command
 from lobservatory.metrics.catalogue import CATALOGUE
 from tests.dashboards.grafana_macros import (
     TimeRange,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cli.up.foreign import bundled_plugins
 from dashboards import config
-from lobservatory.runner.foreign import bundled_plugins
 from tests.dashboards.grafana_macros import SCRAPE_INTERVAL, boards
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
+from cli.up import postgres
 from exporter.app import Exporter, StartError, configured_series, only_one
 from exporter.gateway import GatewayWatch
 from exporter.scan import scan
-from lobservatory.runner import postgres
 from openclaw.state_dir import load_config
 from store.gateway import save_agents, save_sessions
 from store.migrate import migrate

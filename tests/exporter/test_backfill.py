@@ -11,7 +11,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from lobservatory.cli import backfill
+from cli.commands import backfill
 from lobservatory.errors import UserError
 from tests.servers import PATIENCE_SECONDS, prometheus
 from tests.tools import debian_tool

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from lobservatory.runner import postgres
+from cli.up import postgres
 from store.migrate import migrate
 from tests.servers import PATIENCE_SECONDS
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from lobservatory.demo.gateway import RECORDINGS, ReplayGateway, load_replies
-from lobservatory.demo.playback import Player, Stores
-from lobservatory.demo.state import prepare
+from cli.demo.gateway import RECORDINGS, ReplayGateway, load_replies
+from cli.demo.playback import Player, Stores
+from cli.demo.state import prepare
 from tests.tools import debian_tool
 
 RULES = Path(__file__).parents[2] / "alerts" / "rules"

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lobservatory.demo.gateway import ReplayGateway
+from cli.demo.gateway import ReplayGateway
 from lobservatory.settings import Listen
 from tests.dashboards.test_dashboards_static import RECORDED
 from tests.live.stack import OurProcess, gateway_settings

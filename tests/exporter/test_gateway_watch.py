@@ -11,10 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from psycopg.rows import dict_row
 
 from api.services.agents import AgentService
+from cli.demo.gateway import ReplayGateway
 from exporter.gateway import GatewayWatch, OperationsFeed
 from exporter.registry import Registry
 from exporter.runner import Runner
-from lobservatory.demo.gateway import ReplayGateway
 from openclaw.protocol import Pushed
 from store import outbox
 from store.pool import open_pool

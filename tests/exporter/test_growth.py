@@ -7,10 +7,10 @@ from pathlib import Path
 
 import psutil
 
+from cli.demo.gateway import ReplayGateway
 from exporter.gateway import GatewayWatch
 from exporter.registry import Registry
 from exporter.runner import Runner
-from lobservatory.demo.gateway import ReplayGateway
 from lobservatory.metrics.catalogue import CATALOGUE, TOTAL_SERIES
 from tests.servers import PATIENCE_SECONDS
 

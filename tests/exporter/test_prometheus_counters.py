@@ -12,8 +12,8 @@ import typer
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from lobservatory.cli.reprice import reprice
-from lobservatory.runner import postgres
+from cli.commands.reprice import reprice
+from cli.up import postgres
 from lobservatory.settings import Listen
 from tests.servers import PATIENCE_SECONDS
 

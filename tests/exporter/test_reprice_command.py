@@ -12,8 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from cli.commands.reprice import reprice
 from exporter.accounting import Accountant, BillingPolicy, price_book
-from lobservatory.cli.reprice import reprice
 from lobservatory.errors import UserError
 from lobservatory.settings import Billing
 from store.postgres_ledger import PostgresLedger

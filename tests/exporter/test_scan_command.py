@@ -12,8 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from lobservatory.cli import scan as command
-from lobservatory.cli.app import scan
+from cli.app import scan
+from cli.commands import scan as command
 from lobservatory.errors import UserError
 from lobservatory.settings import Billing, Settings
 from openclaw.state_dir import StateDirError

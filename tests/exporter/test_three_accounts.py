@@ -20,11 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from psycopg import sql
 from typer.testing import CliRunner
 
+from cli.app import scan
 from exporter.accounting import Accountant, BillingPolicy, price_book
 from exporter.ingest import Ingest
 from exporter.registry import OTHER, Registry, plain
 from exporter.watch import Watch
-from lobservatory.cli.app import scan
 from openclaw.state_dir import load_config
 from openclaw.stores import Stores
 from store.postgres_ledger import PostgresLedger

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lobservatory
-from lobservatory.cli import is_explained
+from cli import is_explained
 from lobservatory.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +42,7 @@ def test_version(tmp_path):
 
 def test_starting_the_command_imports_no_server_and_no_database():
     code = (
-        "import sys; import lobservatory.cli.app; "
+        "import sys; import cli.app; "
         "print([m for m in ('fastapi', 'uvicorn', 'psycopg', 'supervisor', 'websockets') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import yaml
 
-from lobservatory.runner import postgres
+from cli.up import postgres
 from tests.tools import debian_tool
 
 ROOT = Path(__file__).resolve().parents[2]

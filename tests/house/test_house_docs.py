@@ -12,8 +12,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from lobservatory.cli.app import app
-from lobservatory.cli.docs import PAGES
+from cli.app import app
+from cli.commands.docs import PAGES
 from lobservatory.settings import FILE_ONLY, RUNNER_VARIABLES, SECRETS, Settings
 from tests import requirements
 from tests.archives import extract
@@ -25,7 +25,7 @@ DOCUMENTS = [
 ]
 SETTINGS = {f"LOBS_{name.upper()}" for name in Settings.model_fields}
 VARIABLES = {f"LOBS_{name.upper()}" for name in Settings.model_fields if name not in FILE_ONLY}
-ROOMS = ("alerts", "api", "dashboards", "exporter", "lobservatory", "openclaw", "provisioning", "store")
+ROOMS = ("alerts", "api", "cli", "dashboards", "exporter", "lobservatory", "openclaw", "provisioning", "store")
 # Everything that tells people something.
 TEXTS = [
     *DOCUMENTS,

@@ -11,10 +11,10 @@ import tarfile
 import psycopg
 import pytest
 
-from lobservatory import doctor
-from lobservatory.demo.gateway import ReplayGateway
-from lobservatory.runner import secrets
-from lobservatory.runner.supervision import Supervision
+from cli import doctor
+from cli.demo.gateway import ReplayGateway
+from cli.up import secrets
+from cli.up.supervision import Supervision
 from lobservatory.settings import Billing, Listen, Settings
 from openclaw.state_dir import OpenClawConfig
 from tests.archives import extract

@@ -18,14 +18,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from lobservatory.runner import postgres
+from cli.up import postgres
 from tests import newcomer
 from tests.servers import free_port
 from tests.tools import debian_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE_PYTHON = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-ROOMS = ("api", "exporter", "lobservatory", "openclaw", "store")
+ROOMS = ("api", "cli", "exporter", "lobservatory", "openclaw", "store")
 
 
 @contextmanager
@@ -183,7 +183,7 @@ def test_the_wheel_has_what_runs_and_its_data_and_nothing_that_only_builds(wheel
             "api/web/*",
             "dashboards/json/*.json",
             "exporter/accounting/prices.toml",
-            "lobservatory/demo/recordings/**/*",
+            "cli/demo/recordings/**/*",
             "provisioning/**/*",
             "store/migrations/**/*.sql",
         )
@@ -216,7 +216,7 @@ def test_every_module_of_the_wheel_is_imported_without_a_development_package(whe
 
 LIST_COMMANDS = """
 import json, typer
-from lobservatory.cli.app import app
+from cli.app import app
 
 def paths(command, before=()):
     yield before

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from lobservatory.runner import postgres
+from cli.up import postgres
 from store.migrate import migrate
 from tests.house.test_house_up import PROGRAM, Installation, count, installation
 from tests.servers import PATIENCE_SECONDS, wait_for

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cli.up import foreign, parts, postgres, secrets
+from cli.up.supervision import LAST_STOP_SECONDS, STOP_SECONDS, Program, Supervision, last_line
 from lobservatory.errors import UserError
-from lobservatory.runner import foreign, parts, postgres, secrets
-from lobservatory.runner.supervision import LAST_STOP_SECONDS, STOP_SECONDS, Program, Supervision, last_line
 from lobservatory.settings import Listen, Settings
 from tests.servers import wait_for
 

@@ -21,8 +21,8 @@ import psutil
 import psycopg
 import pytest
 
-from lobservatory.demo.gateway import ReplayGateway
-from lobservatory.runner.supervision import Supervision
+from cli.demo.gateway import ReplayGateway
+from cli.up.supervision import Supervision
 from lobservatory.settings import PARTS
 from tests import otlp
 from tests.archives import extract

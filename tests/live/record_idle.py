@@ -23,8 +23,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from lobservatory.runner import postgres
-from lobservatory.runner.monitoring import prepare_prometheus
+from cli.up import postgres
+from cli.up.monitoring import prepare_prometheus
 from lobservatory.settings import Listen, Settings
 from store.migrate import migrate
 from tests.live.harness import LiveGateway

@@ -7,7 +7,7 @@ import json
 import httpx
 import pytest
 
-from lobservatory.runner import secrets
+from cli.up import secrets
 from tests.live.stack import gateway_settings, our_process, token, wait_ready
 from tests.servers import PATIENCE_SECONDS
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lobservatory.runner import secrets
+from cli.up import secrets
 from tests.fakes.slack import fake_slack
 from tests.live.stack import gateway_settings, our_process, token, wait_ready
 from tests.servers import PATIENCE_SECONDS, wait_for

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from lobservatory.runner import postgres
+from cli.up import postgres
 from tests.conftest import fresh_database
 from tests.live import scenario, truth
 from tests.live.stack import gateway_settings, our_process, token, wait_ready

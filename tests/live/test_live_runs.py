@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from lobservatory.runner import postgres
+from cli.up import postgres
 from tests.conftest import fresh_database
 from tests.live.stack import gateway_settings, our_process, wait_ready
 from tests.otlp import Receiver, values

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from lobservatory.cli.app import app
+from cli.app import app
 from lobservatory.errors import UserError
 from lobservatory.settings import load
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from cli.demo.gateway import ReplayGateway
+from cli.demo.playback import Account, Stores, play
+from cli.demo.state import prepare
 from exporter.collectors.cron import CronCollector
 from exporter.operations import RunTracker
-from lobservatory.demo.gateway import ReplayGateway
-from lobservatory.demo.playback import Account, Stores, play
-from lobservatory.demo.state import prepare
 from openclaw.client import GatewayClient
 from openclaw.fields import instant
 from openclaw.log_lines import parse

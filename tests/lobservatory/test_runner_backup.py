@@ -11,9 +11,9 @@ import pytest
 from psycopg import sql
 from pydantic import SecretStr
 
+from cli.up.backup import backup, restore
+from cli.up.postgres import OWNER
 from lobservatory.errors import UserError
-from lobservatory.runner.backup import backup, restore
-from lobservatory.runner.postgres import OWNER
 from lobservatory.settings import Settings
 from store.migrate import check_schema
 

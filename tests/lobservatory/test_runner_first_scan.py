@@ -8,8 +8,8 @@ import io
 import pytest
 from rich.console import Console
 
-from lobservatory.runner import parts
-from lobservatory.runner.up import FirstScan
+from cli.up import parts
+from cli.up.up import FirstScan
 from lobservatory.settings import Listen
 
 SOMEWHERE = Listen(host="127.0.0.1", port=9)

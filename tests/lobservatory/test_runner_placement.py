@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from cli.up import gateway, parts, placement, report
 from lobservatory.errors import UserError
-from lobservatory.runner import gateway, parts, placement, report
 from lobservatory.settings import Listen, Settings
 from tests.servers import free_port
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from lobservatory.runner import postgres
-from lobservatory.runner.postgres import PostgresError
+from cli.up import postgres
+from cli.up.postgres import PostgresError
 from tests.servers import PATIENCE_SECONDS
 
 

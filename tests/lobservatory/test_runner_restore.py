@@ -18,11 +18,11 @@ import pytest
 from psycopg import sql
 from pydantic import SecretStr
 
+from cli.up import postgres, upgrade
+from cli.up import up as runner
+from cli.up.backup import backup, restore
+from cli.up.postgres import OWNER, READER, SUPERUSER, WRITER
 from lobservatory.errors import UserError
-from lobservatory.runner import postgres, upgrade
-from lobservatory.runner import up as runner
-from lobservatory.runner.backup import backup, restore
-from lobservatory.runner.postgres import OWNER, READER, SUPERUSER, WRITER
 from lobservatory.settings import Settings
 from store.contents import is_blank
 from store.migrate import check_schema, migrate
@@ -274,7 +274,7 @@ def test_standard_input_is_restored_where_it_is_a_file(data, dumps):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lobservatory.runner import backup
+from cli.up import backup
 from lobservatory.settings import Settings
 
 def die(*_):

@@ -13,8 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from lobservatory.runner import postgres, upgrade
-from lobservatory.runner.postgres import OWNER, READER, SUPERUSER, WRITER, PostgresError
+from cli.up import postgres, upgrade
+from cli.up.postgres import OWNER, READER, SUPERUSER, WRITER, PostgresError
 from store.migrate import check_schema, migrate
 from tests.conftest import missing
 
@@ -151,7 +151,7 @@ def test_everything_is_there_afterwards_and_the_old_files_are_kept(old):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lobservatory.runner import upgrade
+from cli.up import upgrade
 
 def tell(line):
     if sys.argv[2] in line:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import structlog
 
-from lobservatory.demo.gateway import Faults, ReplayGateway
+from cli.demo.gateway import Faults, ReplayGateway
 from openclaw.client import GatewayClient, backoff
 from openclaw.protocol import (
     AuthFailedError,

@@ -18,7 +18,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from lobservatory.runner import postgres
+from cli.up import postgres
 from store.checkpoint import CheckpointLedger
 from store.ledger import LedgerHeldError, LedgerUnavailableError
 from store.migrate import migrate

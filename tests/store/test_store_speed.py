@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from benchmarks import database
-from lobservatory.runner import postgres
+from cli.up import postgres
 from store.pool import open_pool
 from tests.conftest import fresh_database
 

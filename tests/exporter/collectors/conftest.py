@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lobservatory.demo.gateway import ReplayGateway
+from cli.demo.gateway import ReplayGateway
 from lobservatory.metrics.catalogue import CATALOGUE
 from openclaw.client import GatewayClient
 from tests.archives import extract

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
+from cli.demo.gateway import ReplayGateway
 from exporter.collectors import logs
 from exporter.collectors.logs import LogsCollector, connector, redacted, signature
 from lobservatory import logging
-from lobservatory.demo.gateway import ReplayGateway
 from openclaw.journal import Unit, owned_unit, parse_entry
 from openclaw.log_lines import parse
 from store.pool import open_pool

@@ -7,10 +7,10 @@ import sqlite3
 
 import pytest
 
+from cli.demo.gateway import ReplayGateway
 from exporter.gateway import GatewayWatch
 from exporter.registry import Registry
 from exporter.runner import Runner
-from lobservatory.demo.gateway import ReplayGateway
 from openclaw.state_records import StateRecords, StateRecordsError
 from tests.servers import PATIENCE_SECONDS
 

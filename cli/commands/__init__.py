@@ -1,0 +1,1 @@
+"""One file a command; what it takes more than a screen to do lies beside it in this room."""
