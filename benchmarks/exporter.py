@@ -18,9 +18,9 @@ from typing import Any
 
 from benchmarks.corpus import SCHEMA
 from exporter.accounting import Accountant, BillingPolicy, price_book
-from exporter.ingest import Ingest, IngestThread, OnRegistry
-from exporter.registry import Registry
-from exporter.watch import Watch
+from exporter.ingest.ingest import Ingest, IngestThread, OnRegistry
+from exporter.ingest.watch import Watch
+from exporter.metrics.registry import Registry
 from lobservatory.metrics.exposition import Format, Sample
 from openclaw.stores import Stores
 from store.checkpoint import CheckpointLedger

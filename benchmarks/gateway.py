@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 
 from cli.demo.gateway import ReplayGateway
-from exporter.gateway import GatewayWatch
-from exporter.registry import Registry
-from exporter.runner import Runner
+from exporter.collectors.scheduler import Runner
+from exporter.gateway.watch import GatewayWatch
+from exporter.metrics.registry import Registry
 from lobservatory.metrics.catalogue import TOTAL_SERIES
 
 AGENTS, SESSIONS, JOBS = 500, 5_000, 1_000

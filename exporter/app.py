@@ -24,23 +24,23 @@ from typing import Any, Final
 import psutil
 import psycopg
 
-from exporter import traces
 from exporter.accounting import Accountant, BillingPolicy, PricesError, price_book
 from exporter.collectors import Collector
 from exporter.collectors.gpu import GpuCollector
 from exporter.collectors.host import HostCollector
 from exporter.collectors.process import ProcessCollector
+from exporter.collectors.scheduler import Runner
 from exporter.collectors.service import ServiceCollector
 from exporter.collectors.storage import StorageCollector
 from exporter.collectors.thresholds import ThresholdsCollector
-from exporter.gateway import GatewayWatch
-from exporter.ingest import Ingest, IngestThread, OnRegistry
-from exporter.registry import Registry
-from exporter.runner import Runner
-from exporter.server import Application, MetricsServer, PortTakenError, bind
-from exporter.traces import Span
-from exporter.watch import Watch
-from exporter.windows import Windows, WindowsCollector, compute
+from exporter.collectors.windows import Windows, WindowsCollector, compute
+from exporter.gateway import traces
+from exporter.gateway.traces import Span
+from exporter.gateway.watch import GatewayWatch
+from exporter.ingest.ingest import Ingest, IngestThread, OnRegistry
+from exporter.ingest.watch import Watch
+from exporter.metrics.registry import Registry
+from exporter.metrics.server import Application, MetricsServer, PortTakenError, bind
 from lobservatory import logging, otlp
 from lobservatory.metrics.catalogue import CALL_OUTCOMES, REJECT_REASONS, SOURCES, TOKEN_TYPES
 from lobservatory.metrics.exposition import Format, Sample

@@ -33,7 +33,7 @@ from lobservatory.given import is_file, path_of
 from lobservatory.wording import counted
 
 if TYPE_CHECKING:
-    from exporter.registry import Registry
+    from exporter.metrics.registry import Registry
     from lobservatory.settings import Settings
 
 Key = tuple[str, tuple[str, ...]]  # metric, label values in the order of the catalogue
@@ -174,7 +174,7 @@ class Counters:
     """Increments by series and quarter hour, under the labels that the exporter shows."""
 
     def __init__(self, known: Mapping[Key, Decimal]) -> None:
-        from exporter.registry import Registry  # noqa: PLC0415 - it takes a while to load
+        from exporter.metrics.registry import Registry  # noqa: PLC0415 - it takes a while to load
         from store.rows import Total  # noqa: PLC0415 - as above
 
         self._known = known

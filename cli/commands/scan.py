@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from exporter.scan import Group, Progress, ScanResult
+    from exporter.ingest.scan import Group, Progress, ScanResult
     from lobservatory.settings import Billing
 
 
@@ -76,8 +76,8 @@ def run_plainly(arguments: list[str]) -> int | None:
 
 def run(state_dir: Path | None, *, as_json: bool, since: str | None, tz: str | None) -> int:
     """Scan and print; the status with which the command ends. The command itself is declared in `app`."""
-    from exporter import scan as scanner  # noqa: PLC0415 - those who import our helpers do not wait for it
     from exporter.accounting import BillingPolicy, price_book  # noqa: PLC0415 - as above
+    from exporter.ingest import scan as scanner  # noqa: PLC0415 - those who import our helpers do not wait for it
     from openclaw.state_dir import load_config, resolve  # noqa: PLC0415 - as above
 
     settings = wanted()
@@ -165,7 +165,7 @@ def _print(directory: Path, result: ScanResult) -> None:
     from rich.console import Console  # noqa: PLC0415 - only for people
     from rich.table import Table  # noqa: PLC0415 - as above
 
-    from exporter.scan import TOKEN_CLASSES  # noqa: PLC0415 - as above
+    from exporter.ingest.scan import TOKEN_CLASSES  # noqa: PLC0415 - as above
 
     console = Console(highlight=False)
     total = result.total
@@ -208,7 +208,7 @@ def _print(directory: Path, result: ScanResult) -> None:
 
 
 def _table(title: str, groups: dict[str, Group], *, by_name: bool) -> Table:
-    from exporter.scan import TOKEN_CLASSES  # noqa: PLC0415 - only for people
+    from exporter.ingest.scan import TOKEN_CLASSES  # noqa: PLC0415 - only for people
 
     classes = TOKEN_CLASSES[:-1]  # reasoning is a part of output
     table = new_table((title, "calls", *(name.replace("_", " ") for name in classes), "US$"))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.programs import Program, ProgramMissingError
+from exporter.collectors.programs import Program, ProgramMissingError
 from lobservatory import logging
 from lobservatory.metrics.exposition import Sample
 

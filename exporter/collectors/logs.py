@@ -21,7 +21,7 @@ from typing import Any, Final
 import psycopg
 
 from exporter.collectors.process import gateways
-from exporter.programs import Program, ProgramError, ProgramFailedError, ProgramMissingError
+from exporter.collectors.programs import Program, ProgramError, ProgramFailedError, ProgramMissingError
 from lobservatory import logging
 from lobservatory.metrics.exposition import Sample
 from openclaw import journal

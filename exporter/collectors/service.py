@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from exporter.programs import Program, ProgramFailedError, ProgramMissingError
+from exporter.collectors.programs import Program, ProgramFailedError, ProgramMissingError
 from lobservatory.metrics.catalogue import SERVICE_STATES
 from lobservatory.metrics.exposition import Sample
 

@@ -17,7 +17,7 @@ from api.context import of_app
 from api.security.limits import Limits, Rate
 from api.security.scopes import Scope
 from cli.demo.gateway import ReplayGateway
-from exporter.operations import operation_id
+from exporter.gateway.runs import operation_id
 from openclaw.client import GatewayClient
 from openclaw.protocol import TooManyRequestsError
 from store import requested_runs

@@ -16,9 +16,9 @@ from pydantic import SecretStr
 
 from exporter.accounting import Accountant, BillingPolicy, price_book
 from exporter.app import Exporter
-from exporter.ingest import Ingest
-from exporter.registry import Registry
-from exporter.watch import Watch
+from exporter.ingest.ingest import Ingest
+from exporter.ingest.watch import Watch
+from exporter.metrics.registry import Registry
 from lobservatory.settings import Listen, Settings
 from openclaw.state_dir import load_config
 from openclaw.stores import Stores

@@ -18,8 +18,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from cli.up import postgres
 from exporter.app import Exporter, StartError, configured_series, only_one
-from exporter.gateway import GatewayWatch
-from exporter.scan import scan
+from exporter.gateway.watch import GatewayWatch
+from exporter.ingest.scan import scan
 from openclaw.state_dir import load_config
 from store.gateway import save_agents, save_sessions
 from store.migrate import migrate
@@ -100,7 +100,7 @@ async def test_a_database_that_is_not_there_leaves_metrics_up(files_dir, tmp_pat
 
 
 async def test_rows_of_polls_that_cannot_be_kept_fail_no_collector(monkeypatch):
-    monkeypatch.setattr("exporter.gateway._SAVE_WAIT", 0.05)
+    monkeypatch.setattr("exporter.gateway.watch._SAVE_WAIT", 0.05)
     async with open_pool("postgresql://lobs_writer@127.0.0.1:9/lobservatory") as pool:
         watch = GatewayWatch("g", NOBODY, str, pool=pool)
         await watch._saver(save_sessions)([Session("g", "main", "s")])  # raises nothing

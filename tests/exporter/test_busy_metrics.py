@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from exporter.registry import Registry
+from exporter.metrics.registry import Registry
 from lobservatory.metrics.catalogue import CATALOGUE, TOTAL_SERIES
 from lobservatory.metrics.exposition import Sample
 from tests.tools import debian_tool

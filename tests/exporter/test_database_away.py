@@ -54,7 +54,7 @@ def server():
 @pytest.mark.req("P-2")
 async def test_a_database_that_is_away_while_sessions_grow(lab, tmp_path, server, monkeypatch):
     """Stopped, and later killed."""
-    monkeypatch.setattr("exporter.ingest.LAST_RETRY", 0.2)
+    monkeypatch.setattr("exporter.ingest.ingest.LAST_RETRY", 0.2)
     await server.start()
     known, counted, failures = lab.transcript(), 50, 0
     known.append(b"".join(lab.call("0.01") for _ in range(counted)))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.operations import RunTracker, activity_text, file_name, merged, operation_id
+from exporter.gateway.runs import RunTracker, activity_text, file_name, merged, operation_id
 from openclaw.protocol import Pushed
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -12,9 +12,9 @@ from psycopg.rows import dict_row
 
 from api.services.agents import AgentService
 from cli.demo.gateway import ReplayGateway
-from exporter.gateway import GatewayWatch, OperationsFeed
-from exporter.registry import Registry
-from exporter.runner import Runner
+from exporter.collectors.scheduler import Runner
+from exporter.gateway.watch import GatewayWatch, OperationsFeed
+from exporter.metrics.registry import Registry
 from openclaw.protocol import Pushed
 from store import outbox
 from store.pool import open_pool

@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 
 from cli.demo.gateway import ReplayGateway
-from exporter.gateway import GatewayWatch
-from exporter.registry import Registry
-from exporter.runner import Runner
+from exporter.collectors.scheduler import Runner
+from exporter.gateway.watch import GatewayWatch
+from exporter.metrics.registry import Registry
 from lobservatory.metrics.catalogue import CATALOGUE, TOTAL_SERIES
 from tests.servers import PATIENCE_SECONDS
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from exporter.scan import scan
+from exporter.ingest.scan import scan
 
 GOOD = {
     "type": "message",

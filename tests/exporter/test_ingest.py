@@ -9,7 +9,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from exporter.scan import scan
+from exporter.ingest.scan import scan
 from openclaw.state_dir import load_config
 from openclaw.stores import StoreError
 from store.checkpoint import CheckpointLedger
@@ -226,7 +226,7 @@ async def test_a_second_ingest_of_the_same_books_refuses(files_dir, make_ledger,
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr("exporter.ingest.BATCH_ROWS", 5)
+    monkeypatch.setattr("exporter.ingest.ingest.BATCH_ROWS", 5)
 
 
 @pytest.mark.usefixtures("small_batches")

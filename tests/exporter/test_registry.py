@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.registry import LONGEST_VALUE, Registry, plain
+from exporter.metrics.registry import LONGEST_VALUE, Registry, plain
 from lobservatory.metrics.catalogue import CATALOGUE, TOTAL_SERIES
 from lobservatory.metrics.exposition import Format, Sample
 from store.rows import Total

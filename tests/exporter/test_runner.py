@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.registry import Registry
-from exporter.runner import SLOWEST, Runner, wait_after
+from exporter.collectors.scheduler import SLOWEST, Runner, wait_after
+from exporter.metrics.registry import Registry
 from lobservatory.metrics.exposition import Sample
 
 

@@ -9,8 +9,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.registry import Registry
-from exporter.server import Application, MetricsServer, PortTakenError, bind
+from exporter.metrics.registry import Registry
+from exporter.metrics.server import Application, MetricsServer, PortTakenError, bind
 from lobservatory.metrics.exposition import Format, Sample
 from lobservatory.settings import Listen
 from tests.servers import PATIENCE_SECONDS

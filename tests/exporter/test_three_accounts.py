@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 
 from cli.app import scan
 from exporter.accounting import Accountant, BillingPolicy, price_book
-from exporter.ingest import Ingest
-from exporter.registry import OTHER, Registry, plain
-from exporter.watch import Watch
+from exporter.ingest.ingest import Ingest
+from exporter.ingest.watch import Watch
+from exporter.metrics.registry import OTHER, Registry, plain
 from openclaw.state_dir import load_config
 from openclaw.stores import Stores
 from store.postgres_ledger import PostgresLedger

@@ -10,8 +10,8 @@ from decimal import Decimal
 
 import pytest
 
-from exporter.gateway import GatewayWatch
-from exporter.traces import SendError, Span, Traces, otlp_sender, span_id, trace_id, tree
+from exporter.gateway.traces import SendError, Span, Traces, otlp_sender, span_id, trace_id, tree
+from exporter.gateway.watch import GatewayWatch
 from lobservatory.otlp import wanted
 from openclaw.protocol import Pushed
 from store.operations import DerivedOperation, DerivedStep
@@ -336,8 +336,8 @@ async def test_the_sender_says_that_the_endpoint_refused(receiver):
 
 
 async def test_waiting_runs_are_bounded(monkeypatch):
-    monkeypatch.setattr("exporter.traces.MOST_WAITING", 5)
-    monkeypatch.setattr("exporter.traces.MOST_RUNS", 5)
+    monkeypatch.setattr("exporter.gateway.traces.MOST_WAITING", 5)
+    monkeypatch.setattr("exporter.gateway.traces.MOST_RUNS", 5)
     sent = []
     traces = Traces(sent.extend, clock=T0.timestamp)
     traces.add([run(f"run_{number}") for number in range(50)])

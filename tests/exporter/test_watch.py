@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from exporter import inotify
-from exporter.watch import Watch, Watchdog, concerns_transcripts
+from exporter.ingest import inotify
+from exporter.ingest.watch import Watch, Watchdog, concerns_transcripts
 from tests.servers import PATIENCE_SECONDS
 
 linux = pytest.mark.skipif(not inotify.available, reason="inotify is Linux'")
@@ -113,7 +113,7 @@ async def test_without_notifications_it_polls(tmp_path, monkeypatch):
 
     (tmp_path / "agents").mkdir()
     monkeypatch.setattr(Watch, "_notifications", none_left)
-    monkeypatch.setattr("exporter.watch.POLL", 0.01)
+    monkeypatch.setattr("exporter.ingest.watch.POLL", 0.01)
     watch = Watch(tmp_path)
     watch.ensure()
     assert not watch.native

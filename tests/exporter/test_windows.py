@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from exporter.windows import Windows, WindowsCollector, compute
+from exporter.collectors.windows import Windows, WindowsCollector, compute
 from lobservatory.settings import Settings
 from store import cost
 from store.checkpoint import CheckpointLedger, Spending, SpendingReader

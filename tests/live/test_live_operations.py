@@ -5,9 +5,9 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from exporter.gateway import GatewayWatch
-from exporter.registry import Registry
-from exporter.runner import Runner
+from exporter.collectors.scheduler import Runner
+from exporter.gateway.watch import GatewayWatch
+from exporter.metrics.registry import Registry
 from store import outbox
 from store.pool import open_pool
 from tests.servers import PATIENCE_SECONDS

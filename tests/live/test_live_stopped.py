@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from exporter.gateway import GatewayWatch
-from exporter.registry import Registry
-from exporter.runner import Runner
+from exporter.collectors.scheduler import Runner
+from exporter.gateway.watch import GatewayWatch
+from exporter.metrics.registry import Registry
 from tests.live.harness import DEFAULT_VERSION
 from tests.servers import PATIENCE_SECONDS
 

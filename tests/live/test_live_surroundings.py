@@ -6,9 +6,9 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from exporter.gateway import GatewayWatch
-from exporter.registry import Registry
-from exporter.runner import Runner
+from exporter.collectors.scheduler import Runner
+from exporter.gateway.watch import GatewayWatch
+from exporter.metrics.registry import Registry
 from lobservatory.metrics.catalogue import SUBAGENT_STATUSES
 from store.pool import open_pool
 from tests.servers import PATIENCE_SECONDS

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import zstandard
 
-from exporter.scan import scan
+from exporter.ingest.scan import scan
 from tests.archives import extract
 from tests.openclaw.state_builder import (
     LAYOUTS,

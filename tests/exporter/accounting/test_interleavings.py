@@ -31,10 +31,10 @@ from hypothesis.stateful import (
 )
 
 from exporter.accounting import Accountant, BillingPolicy, PriceBook
-from exporter.ingest import Ingest
-from exporter.registry import Registry
-from exporter.scan import scan
-from exporter.watch import Watch
+from exporter.ingest.ingest import Ingest
+from exporter.ingest.scan import scan
+from exporter.ingest.watch import Watch
+from exporter.metrics.registry import Registry
 from openclaw.stores import Stores
 from store.checkpoint import CheckpointLedger
 from store.ledger import LedgerUnavailableError
@@ -480,7 +480,7 @@ def run(machine, examples):
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
     """Several commits in a look."""
-    monkeypatch.setattr("exporter.ingest.BATCH_ROWS", 2)
+    monkeypatch.setattr("exporter.ingest.ingest.BATCH_ROWS", 2)
 
 
 @pytest.mark.req("P-1", "P-2")

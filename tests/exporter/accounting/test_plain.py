@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from exporter.accounting import Accountant, BillingPolicy, price_book
 from exporter.accounting.plain import Days, PlainTally, Seen
-from exporter.scan import idle_cores, scan
+from exporter.ingest.scan import idle_cores, scan
 from openclaw.stores import Stores
 from store import identities
 from tests.archives import extract

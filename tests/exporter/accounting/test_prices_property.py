@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from exporter.accounting import BillingPolicy, PriceBook
 from exporter.accounting.prices import from_config, load_prices
-from exporter.scan import scan
+from exporter.ingest.scan import scan
 from lobservatory.settings import Billing
 from openclaw.state_dir import load_config
 

@@ -10,7 +10,7 @@ import pytest
 
 from exporter.collectors import gpu
 from exporter.collectors.gpu import ARGUMENTS, GpuCollector, GpuError
-from exporter.programs import ProgramFailedError, ProgramHangsError
+from exporter.collectors.programs import ProgramFailedError, ProgramHangsError
 from tests.servers import PATIENCE_SECONDS, wait_for
 
 

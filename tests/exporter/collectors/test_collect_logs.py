@@ -305,7 +305,7 @@ async def test_beside_files_journald_adds_only_what_they_have_not(postgres_dsn, 
 
 async def test_a_lost_cursor_and_a_flood_lose_and_double_nothing(tmp_path, folder, helpers, journald, monkeypatch):
     monkeypatch.setattr(logs, "_JOURNAL_BYTES", 1_000)
-    monkeypatch.setattr("exporter.programs._READ", 1_000)
+    monkeypatch.setattr("exporter.collectors.programs._READ", 1_000)
     collecting = collector(tmp_path, folder, unit=UNIT)
     for number in range(20):
         journald.write(f"broke {number}", PRIORITY="3")

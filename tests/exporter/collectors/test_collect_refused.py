@@ -4,8 +4,8 @@ import pytest
 
 from exporter.collectors import models, skills
 from exporter.collectors.nodes import NodesCollector
-from exporter.registry import Registry
-from exporter.runner import Runner
+from exporter.collectors.scheduler import Runner
+from exporter.metrics.registry import Registry
 from openclaw.protocol import MissingScopeError, UnknownMethodError
 
 

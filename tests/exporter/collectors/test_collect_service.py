@@ -2,8 +2,8 @@
 
 import pytest
 
+from exporter.collectors.programs import ProgramHangsError
 from exporter.collectors.service import ServiceCollector
-from exporter.programs import ProgramHangsError
 
 LAUNCHD = """gui/501/ai.openclaw.gateway = {
 \tactive count = 1

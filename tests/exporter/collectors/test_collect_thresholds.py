@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from exporter.collectors.thresholds import ThresholdsCollector
-from exporter.registry import Registry
+from exporter.metrics.registry import Registry
 from lobservatory.metrics.exposition import Format, Sample
 from lobservatory.settings import Settings, SettingsError, load
 from lobservatory.thresholds import THRESHOLDS

@@ -8,8 +8,8 @@ import pytest
 
 import exporter.collectors
 from exporter.app import Exporter
-from exporter.registry import Registry
-from exporter.runner import Runner, wait_after
+from exporter.collectors.scheduler import Runner, wait_after
+from exporter.metrics.registry import Registry
 from lobservatory.metrics.catalogue import COLLECTORS
 from lobservatory.settings import load
 

@@ -8,9 +8,9 @@ import sqlite3
 import pytest
 
 from cli.demo.gateway import ReplayGateway
-from exporter.gateway import GatewayWatch
-from exporter.registry import Registry
-from exporter.runner import Runner
+from exporter.collectors.scheduler import Runner
+from exporter.gateway.watch import GatewayWatch
+from exporter.metrics.registry import Registry
 from openclaw.state_records import StateRecords, StateRecordsError
 from tests.servers import PATIENCE_SECONDS
 

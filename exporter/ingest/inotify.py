@@ -1,7 +1,7 @@
 """A thin layer over Linux' inotify inside an event loop: no thread, no queue of our own, no lost directory.
 
 Why not watchdog here: its recursive watches lose directories that appear in a burst, and it wakes a thread for every
-write. Elsewhere than on Linux watchdog is what `exporter.watch` uses.
+write. Elsewhere than on Linux watchdog is what `exporter.ingest.watch` uses.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from exporter.contents import Contents, RunContent
+from exporter.gateway.contents import Contents, RunContent
 from lobservatory import logging
 from lobservatory.metrics.exposition import Sample
 from store.operations import TERMINAL, DerivedOperation, DerivedStep

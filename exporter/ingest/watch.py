@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from exporter import inotify
+from exporter.ingest import inotify
 from lobservatory import logging
 
 log = logging.get(__name__)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from exporter.collectors import Collector
-from exporter.registry import Registry
+from exporter.metrics.registry import Registry
 from lobservatory import logging
 from lobservatory.metrics.exposition import Sample
 from openclaw.protocol import GatewayUnavailableError

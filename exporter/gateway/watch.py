@@ -31,9 +31,9 @@ from exporter.collectors.silence import Silence
 from exporter.collectors.subagents import SubagentsCollector
 from exporter.collectors.update import UpdateCollector
 from exporter.collectors.usage import Usage, UsageCollector
-from exporter.contents import Contents
-from exporter.operations import HISTORY, Derived, RunTracker, merged
-from exporter.traces import Span, Traces
+from exporter.gateway.contents import Contents
+from exporter.gateway.runs import HISTORY, Derived, RunTracker, merged
+from exporter.gateway.traces import Span, Traces
 from lobservatory import logging
 from openclaw import journal
 from openclaw.client import GatewayClient

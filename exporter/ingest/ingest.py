@@ -29,8 +29,8 @@ import uvloop
 
 from exporter.accounting import EXACT, Accountant, Facts, increments, session_row
 from exporter.accounting.prices import Price
-from exporter.registry import Registry
-from exporter.watch import RECONCILE, Watch
+from exporter.ingest.watch import RECONCILE, Watch
+from exporter.metrics.registry import Registry
 from lobservatory import logging
 from lobservatory.metrics.catalogue import SOURCES, TOKEN_TYPES
 from lobservatory.metrics.exposition import Sample

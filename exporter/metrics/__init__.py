@@ -1,0 +1,1 @@
+"""What `/metrics` shows and who serves it."""
