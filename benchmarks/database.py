@@ -22,9 +22,9 @@ import psycopg
 from benchmarks.dashboards import fill_calls
 from cli.up import postgres
 from store import agents, cost, feed, monitoring, operations, tasks, traces
+from store.ledger.postgres import PostgresLedger
 from store.migrate import migrate
 from store.pool import Connection, open_pool
-from store.postgres_ledger import PostgresLedger
 from store.rows import ModelCall
 
 ACTIVITIES = 100_000

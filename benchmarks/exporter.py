@@ -23,7 +23,7 @@ from exporter.ingest.watch import Watch
 from exporter.metrics.registry import Registry
 from lobservatory.metrics.exposition import Format, Sample
 from openclaw.stores import Stores
-from store.checkpoint import CheckpointLedger
+from store.ledger.checkpoint import CheckpointLedger
 
 SERIES = 10_000
 SCRAPES = 15

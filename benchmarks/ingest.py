@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from cli.up import postgres
+from store.ledger.postgres import PostgresLedger
 from store.migrate import migrate
-from store.postgres_ledger import PostgresLedger
 from store.rows import ModelCall, Position, SessionEvent, ToolCall, ToolResult
 
 GOAL = 40_000  # rows/s

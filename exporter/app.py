@@ -48,14 +48,14 @@ from lobservatory.settings import Listen, Settings, SettingsError
 from openclaw.state_dir import OpenClawConfig, StateDirError, gateway_token, gateway_url, load_config, resolve
 from openclaw.stores import Stores
 from store import alerts, cost, maintenance
-from store.checkpoint import CheckpointLedger, SpendingReader
 from store.gateway import insert_host_samples
-from store.ledger import Ledger, LedgerHeldError
+from store.ledger.checkpoint import CheckpointLedger, SpendingReader
+from store.ledger.contract import Ledger, LedgerHeldError
+from store.ledger.postgres import PostgresLedger
+from store.ledger.shown import ShownTotals
 from store.migrate import MigrateError, check_schema, set_timezone
 from store.pool import Pool, open_pool
-from store.postgres_ledger import PostgresLedger
 from store.rows import HostSample
-from store.shown import ShownTotals
 
 log = logging.get(__name__)
 

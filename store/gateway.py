@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
 from store import outbox
-from store.postgres_ledger import MERGE_SESSION, session_record
+from store.ledger.postgres import MERGE_SESSION, session_record
 from store.rows import (
     Agent,
     AgentEvent,

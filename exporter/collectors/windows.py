@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from lobservatory.metrics.catalogue import WINDOWS
 from lobservatory.metrics.exposition import Sample
-from store.checkpoint import Spending
+from store.ledger.checkpoint import Spending
 
 BASELINE_DAYS = 7
 _WEEK = 7

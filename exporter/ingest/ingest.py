@@ -35,9 +35,9 @@ from lobservatory import logging
 from lobservatory.metrics.catalogue import SOURCES, TOKEN_TYPES
 from lobservatory.metrics.exposition import Sample
 from openclaw.stores import Chunk, Discovery, Place, SessionInfo, Source, Store, StoreError, place
-from store.ledger import Ledger, LedgerHeldError, LedgerUnavailableError, Transaction
+from store.ledger.contract import Ledger, LedgerHeldError, LedgerUnavailableError, Transaction
+from store.ledger.shown import ShownTotals
 from store.rows import Position, Session, Total
-from store.shown import ShownTotals
 
 log = logging.get(__name__)
 

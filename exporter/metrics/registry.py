@@ -25,7 +25,7 @@ from exporter.accounting import EXACT
 from lobservatory import logging
 from lobservatory.metrics.catalogue import CATALOGUE, CLOSED_LABELS, METRICS, TOTAL_SERIES, Metric
 from lobservatory.metrics.exposition import EOF, Format, Sample, header, number, prefixes, sample_lines
-from store.ledger import Increments
+from store.ledger.contract import Increments
 from store.rows import Total
 
 log = logging.get(__name__)

@@ -22,9 +22,9 @@ from exporter.metrics.registry import Registry
 from lobservatory.settings import Listen, Settings
 from openclaw.state_dir import load_config
 from openclaw.stores import Stores
-from store.checkpoint import CheckpointLedger
-from store.postgres_ledger import PostgresLedger
-from store.shown import ShownTotals
+from store.ledger.checkpoint import CheckpointLedger
+from store.ledger.postgres import PostgresLedger
+from store.ledger.shown import ShownTotals
 from tests.archives import extract
 from tests.servers import PATIENCE_SECONDS
 

@@ -263,7 +263,7 @@ def test_an_exporter_killed_at_any_moment_loses_and_doubles_nothing(files_dir, t
             process.stderr.readline()
         process.kill()
         process.communicate()
-    from store.checkpoint import CheckpointLedger  # noqa: PLC0415 - beside its only use
+    from store.ledger.checkpoint import CheckpointLedger  # noqa: PLC0415 - beside its only use
 
     async def finish():
         async with lab.running(lab.settings(files_dir, tmp_path / "d", gateway_name="default")):

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from store.postgres_ledger import PostgresLedger
+from store.ledger.postgres import PostgresLedger
 
 CALLS, COST = "claw_model_calls_total", "claw_cost_usd_total"
 COPY_DATA, PARSE, QUERY = b"d", b"P", b"Q"

@@ -12,9 +12,9 @@ import pytest
 from exporter.ingest.scan import scan
 from openclaw.state_dir import load_config
 from openclaw.stores import StoreError
-from store.checkpoint import CheckpointLedger
-from store.ledger import LedgerHeldError, LedgerUnavailableError
-from store.shown import ShownTotals
+from store.ledger.checkpoint import CheckpointLedger
+from store.ledger.contract import LedgerHeldError, LedgerUnavailableError
+from store.ledger.shown import ShownTotals
 
 COST = "claw_cost_usd_total"
 CALLS = "claw_model_calls_total"

@@ -13,7 +13,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from store.postgres_ledger import PostgresLedger
+from store.ledger.postgres import PostgresLedger
 
 NOBODY = "ws://127.0.0.1:9"
 BOOKS = """

@@ -9,8 +9,8 @@ from decimal import Decimal
 
 import pytest
 
-from store import identities
-from store.checkpoint import CheckpointLedger
+from store.ledger import identities
+from store.ledger.checkpoint import CheckpointLedger
 from tests.openclaw.state_builder import (
     BuiltSession,
     call,
@@ -199,7 +199,7 @@ async def test_a_checkpoint_of_the_first_version_learns_the_places_of_its_calls(
     """It kept hashes of calls with their usage only. What it counted is read again, which bills nothing."""
     write_files(files_dir, [session("s", call("1"), call("2", cost=2))])
     with monkeypatch.context() as patch:
-        patch.setattr("store.checkpoint.identities.of_place", identities.of_model_call)  # which is noted anyway
+        patch.setattr("store.ledger.checkpoint.identities.of_place", identities.of_model_call)  # which is noted anyway
         async with life(files_dir, CheckpointLedger(tmp_path / "data", "g")).running() as running:
             assert both(running) == (2, 3)
     ledger = CheckpointLedger(tmp_path / "data", "g")

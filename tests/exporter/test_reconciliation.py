@@ -12,7 +12,7 @@ import pytest
 
 from exporter.collectors.usage import Usage, cost_drift, drift, to_usage
 from store import usage
-from store.postgres_ledger import PostgresLedger
+from store.ledger.postgres import PostgresLedger
 
 SAMPLES = Path(__file__).parents[1] / "fixtures" / "samples"
 

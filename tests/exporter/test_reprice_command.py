@@ -16,7 +16,7 @@ from cli.commands.reprice import reprice
 from exporter.accounting import Accountant, BillingPolicy, price_book
 from lobservatory.errors import UserError
 from lobservatory.settings import Billing
-from store.postgres_ledger import PostgresLedger
+from store.ledger.postgres import PostgresLedger
 from store.reprice import ModelPrice
 from store.reprice import reprice as reprice_rows
 from tests.servers import PATIENCE_SECONDS

@@ -9,7 +9,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from store.postgres_ledger import PostgresLedger
+from store.ledger.postgres import PostgresLedger
 from tests.openclaw.state_builder import (
     BuiltSession,
     build,

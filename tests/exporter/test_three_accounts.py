@@ -27,7 +27,7 @@ from exporter.ingest.watch import Watch
 from exporter.metrics.registry import OTHER, Registry, plain
 from openclaw.state_dir import load_config
 from openclaw.stores import Stores
-from store.postgres_ledger import PostgresLedger
+from store.ledger.postgres import PostgresLedger
 from tests.exporter.accounting.test_conformance import BESIDE, CASES, LIVE
 from tests.openclaw.state_builder import LAYOUTS, BuiltSession, build, call, header, tool_call, tool_result
 

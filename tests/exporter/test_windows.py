@@ -13,8 +13,8 @@ from psycopg.rows import dict_row
 from exporter.collectors.windows import Windows, WindowsCollector, compute
 from lobservatory.settings import Settings
 from store import cost
-from store.checkpoint import CheckpointLedger, Spending, SpendingReader
-from store.postgres_ledger import PostgresLedger
+from store.ledger.checkpoint import CheckpointLedger, Spending, SpendingReader
+from store.ledger.postgres import PostgresLedger
 from store.rows import ModelCall
 
 ZONES = (

@@ -15,9 +15,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from store.checkpoint import CheckpointLedger
-from store.ledger import Ledger, LedgerHeldError, LedgerUnavailableError
-from store.postgres_ledger import PostgresLedger
+from store.ledger.checkpoint import CheckpointLedger
+from store.ledger.contract import Ledger, LedgerHeldError, LedgerUnavailableError
+from store.ledger.postgres import PostgresLedger
 from store.rows import ModelCall, OutboxEvent, Position, ToolCall, ToolResult
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)

@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 import psycopg
 import pytest
 
+from store.ledger.postgres import PostgresLedger
 from store.migrate import MigrateError, set_timezone
-from store.postgres_ledger import PostgresLedger
 from store.rows import ModelCall
 
 BERLIN = "Europe/Berlin"

@@ -19,10 +19,10 @@ import psycopg
 import pytest
 
 from cli.up import postgres
-from store.checkpoint import CheckpointLedger
-from store.ledger import LedgerHeldError, LedgerUnavailableError
+from store.ledger.checkpoint import CheckpointLedger
+from store.ledger.contract import LedgerHeldError, LedgerUnavailableError
+from store.ledger.postgres import PostgresLedger
 from store.migrate import migrate
-from store.postgres_ledger import PostgresLedger
 from tests.servers import PATIENCE_SECONDS
 
 WORKER = Path(__file__).with_name("ledger_worker.py")

@@ -10,9 +10,9 @@ from decimal import Decimal
 
 import pytest
 
-from store.checkpoint import CheckpointLedger
-from store.ledger import LedgerHeldError
-from store.postgres_ledger import PostgresLedger
+from store.ledger.checkpoint import CheckpointLedger
+from store.ledger.contract import LedgerHeldError
+from store.ledger.postgres import PostgresLedger
 from store.rows import ModelCall, Position, Reject, SessionEvent, ToolCall, ToolResult
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from store import gateway, maintenance
-from store.postgres_ledger import PostgresLedger
+from store.ledger.postgres import PostgresLedger
 from store.rows import HostSample, ModelCall
 
 NOW = datetime.now(UTC).replace(microsecond=0)

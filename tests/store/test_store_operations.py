@@ -11,9 +11,9 @@ import pytest
 
 from store import commands, operations, outbox
 from store.errors import ConflictError, InvalidValueError, NotFoundError
+from store.ledger.postgres import PostgresLedger
 from store.operations import DerivedOperation, DerivedStep
 from store.pool import open_pool
-from store.postgres_ledger import PostgresLedger
 from store.rows import ModelCall
 from tests.servers import PATIENCE_SECONDS
 

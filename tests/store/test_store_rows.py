@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from store.postgres_ledger import PostgresLedger
+from store.ledger.postgres import PostgresLedger
 from store.rows import ModelCall, Reject, Session, SessionEvent, ToolCall, ToolResult
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

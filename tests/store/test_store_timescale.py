@@ -15,8 +15,8 @@ import pytest
 
 import store.migrate
 from store import maintenance
+from store.ledger.postgres import PostgresLedger
 from store.migrate import migrate, set_timezone
-from store.postgres_ledger import PostgresLedger
 from store.reprice import ModelPrice, reprice
 from store.rows import ModelCall, ToolCall, ToolResult
 

@@ -36,9 +36,9 @@ from exporter.ingest.scan import scan
 from exporter.ingest.watch import Watch
 from exporter.metrics.registry import Registry
 from openclaw.stores import Stores
-from store.checkpoint import CheckpointLedger
-from store.ledger import LedgerUnavailableError
-from store.postgres_ledger import PostgresLedger
+from store.ledger.checkpoint import CheckpointLedger
+from store.ledger.contract import LedgerUnavailableError
+from store.ledger.postgres import PostgresLedger
 from tests.openclaw.state_builder import (
     BuiltSession,
     add_event,

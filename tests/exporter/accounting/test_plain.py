@@ -20,7 +20,7 @@ from exporter.accounting import Accountant, BillingPolicy, price_book
 from exporter.accounting.plain import Days, PlainTally, Seen
 from exporter.ingest.scan import idle_cores, scan
 from openclaw.stores import Stores
-from store import identities
+from store.ledger import identities
 from tests.archives import extract
 from tests.exporter.accounting.test_conformance import CASES, blank_row_less
 from tests.openclaw.state_builder import (

@@ -1,6 +1,6 @@
 """The books without a database: identities, totals and positions in one local SQLite file.
 
-The same contract as `store.postgres_ledger`. Rows themselves are not kept; messages for live clients have no reader
+The same contract as `store.ledger.postgres`. Rows themselves are not kept; messages for live clients have no reader
 and go nowhere. WAL with `synchronous=FULL`: what was committed survives a power cut. Nothing ever lowers a total.
 """
 
@@ -22,8 +22,8 @@ from decimal import Context, Decimal
 from pathlib import Path
 from typing import Final, TypeVar
 
-from store import identities
-from store.ledger import Increments, LedgerHeldError, LedgerUnavailableError
+from store.ledger import identities
+from store.ledger.contract import Increments, LedgerHeldError, LedgerUnavailableError
 from store.rows import ModelCall, OutboxEvent, Position, Reject, Session, SessionEvent, ToolCall, ToolResult, Total
 
 _VERSION: Final = 2  # 1 did not note the places of calls

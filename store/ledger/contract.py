@@ -1,7 +1,7 @@
 """The contract between accounting and whatever keeps its books.
 
-Two implementations: `store.postgres_ledger` (rows, identities, totals and positions in one database) and
-`store.checkpoint` (no database: identities, totals and positions in one local SQLite file). What a transaction
+Two implementations: `store.ledger.postgres` (rows, identities, totals and positions in one database) and
+`store.ledger.checkpoint` (no database: identities, totals and positions in one local SQLite file). What a transaction
 was told is kept as a whole or not at all; that is what makes a crash at any moment harmless.
 """
 

@@ -22,8 +22,9 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
 
-from store import identities, operations, outbox
-from store.ledger import Increments, LedgerHeldError, LedgerUnavailableError
+from store import operations, outbox
+from store.ledger import identities
+from store.ledger.contract import Increments, LedgerHeldError, LedgerUnavailableError
 from store.pool import KEEPALIVE, session_options
 from store.rows import ModelCall, OutboxEvent, Position, Reject, Session, SessionEvent, ToolCall, ToolResult, Total
 
