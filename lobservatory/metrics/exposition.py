@@ -139,6 +139,6 @@ def sample_lines(series_prefixes: tuple[str, ...], value: float, buckets: tuple[
     if len(series_prefixes) == 1:
         return f"{series_prefixes[0]}{number(value)}\n"
     if len(buckets) != len(series_prefixes) - 2:
-        raise ValueError(f"{len(buckets)} buckets for {series_prefixes[-1]}: {len(series_prefixes) - 2} are needed")
+        raise ValueError(f"{series_prefixes[-1]}: {len(series_prefixes) - 2} buckets are needed, not {len(buckets)}")
     numbers = [*map(str, buckets), str(buckets[-1]), number(value)]
     return "".join(f"{prefix}{text}\n" for prefix, text in zip(series_prefixes, numbers, strict=True))

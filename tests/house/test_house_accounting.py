@@ -20,7 +20,7 @@ FILES = (
     "exporter/accounting/test_fields_of_a_call.py",
     "exporter/accounting/test_interleavings.py",
     "exporter/accounting/test_plain.py",
-    "exporter/test_moved_sessions.py",
+    "exporter/ingest/test_moved_sessions.py",
     "exporter/test_three_accounts.py",
 )
 

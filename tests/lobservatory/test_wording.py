@@ -39,7 +39,7 @@ def test_no_message_counts_a_thing_without_its_word():
     """`{len(things)} things` says "1 things"."""
     found = {
         (path.name, text)
-        for room in ("lobservatory", "store", "openclaw")
+        for room in ("lobservatory", "store", "openclaw", "cli")
         for path in (REPOSITORY / room).rglob("*.py")
         for text in re.findall(r"\{len\([^{}]*\)(?::,)?\} [a-z]+s\b", path.read_text(encoding="utf-8"))
     }

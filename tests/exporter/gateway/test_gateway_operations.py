@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from exporter.gateway.runs import RunTracker, activity_text, file_name, merged, operation_id
 from openclaw.protocol import Pushed
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 EVENTS = [
     json.loads(line) for line in (FIXTURES / "gateway" / "runs-2026.9.6.jsonl").read_text(encoding="utf-8").splitlines()
 ]

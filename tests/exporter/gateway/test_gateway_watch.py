@@ -20,7 +20,7 @@ from store import outbox
 from store.pool import open_pool
 from tests.servers import PATIENCE_SECONDS
 
-EVENTS = Path(__file__).parents[1] / "fixtures" / "gateway" / "runs-2026.9.6.jsonl"
+EVENTS = Path(__file__).parents[2] / "fixtures" / "gateway" / "runs-2026.9.6.jsonl"
 TOKEN = "a-token"
 
 

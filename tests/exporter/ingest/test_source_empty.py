@@ -15,7 +15,7 @@ from tests.alerts.stack import fast_prometheus
 from tests.archives import extract
 from tests.servers import wait_for
 
-SAMPLES = Path(__file__).parents[1] / "fixtures" / "samples"
+SAMPLES = Path(__file__).parents[2] / "fixtures" / "samples"
 NO_ALERTMANAGER = SimpleNamespace(url="http://127.0.0.1:9")
 ALERT = 'ALERTS{alertname="SourceEmpty",alertstate="firing"}'
 

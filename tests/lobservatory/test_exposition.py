@@ -94,7 +94,7 @@ def test_a_histogram_has_cumulative_buckets_count_and_sum():
     assert values["claw_tool_call_duration_seconds_bucket", "+Inf"] == 3
     assert values["claw_tool_call_duration_seconds_count", None] == 3
     assert values["claw_tool_call_duration_seconds_sum", None] == 412.5
-    with pytest.raises(ValueError, match="12 are needed"):
+    with pytest.raises(ValueError, match="12 buckets are needed, not 2"):
         sample_lines(prefixes(metric, ("g", "exec")), 1, (1, 2))
 
 
