@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 from api.tracing import Tracing
-from lobservatory.metrics.catalogue import API_METRICS, Metric
+from lobservatory.metrics.catalogue import API_METRICS
+from lobservatory.metrics.family import Metric
 from openclaw.client import Called, GatewayClient
 
 _FAMILIES = {metric.name: metric for metric in API_METRICS}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lobservatory.metrics.catalogue import API_METRICS, CATALOGUE, COLLECTORS, METRICS, TOTAL_SERIES, Metric
+from lobservatory.metrics.catalogue import API_METRICS, CATALOGUE, METRICS, TOTAL_SERIES
+from lobservatory.metrics.family import Metric
+from lobservatory.metrics.labels import COLLECTORS
 
 _ACCOUNTING = """\
 What agents used and cost. Absent until the first scan of the session stores has ended, then at the all-time totals;
@@ -19,7 +21,7 @@ _RULE = "| --- | --- | --- | --- | ---: | --- |"
 _INTRODUCTION = f"""\
 # Metrics
 
-<!-- Generated from lobservatory/metrics/catalogue.py by `make docs`. Do not edit. -->
+<!-- Generated from lobservatory/metrics/ by `make docs`. Do not edit. -->
 
 The exporter serves these at `/metrics`, in the Prometheus text format and in OpenMetrics. `claw_` is what it observes,
 `lobservatory_` is the exporter itself. The official plugin's names begin with `openclaw_`: none is shared.

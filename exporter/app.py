@@ -42,8 +42,8 @@ from exporter.ingest.watch import Watch
 from exporter.metrics.registry import Registry
 from exporter.metrics.server import Application, MetricsServer, PortTakenError, bind
 from lobservatory import logging, otlp
-from lobservatory.metrics.catalogue import CALL_OUTCOMES, REJECT_REASONS, SOURCES, TOKEN_TYPES
 from lobservatory.metrics.exposition import Format, Sample
+from lobservatory.metrics.labels import CALL_OUTCOMES, REJECT_REASONS, SOURCES, TOKEN_TYPES
 from lobservatory.settings import Listen, Settings, SettingsError
 from openclaw.state_dir import OpenClawConfig, StateDirError, gateway_token, gateway_url, load_config, resolve
 from openclaw.stores import Stores

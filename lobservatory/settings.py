@@ -37,7 +37,7 @@ from lobservatory.errors import SettingsError as SettingsError  # noqa: PLC0414 
 from lobservatory.given import PREFIX as PREFIX  # noqa: PLC0414 - as above
 from lobservatory.given import config_file as config_file  # noqa: PLC0414 - as above
 from lobservatory.given import is_file, path_of
-from lobservatory.metrics.catalogue import COLLECTORS
+from lobservatory.metrics.labels import COLLECTORS
 from lobservatory.thresholds import Key
 
 FILE_SUFFIX = "_FILE"

@@ -16,7 +16,7 @@ class Collector(Protocol):
     `render` gives only what is still true (never stale values dressed as fresh ones).
     """
 
-    name: str  # one of lobservatory.metrics.catalogue.COLLECTORS
+    name: str  # one of lobservatory.metrics.labels.COLLECTORS
     interval: float  # seconds between two refreshes
     deadline: float  # seconds that one refresh may take
 

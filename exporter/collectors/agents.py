@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from lobservatory.metrics.catalogue import AGENT_STATES
 from lobservatory.metrics.exposition import Sample
+from lobservatory.metrics.labels import AGENT_STATES
 from openclaw.client import GatewayClient
 from openclaw.fields import agent_model, instant, items, mapping, text
 from openclaw.state_records import ASK_RECORDS, StateRecords

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from lobservatory import logging
-from lobservatory.metrics.catalogue import APPROVAL_DECISIONS
 from lobservatory.metrics.exposition import Sample
+from lobservatory.metrics.labels import APPROVAL_DECISIONS
 from openclaw.fields import instant
 from openclaw.state_records import ApprovalRecord, NoRecordsError, StateRecords
 from store.rows import ExecApproval

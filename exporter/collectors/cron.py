@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from lobservatory.metrics.catalogue import CRON_STATUSES
 from lobservatory.metrics.exposition import Sample
+from lobservatory.metrics.labels import CRON_STATUSES
 from openclaw.client import GatewayClient
 from openclaw.fields import flag, instant, items, mapping, text, whole
 from openclaw.schedule import describe, period_seconds

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from lobservatory.metrics.catalogue import CONNECTION_STATES
 from lobservatory.metrics.exposition import Sample
+from lobservatory.metrics.labels import CONNECTION_STATES
 from openclaw.client import FAILURES, GatewayClient, Stats
 from openclaw.fields import flag, mapping, number, text
 from openclaw.protocol import DROP_REASONS, GatewayUnavailableError

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from exporter.collectors.programs import Program, ProgramFailedError, ProgramMissingError
-from lobservatory.metrics.catalogue import SERVICE_STATES
 from lobservatory.metrics.exposition import Sample
+from lobservatory.metrics.labels import SERVICE_STATES
 
 LIMIT = 3.0
 UNIT = "openclaw-gateway.service"

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from exporter.collectors.activity import Activity
-from lobservatory.metrics.catalogue import SESSION_STATES
 from lobservatory.metrics.exposition import Sample
+from lobservatory.metrics.labels import SESSION_STATES
 from openclaw.client import GatewayClient
 from openclaw.fields import flag, instant, items, mapping, number, text, whole
 from openclaw.state_records import ASK_RECORDS, StateRecords

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from exporter.collectors.poll import PollCollector
-from lobservatory.metrics.catalogue import SKILL_STATES
 from lobservatory.metrics.exposition import Sample
+from lobservatory.metrics.labels import SKILL_STATES
 from openclaw.client import GatewayClient
 from openclaw.fields import items
 

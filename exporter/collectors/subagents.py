@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from lobservatory.metrics.catalogue import SUBAGENT_STATUSES
 from lobservatory.metrics.exposition import Sample
+from lobservatory.metrics.labels import SUBAGENT_STATUSES
 from openclaw.fields import instant, mapping, number, text
 from openclaw.state_records import NoRecordsError, StateRecords
 from store.rows import SubagentRun

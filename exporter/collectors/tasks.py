@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from exporter.collectors.poll import PollCollector
-from lobservatory.metrics.catalogue import TASK_RUNTIMES, TASK_STATUSES
 from lobservatory.metrics.exposition import Sample
+from lobservatory.metrics.labels import TASK_RUNTIMES, TASK_STATUSES
 from openclaw.client import GatewayClient
 from openclaw.fields import items, whole
 from openclaw.state_records import StateRecords

@@ -18,8 +18,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from lobservatory.metrics.catalogue import TOKEN_TYPES
 from lobservatory.metrics.exposition import Sample
+from lobservatory.metrics.labels import TOKEN_TYPES
 from openclaw.client import GatewayClient
 from openclaw.fields import instant, items, mapping, text, whole
 from openclaw.protocol import RpcError

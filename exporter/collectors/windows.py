@@ -12,8 +12,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
-from lobservatory.metrics.catalogue import WINDOWS
 from lobservatory.metrics.exposition import Sample
+from lobservatory.metrics.labels import WINDOWS
 from store.ledger.checkpoint import Spending
 
 BASELINE_DAYS = 7

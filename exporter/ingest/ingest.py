@@ -32,8 +32,8 @@ from exporter.accounting.prices import Price
 from exporter.ingest.watch import RECONCILE, Watch
 from exporter.metrics.registry import Registry
 from lobservatory import logging
-from lobservatory.metrics.catalogue import SOURCES, TOKEN_TYPES
 from lobservatory.metrics.exposition import Sample
+from lobservatory.metrics.labels import SOURCES, TOKEN_TYPES
 from openclaw.stores import Chunk, Discovery, Place, SessionInfo, Source, Store, StoreError, place
 from store.ledger.contract import Ledger, LedgerHeldError, LedgerUnavailableError, Transaction
 from store.ledger.shown import ShownTotals

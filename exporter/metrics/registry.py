@@ -23,8 +23,10 @@ from typing import Final
 
 from exporter.accounting import EXACT
 from lobservatory import logging
-from lobservatory.metrics.catalogue import CATALOGUE, CLOSED_LABELS, METRICS, TOTAL_SERIES, Metric
+from lobservatory.metrics.catalogue import CATALOGUE, METRICS, TOTAL_SERIES
 from lobservatory.metrics.exposition import EOF, Format, Sample, header, number, prefixes, sample_lines
+from lobservatory.metrics.family import Metric
+from lobservatory.metrics.labels import CLOSED_LABELS
 from store.ledger.contract import Increments
 from store.rows import Total
 
@@ -33,8 +35,6 @@ log = logging.get(__name__)
 OTHER: Final = "other"
 LONGEST_VALUE: Final = 64
 _ALIASES_KEPT: Final = 4  # times the bound: raw names that we remember having folded; beyond it they are looked up anew
-
-_WITH_A_PAST: Final = ("claw_host_", "claw_gateway_cpu_", "claw_exec_approval_decisions_", "lobservatory_cpu_")
 
 Render = Callable[[], Iterable[Sample]]
 
@@ -75,11 +75,8 @@ class _Family:
         self.open_labels = [label not in CLOSED_LABELS for label in metric.labels]
         if not any(self.open_labels):
             self.open_labels = [label != "gateway" for label in metric.labels]
-        name = metric.name
-        # A counter that this process counts from 0. The kernel's counters and counts of rows come with a past that is
-        # nobody's increase.
-        self.from_zero = metric.type == "counter" and not metric.accounting and not name.startswith(_WITH_A_PAST)
-        self.adds_up = metric.type == "counter" or not name.endswith(("_timestamp_seconds", "_ratio", "_max", "_info"))
+        self.from_zero = metric.type == "counter" and not metric.accounting and not metric.has_past
+        self.adds_up = metric.merge == "sum"
 
     def fold(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         """The series that takes in what finds no room of its own."""
@@ -378,7 +375,3 @@ class Registry:
         newcomers = {series for series, since in self._newcomers.items() if now - since < self._zero_hold}
         self._newcomers.clear()
         return newcomers
-
-    def series_count(self) -> int:
-        """How many series are known now."""
-        return sum(len(family.series) for family in self._families.values())

@@ -1,1 +1,1 @@
-"""What this project measures: every metric family, and their text."""
+"""What this project measures: the metric families, a module a subject and one list of all, and their text."""

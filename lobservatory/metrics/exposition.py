@@ -11,7 +11,7 @@ import enum
 import math
 from typing import NamedTuple
 
-from lobservatory.metrics.catalogue import Metric
+from lobservatory.metrics.family import Metric
 
 
 class Sample(NamedTuple):

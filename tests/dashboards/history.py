@@ -23,12 +23,12 @@ from typing import Any
 import psycopg
 from prometheus_client.parser import text_string_to_metric_families
 
-from lobservatory.metrics.catalogue import (
+from lobservatory.metrics.catalogue import METRICS
+from lobservatory.metrics.labels import (
     AGENT_STATES,
     COLLECTORS,
     CONNECTION_STATES,
     CRON_STATUSES,
-    METRICS,
     SERVICE_STATES,
     SKILL_STATES,
     SOURCES,

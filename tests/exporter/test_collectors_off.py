@@ -2,7 +2,7 @@
 
 import pytest
 
-from lobservatory.metrics.catalogue import COLLECTORS
+from lobservatory.metrics.labels import COLLECTORS
 from lobservatory.settings import SettingsError, load
 
 

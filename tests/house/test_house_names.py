@@ -52,6 +52,32 @@ def test_names_have_our_prefixes_and_the_usual_endings():
         assert not re.search(r"_(ms|milliseconds|percent|mb|kb)(_|$)", metric.name), f"{metric.name}: base units only"
 
 
+def test_series_that_do_not_add_up_say_so():
+    """An instant, a ratio, a maximum or a 1 is never the sum of two that the label guard folds into one."""
+    single = {
+        metric.name
+        for metric in METRICS
+        if metric.type == "info"
+        or (metric.type == "gauge" and metric.name.endswith(("_timestamp_seconds", "_ratio", "_max")))
+    }
+    assert {metric.name for metric in METRICS if metric.merge == "max"} == single
+
+
+def test_counters_that_others_count_come_with_a_past():
+    """The kernel and the gateway's records counted before we looked: their first value is nobody's increase."""
+    others = {
+        "claw_exec_approval_decisions_total",
+        "claw_gateway_cpu_seconds_total",
+        "claw_host_cpu_seconds_total",
+        "claw_host_disk_read_bytes_total",
+        "claw_host_disk_written_bytes_total",
+        "claw_host_network_receive_bytes_total",
+        "claw_host_network_transmit_bytes_total",
+        "lobservatory_cpu_seconds_total",
+    }
+    assert {metric.name for metric in METRICS if metric.has_past} == others
+
+
 def test_names_are_declared_once():
     names = [metric.name for metric in METRICS]
     assert len(names) == len(set(names))

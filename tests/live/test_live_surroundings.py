@@ -9,7 +9,7 @@ import pytest
 from exporter.collectors.scheduler import Runner
 from exporter.gateway.watch import GatewayWatch
 from exporter.metrics.registry import Registry
-from lobservatory.metrics.catalogue import SUBAGENT_STATUSES
+from lobservatory.metrics.labels import SUBAGENT_STATUSES
 from store.pool import open_pool
 from tests.servers import PATIENCE_SECONDS
 

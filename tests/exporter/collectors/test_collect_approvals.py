@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from exporter.collectors.approvals import ApprovalsCollector
-from lobservatory.metrics.catalogue import APPROVAL_DECISIONS
+from lobservatory.metrics.labels import APPROVAL_DECISIONS
 from openclaw.state_records import ApprovalRecord, StateRecords, StateRecordsError
 from store.gateway import approval_decisions, save_approvals
 from store.pool import open_pool

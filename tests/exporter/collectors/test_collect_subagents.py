@@ -3,7 +3,7 @@
 import pytest
 
 from exporter.collectors.subagents import SubagentsCollector, to_row
-from lobservatory.metrics.catalogue import SUBAGENT_STATUSES
+from lobservatory.metrics.labels import SUBAGENT_STATUSES
 from openclaw.state_records import StateRecords, StateRecordsError
 
 

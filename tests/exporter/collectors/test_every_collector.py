@@ -10,7 +10,7 @@ import exporter.collectors
 from exporter.app import Exporter
 from exporter.collectors.scheduler import Runner, wait_after
 from exporter.metrics.registry import Registry
-from lobservatory.metrics.catalogue import COLLECTORS
+from lobservatory.metrics.labels import COLLECTORS
 from lobservatory.settings import load
 
 FILES = Path(exporter.collectors.__file__).parent
