@@ -1,15 +1,16 @@
 """Samples of the catalogue's families, and their text. Pure: no I/O, no clock, no state.
 
-Two formats: the Prometheus text format 0.0.4 and OpenMetrics 1.0. A line of a sample is the same in both; only the
-headers differ (OpenMetrics names a family without `_total` and `_info`, and ends with `# EOF`). `_created` lines are
-left out: they double the size of a scrape and nothing here reads them.
+Two formats: the Prometheus text format 0.0.4 and OpenMetrics 1.0, byte for byte as `prometheus_client` writes them; a
+scrape here renders only what has changed since the one before. A line of a sample is the same in both; only the headers
+differ (OpenMetrics names a family without `_total` and `_info`, and ends with `# EOF`). `_created` lines are left out:
+they double the size of a scrape and nothing here reads them.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from lobservatory.metrics.family import Metric
 
@@ -32,6 +33,7 @@ class Format(enum.Enum):
 
 
 EOF = "# EOF\n"  # the last line of OpenMetrics
+_EXPONENT_FROM: Final = 7  # digits before the point
 
 
 def _quality(parameters: list[str]) -> float:
@@ -102,36 +104,36 @@ def header(metric: Metric, text_format: Format) -> str:
     return f"# HELP {name} {help_text}\n# TYPE {name} {kind}\n{unit}"
 
 
-def _label_text(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    return ",".join(
-        f'{name}="' + value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"') + '"'
-        for name, value in zip(names, values, strict=True)
-    )
+def _label(name: str, value: str) -> str:
+    return f'{name}="' + value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"') + '"'
 
 
 def prefixes(metric: Metric, labels: tuple[str, ...]) -> tuple[str, ...]:
     """Everything of a series' lines that stands before the number. One line; of a histogram one for each bucket,
     then `_count` and `_sum`. Raises ValueError when the number of labels is not the catalogue's."""
-    text = _label_text(metric.labels, labels)
+    pairs = dict(zip(metric.labels, labels, strict=True))
+
+    def prefix(suffix: str = "", **more: str) -> str:
+        text = ",".join(_label(name, value) for name, value in sorted((pairs | more).items()))
+        return f"{metric.name}{suffix}{{{text}}} " if text else f"{metric.name}{suffix} "
+
     if metric.type != "histogram":
-        return (f"{metric.name}{{{text}}} " if text else f"{metric.name} ",)
-    joined = f"{text}," if text else ""
-    bounds = [number(bound) for bound in metric.buckets] + ["+Inf"]
-    braces = f"{{{text}}}" if text else ""
-    return (
-        *(f'{metric.name}_bucket{{{joined}le="{bound}"}} ' for bound in bounds),
-        f"{metric.name}_count{braces} ",
-        f"{metric.name}_sum{braces} ",
-    )
+        return (prefix(),)
+    bounds = [*map(number, metric.buckets), "+Inf"]
+    return (*(prefix("_bucket", le=bound) for bound in bounds), prefix("_count"), prefix("_sum"))
 
 
 def number(value: float) -> str:
-    """A value as both formats write it: `1.0`, `0.25`, `1e+16`, `NaN`, `+Inf`."""
-    if math.isfinite(value):
-        return repr(float(value))
-    if math.isnan(value):
-        return "NaN"
-    return "+Inf" if value > 0 else "-Inf"
+    """A value as both formats write it: `1.0`, `0.25`, `1.5e+06`, `NaN`, `+Inf`; as Go does, with an exponent from a
+    million on. No digit is lost."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
+    text = repr(float(value))
+    point = text.find(".")
+    if value <= 0 or point < _EXPONENT_FROM:
+        return text
+    digits = f"{text[0]}.{text[1:point]}{text[point + 1 :]}".rstrip("0.")
+    return f"{digits}e+{point - 1:02d}"
 
 
 def sample_lines(series_prefixes: tuple[str, ...], value: float, buckets: tuple[int, ...] = ()) -> str:
@@ -140,5 +142,5 @@ def sample_lines(series_prefixes: tuple[str, ...], value: float, buckets: tuple[
         return f"{series_prefixes[0]}{number(value)}\n"
     if len(buckets) != len(series_prefixes) - 2:
         raise ValueError(f"{series_prefixes[-1]}: {len(series_prefixes) - 2} buckets are needed, not {len(buckets)}")
-    numbers = [*map(str, buckets), str(buckets[-1]), number(value)]
-    return "".join(f"{prefix}{text}\n" for prefix, text in zip(series_prefixes, numbers, strict=True))
+    values = (*buckets, buckets[-1], value)
+    return "".join(f"{prefix}{number(of)}\n" for prefix, of in zip(series_prefixes, values, strict=True))

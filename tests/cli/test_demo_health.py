@@ -95,7 +95,7 @@ async def test_no_collector_fails_in_the_demo(tmp_path, postgres_dsn, lab):
         answered = load_replies(RECORDINGS / "rpc").keys() | gateway.answers.keys() | {"sessions.subscribe"}
         assert {method for method, _ in gateway.calls} <= answered
     assert await asyncio.to_thread(firing, text, tmp_path) == ""
-    success = 'lobservatory_collector_success{gateway="g",collector="logs"}'
+    success = 'lobservatory_collector_success{collector="logs",gateway="g"}'
     assert f"{success} 1" in text
     said = await asyncio.to_thread(firing, text.replace(f"{success} 1", f"{success} 0"), tmp_path)
     assert "CollectorFailing" in said, "so that silence means something"

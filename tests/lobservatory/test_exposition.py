@@ -3,11 +3,29 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from prometheus_client import generate_latest as generate_text
+from prometheus_client.metrics_core import Metric as LibraryMetric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
-from lobservatory.metrics.catalogue import CATALOGUE, METRICS
-from lobservatory.metrics.exposition import EOF, Format, accepts_gzip, header, negotiate, number, prefixes, sample_lines
+from lobservatory.metrics.catalogue import API_METRICS, CATALOGUE, METRICS
+from lobservatory.metrics.exposition import (
+    EOF,
+    Format,
+    accepts_gzip,
+    family_name,
+    header,
+    negotiate,
+    number,
+    prefixes,
+    sample_lines,
+)
 
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
@@ -55,6 +73,73 @@ def everything(text_format: Format, value: str = 'a\\b"c\nd') -> str:
         lines = sample_lines(prefixes(metric, tuple(value for _ in metric.labels)), 1, buckets)
         out += [header(metric, text_format), lines]
     return "".join(out) + (EOF if text_format is Format.OPENMETRICS else "")
+
+
+def library_family(metric, samples):
+    """The same family and samples in the words of Prometheus' client library."""
+    unit = metric.unit if metric.name.removesuffix("_total").endswith(f"_{metric.unit}") else ""
+    name = family_name(metric, Format.OPENMETRICS)  # the library's, in both formats
+    family = LibraryMetric(name, metric.help, metric.type, unit)
+    for labels, value, buckets in samples:
+        pairs = dict(zip(metric.labels, labels, strict=True))
+        for bound, count in zip((*metric.buckets, math.inf), buckets, strict=bool(buckets)):
+            family.add_sample(f"{metric.name}_bucket", {**pairs, "le": floatToGoString(bound)}, count)
+        if buckets:
+            family.add_sample(f"{metric.name}_count", pairs, buckets[-1])
+        family.add_sample(f"{metric.name}_sum" if buckets else metric.name, pairs, value)
+    return family
+
+
+@pytest.mark.parametrize(
+    ("text_format", "generate"), [(Format.TEXT, generate_text), (Format.OPENMETRICS, generate_openmetrics)]
+)
+@pytest.mark.parametrize("metrics", [METRICS, API_METRICS], ids=["exporter", "api"])
+def test_every_family_is_byte_for_byte_as_the_client_library_writes_it(text_format, generate, metrics):
+    values = [
+        0,
+        1,
+        -0.25,
+        0.1 + 0.2,
+        999_999.5,
+        1e6,
+        12_345_678,
+        1.7e9 + 0.125,
+        2**53,
+        1e16,
+        5e-324,
+        math.inf,
+        -math.inf,
+    ]
+    values += [math.nan, 4_503_599_627_370_497.5, 100_000_000.0]
+    named = ["main", 'a\\b"c\nd', "größe", ""]
+
+    def samples(metric):
+        for index, value in enumerate(values):
+            labels = tuple(named[(index + place) % len(named)] + str(index) for place, _ in enumerate(metric.labels))
+            buckets = tuple(index * step for step in range(1, len(metric.buckets) + 2)) if metric.buckets else ()
+            yield labels, value, buckets
+            if not metric.labels:
+                return
+
+    class Families(Collector):
+        def collect(self):
+            return [library_family(metric, samples(metric)) for metric in metrics]
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Families())
+    ours = "".join(
+        header(metric, text_format)
+        + "".join(sample_lines(prefixes(metric, labels), value, buckets) for labels, value, buckets in samples(metric))
+        for metric in metrics
+    )
+    ours += EOF if text_format is Format.OPENMETRICS else ""
+    assert ours == generate(registry).decode()
+
+
+@given(st.floats())
+def test_a_number_is_written_as_the_client_library_does_and_loses_nothing(value):
+    assert number(value) == floatToGoString(value)
+    assert float(number(value)) == value or math.isnan(value)
 
 
 @pytest.mark.parametrize(("text_format", "parse"), [(Format.TEXT, parse_text), (Format.OPENMETRICS, parse_openmetrics)])

@@ -23,7 +23,7 @@ async def test_a_missing_method_or_scope_costs_that_collector_and_tells_which(ga
         with pytest.raises(MissingScopeError, match=r"operator\.admin"):
             await made[1].refresh()
         text = registry.render()
-    assert 'lobservatory_collector_success{gateway="home",collector="skills"} 0' in text
-    assert 'lobservatory_collector_success{gateway="home",collector="nodes"} 1' in text
+    assert 'lobservatory_collector_success{collector="skills",gateway="home"} 0' in text
+    assert 'lobservatory_collector_success{collector="nodes",gateway="home"} 1' in text
     assert "claw_nodes{" in text
     assert "claw_skills{" not in text

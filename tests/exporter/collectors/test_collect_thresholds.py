@@ -54,7 +54,7 @@ def test_a_threshold_of_all_agents_has_an_empty_label():
     registry = Registry()
     registry.register("exporter", lambda: samples(Settings()))
     text = registry.render(Format.TEXT, prometheus=True)
-    expected = 'claw_alert_threshold{gateway="home",alert="HostDiskFull",severity="critical",agent=""} 0.05\n'
+    expected = 'claw_alert_threshold{agent="",alert="HostDiskFull",gateway="home",severity="critical"} 0.05\n'
     assert expected in text
 
 

@@ -150,4 +150,4 @@ async def test_a_failure_backs_off_and_is_told_by_metrics_of_its_own(made, name,
     assert waits[2][1]["last_success_timestamp_seconds"] == 1234
     assert all(state["duration_seconds"] >= 0 for _, state in waits)
     text = registry.render()
-    assert f'lobservatory_collector_failures_total{{gateway="home",collector="{name}"}} 2' in text
+    assert f'lobservatory_collector_failures_total{{collector="{name}",gateway="home"}} 2' in text

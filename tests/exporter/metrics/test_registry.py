@@ -216,7 +216,7 @@ def test_counts_and_histograms_of_this_process():
         registry.observe("claw_tool_call_duration_seconds", ("g", "exec"), seconds)
     assert values(registry, "lobservatory_commit_failures_total") == {("unavailable",): 3}
     text = registry.render()
-    assert 'claw_tool_call_duration_seconds_bucket{gateway="g",tool="exec",le="0.25"} 2\n' in text
+    assert 'claw_tool_call_duration_seconds_bucket{gateway="g",le="0.25",tool="exec"} 2\n' in text
     assert 'claw_tool_call_duration_seconds_count{gateway="g",tool="exec"} 3\n' in text
     assert 'claw_tool_call_duration_seconds_sum{gateway="g",tool="exec"} 400.3\n' in text
 
@@ -242,7 +242,7 @@ def test_a_counter_of_this_process_that_comes_later_is_0_for_prometheus_first_bu
     registry.register("approvals", lambda: [Sample(decided, ("g", "denied"), 57)])
     assert values(registry, "claw_rpc_errors_total") == {("g", "health", "TIMEOUT"): 1}
     text = registry.render(prometheus=True)
-    assert 'claw_rpc_errors_total{gateway="g",method="health",code="TIMEOUT"} 0.0\n' in text
-    assert 'claw_host_disk_read_bytes_total{gateway="g",device="sdb"} 7000000000.0\n' in text
-    assert 'claw_exec_approval_decisions_total{gateway="g",decision="denied"} 57.0\n' in text
+    assert 'claw_rpc_errors_total{code="TIMEOUT",gateway="g",method="health"} 0.0\n' in text
+    assert 'claw_host_disk_read_bytes_total{device="sdb",gateway="g"} 7e+09\n' in text
+    assert 'claw_exec_approval_decisions_total{decision="denied",gateway="g"} 57.0\n' in text
     assert values(registry, "claw_rpc_errors_total", prometheus=True) == {("g", "health", "TIMEOUT"): 1}
