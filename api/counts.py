@@ -1,152 +1,119 @@
-"""What the service counts about itself, and its Prometheus text. The families are the catalogue's `API_METRICS`."""
+"""What the service counts about itself, by Prometheus' client library. The families are those of `API_METRICS`."""
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
 
 from api.tracing import Tracing
 from lobservatory.metrics.catalogue import API_METRICS
-from lobservatory.metrics.family import Metric
 from openclaw.client import Called, GatewayClient
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the size of a scrape and nothing here reads them
+
 _FAMILIES = {metric.name: metric for metric in API_METRICS}
-_REQUESTS = _FAMILIES["lobservatory_http_requests_total"]
-_REQUEST_SECONDS = _FAMILIES["lobservatory_http_request_duration_seconds"]
-_RPC_SECONDS = _FAMILIES["lobservatory_gateway_rpc_duration_seconds"]
-_RPC_ERRORS = _FAMILIES["lobservatory_gateway_rpc_errors_total"]
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WS"})
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
-Labels = tuple[str, ...]
+Kind = TypeVar("Kind", Counter, Histogram)
 
 
-class Histogram:
-    """Times in seconds of one family, by label values."""
+class _Bounded(Generic[Kind]):
+    """A family that has no more series than the catalogue allows; what comes beyond that is one of `other`."""
 
-    def __init__(self, metric: Metric) -> None:
-        self.metric = metric
-        self._counts: dict[Labels, list[int]] = {}
-        self._sums: dict[Labels, float] = {}
+    def __init__(self, family: Kind, bound: int) -> None:
+        self._family: Kind = family
+        self._bound = bound
+        self._seen: set[tuple[str, ...]] = set()
 
-    def observe(self, labels: Labels, seconds: float) -> None:
-        """One more. Beyond the family's bound it is one of `other`."""
-        if labels not in self._counts and len(self._counts) >= self.metric.bound:
-            labels = ("other",) * len(labels)
-        counts = self._counts.setdefault(labels, [0] * (len(self.metric.buckets) + 1))
-        counts[bisect_left(self.metric.buckets, seconds)] += 1
-        self._sums[labels] = self._sums.get(labels, 0.0) + seconds
-
-    def lines(self) -> Iterator[str]:
-        """Its Prometheus text."""
-        yield from _head(self.metric)
-        name = self.metric.name
-        for labels, counts in sorted(self._counts.items()):
-            text = _text(self.metric.labels, labels)
-            total = 0
-            for bound, number in zip((*map(repr, self.metric.buckets), "+Inf"), counts, strict=True):
-                total += number
-                yield f'{name}_bucket{{{text},le="{bound}"}} {total}'
-            yield f"{name}_count{{{text}}} {total}"
-            yield f"{name}_sum{{{text}}} {self._sums[labels]!r}"
+    def labels(self, *values: str) -> Kind:
+        """The series of these label values."""
+        if values not in self._seen and len(self._seen) >= self._bound:
+            values = ("other",) * len(values)
+        self._seen.add(values)
+        return self._family.labels(*values)
 
 
-class Counts:
+class Counts(Collector):
     """Counters and gauges of one process. Routes are templates of our own, so their number is bounded."""
 
     def __init__(self) -> None:
-        self.requests: Counter[Labels] = Counter()
-        self.request_seconds = Histogram(_REQUEST_SECONDS)
-        self.clients: Counter[str] = Counter()
-        self.messages: Counter[str] = Counter()
-        self.evicted: Counter[str] = Counter()
-        self.dropped: Counter[str] = Counter()
-        self.logins: Counter[str] = Counter()
-        self.last_event_id = 0
-        self.runs: dict[str, int] = {}  # that users asked for, by status; none while commands are off
-        self.oldest_waiting: float | None = None
-        self.deliveries: Counter[Labels] = Counter()
-        self.rpc_seconds = Histogram(_RPC_SECONDS)
-        self.rpc_errors: Counter[Labels] = Counter()
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._requests = self._bounded("lobservatory_http_requests_total")
+        self._request_seconds = self._histogram("lobservatory_http_request_duration_seconds")
+        self.clients = self._gauge("lobservatory_live_clients")
+        self.messages = self._counter("lobservatory_live_messages_total")
+        self.evictions = self._counter("lobservatory_live_evictions_total")
+        self.dropped_messages = self._counter("lobservatory_live_dropped_messages_total")
+        self.last_event_id = self._gauge("lobservatory_live_last_event_id")
+        self.logins = self._counter("lobservatory_logins_total")
+        self.runs = self._gauge("lobservatory_requested_runs")  # no series while commands are off
+        self.deliveries = self._counter("lobservatory_run_deliveries_total")
+        self._connected = self._gauge("lobservatory_gateway_connected")
+        self._rpc_seconds = self._histogram("lobservatory_gateway_rpc_duration_seconds")
+        self._rpc_errors = self._bounded("lobservatory_gateway_rpc_errors_total")
+        self.oldest_waiting: float | None = None  # epoch seconds since when a run that was asked for waits
         self.tracing: Tracing | None = None
         self._connections: dict[str, GatewayClient] = {}
+        self._registry.register(self)
+
+    def _counter(self, name: str) -> Counter:
+        metric = _FAMILIES[name]
+        return Counter(name, metric.help, metric.labels, registry=self._registry)
+
+    def _gauge(self, name: str) -> Gauge:
+        metric = _FAMILIES[name]
+        return Gauge(name, metric.help, metric.labels, registry=self._registry)
+
+    def _histogram(self, name: str) -> _Bounded[Histogram]:
+        metric = _FAMILIES[name]
+        family = Histogram(name, metric.help, metric.labels, registry=self._registry, buckets=metric.buckets)
+        return _Bounded(family, metric.bound)
+
+    def _bounded(self, name: str) -> _Bounded[Counter]:
+        return _Bounded(self._counter(name), _FAMILIES[name].bound)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request has ended."""
-        _add(_REQUESTS, self.requests, (method if method in _METHODS else "other", route, str(status)))
+        self._requests.labels(method if method in _METHODS else "other", route, str(status)).inc()
         if method == "WS" or route == "/api/events/stream":
             return  # they last as long as a client stays: no latency
-        self.request_seconds.observe((route,), seconds)
+        self._request_seconds.labels(route).observe(seconds)
 
     def connection(self, name: str, client: GatewayClient) -> Callable[[], None]:
         """Count the calls of a connection to the gateway from now on; the answer ends that."""
 
         def count(called: Called) -> None:
-            self.rpc_seconds.observe((name, called.method), called.seconds)
+            self._rpc_seconds.labels(name, called.method).observe(called.seconds)
             if called.code:
                 code = called.code if _CODE.fullmatch(called.code) else "other"
-                _add(_RPC_ERRORS, self.rpc_errors, (name, called.method, code))
+                self._rpc_errors.labels(name, called.method, code).inc()
 
         self._connections[name] = client
+        self._connected.labels(name).set_function(lambda: client.state == "connected")
         return client.on_call(count)
 
     def connected(self) -> dict[str, bool]:
         """Which connections to the gateway are there, of those that there should be."""
         return {f"gateway_{name}": client.state == "connected" for name, client in self._connections.items()}
 
+    def collect(self) -> Iterator[Family]:
+        """The families that have a sample only at times: while a run waits, and where traces are sent."""
+        oldest = _FAMILIES["lobservatory_requested_runs_oldest_timestamp_seconds"]
+        yield GaugeMetricFamily(oldest.name, oldest.help, value=self.oldest_waiting)
+        sent, dropped = _FAMILIES["lobservatory_spans_sent_total"], _FAMILIES["lobservatory_spans_dropped_total"]
+        yield CounterMetricFamily(sent.name, sent.help, value=None if self.tracing is None else self.tracing.sent)
+        not_sent = CounterMetricFamily(dropped.name, dropped.help, labels=dropped.labels)
+        if self.tracing is not None:
+            not_sent.add_metric(["not_sent"], self.tracing.not_sent)
+        yield not_sent
+
     def exposition(self) -> str:
         """The Prometheus text format."""
-        return "\n".join(self._lines()) + "\n"
-
-    def _lines(self) -> Iterator[str]:
-        yield from _family("lobservatory_http_requests_total", self.requests)
-        yield from self.request_seconds.lines()
-        for name, by_stream in (
-            ("lobservatory_live_clients", self.clients),
-            ("lobservatory_live_messages_total", self.messages),
-            ("lobservatory_live_evictions_total", self.evicted),
-            ("lobservatory_live_dropped_messages_total", self.dropped),
-        ):
-            yield from _family(name, {(stream,): number for stream, number in by_stream.items()})
-        yield from _family("lobservatory_live_last_event_id", {(): self.last_event_id})
-        yield from _family("lobservatory_logins_total", {(outcome,): n for outcome, n in self.logins.items()})
-        yield from _family("lobservatory_requested_runs", {(status,): n for status, n in self.runs.items()})
-        oldest: dict[Labels, float] = {} if self.oldest_waiting is None else {(): self.oldest_waiting}
-        yield from _family("lobservatory_requested_runs_oldest_timestamp_seconds", oldest)
-        yield from _family("lobservatory_run_deliveries_total", self.deliveries)
-        connected: dict[Labels, int] = {
-            (name,): int(client.state == "connected") for name, client in self._connections.items()
-        }
-        yield from _family("lobservatory_gateway_connected", connected)
-        yield from self.rpc_seconds.lines()
-        yield from _family("lobservatory_gateway_rpc_errors_total", self.rpc_errors)
-        tracing = self.tracing
-        yield from _family("lobservatory_spans_sent_total", {} if tracing is None else {(): tracing.sent})
-        dropped: dict[Labels, int] = {} if tracing is None else {("not_sent",): tracing.not_sent}
-        yield from _family("lobservatory_spans_dropped_total", dropped)
-
-
-def _add(metric: Metric, values: Counter[Labels], labels: Labels) -> None:
-    """One more of a series; beyond the family's bound, of one that has `other` for all but its last label."""
-    if labels not in values and len(values) >= metric.bound:
-        labels = (*["other"] * (len(labels) - 1), labels[-1])
-    values[labels] += 1
-
-
-def _head(metric: Metric) -> Iterator[str]:
-    yield f"# HELP {metric.name} {metric.help}"
-    yield f"# TYPE {metric.name} {metric.type}"
-
-
-def _text(names: Labels, values: Labels) -> str:
-    return ",".join(f'{name}="{value}"' for name, value in zip(names, values, strict=True))
-
-
-def _family(name: str, values: Mapping[Labels, float]) -> Iterator[str]:
-    metric = _FAMILIES[name]
-    yield from _head(metric)
-    for labels, number in sorted(values.items()):
-        text = _text(metric.labels, labels)
-        yield f"{name}{{{text}}} {number}" if text else f"{name} {number}"
+        return generate_latest(self._registry).decode()

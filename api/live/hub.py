@@ -109,13 +109,13 @@ class Hub:
         if self._closing:
             subscription.end(GOING_AWAY)
         self._subscriptions.add(subscription)
-        self._counts.clients[stream] += 1
+        self._counts.clients.labels(stream).inc()
         self.topics_changed()
         try:
             yield subscription
         finally:
             self._subscriptions.discard(subscription)
-            self._counts.clients[stream] -= 1
+            self._counts.clients.labels(stream).dec()
 
     def topics_changed(self) -> None:
         """Wake whoever waits for listeners."""
@@ -133,7 +133,8 @@ class Hub:
 
     def dispatch(self, event: LiveEvent) -> None:
         """Give one event to everybody who wants it, without waiting for anybody."""
-        self.last_seq = self._counts.last_event_id = max(self.last_seq, event.seq)
+        self.last_seq = max(self.last_seq, event.seq)
+        self._counts.last_event_id.set(self.last_seq)
         for subscription in self._subscriptions:
             if subscription.wants(event):
                 text = event.encoded(subscription.encode)
@@ -145,10 +146,10 @@ class Hub:
         if subscription.gone.is_set():
             return
         if subscription.put(seq, text):
-            self._counts.messages[subscription.stream] += 1
+            self._counts.messages.labels(subscription.stream).inc()
         else:
-            self._counts.evicted[subscription.stream] += 1
-            self._counts.dropped[subscription.stream] += subscription.waiting + 1
+            self._counts.evictions.labels(subscription.stream).inc()
+            self._counts.dropped_messages.labels(subscription.stream).inc(subscription.waiting + 1)
             log.info("client too slow, closed", stream=subscription.stream, actor=subscription.actor.name)
             subscription.end(SLOW)
 

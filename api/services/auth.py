@@ -75,12 +75,12 @@ class AuthService:
         async with self._pool.connection() as connection:
             here, anywhere = await rows.login_failures(connection, address, FAILURE_WINDOW)
         if here >= FAILURES or anywhere >= FAILURES_ANYWHERE:
-            self._counts.logins["locked_out"] += 1
+            self._counts.logins.labels("locked_out").inc()
             raise errors.LockedOutError(FAILURE_WINDOW.total_seconds(), "Too many wrong passwords.")
         async with self._hashing:
             right = await asyncio.to_thread(self._password.matches, password)
         if not right:
-            self._counts.logins["wrong_password"] += 1
+            self._counts.logins.labels("wrong_password").inc()
             async with self._pool.connection() as connection:
                 await rows.insert_login_failure(connection, address)
                 await rows.audit(
@@ -110,7 +110,7 @@ class AuthService:
                 target=token_id,
                 detail={"address": address},
             )
-        self._counts.logins["ok"] += 1
+        self._counts.logins.labels("ok").inc()
         return LoginOut(token=value, expires_at=expires_at, scopes=[Scope(scope) for scope in Scope.ADMIN.held()])
 
     async def authenticate(self, token: str) -> Actor | None:

@@ -281,9 +281,11 @@ class RunService(CommandService):
         """Whether there is anything that could be done."""
         async with self._pool.connection() as connection:
             now = await rows.counts(connection, gateway=self._gateway)
-        self._counts.runs = {status: now[status] for status in ("waiting", "running", "undelivered")}
+        found = {status: now[status] for status in ("waiting", "running", "undelivered")}
+        for status, number in found.items():
+            self._counts.runs.labels(status).set(number)
         self._counts.oldest_waiting = now["oldest"].timestamp() if now["oldest"] else None
-        return any(self._counts.runs.values())
+        return any(found.values())
 
     async def _step(self, client: GatewayClient) -> bool:
         """One thing that is to be done; False: there is none."""
@@ -405,12 +407,12 @@ class RunService(CommandService):
         except (delivery.DeliveryError, GatewayError) as error:
             reason = refusal(error).detail if isinstance(error, GatewayError) else str(error)
             again = delivery.pause(run.delivery_attempts)
-            self._counts.deliveries[receiver, "failed"] += 1
+            self._counts.deliveries.labels(receiver, "failed").inc()
             log.warning("a result was not delivered", run=run.id, to=receiver, again=again is not None, error=reason)
             async with self._pool.connection() as connection:
                 await rows.not_delivered(connection, run.id, reason, again)
             return
-        self._counts.deliveries[receiver, "delivered"] += 1
+        self._counts.deliveries.labels(receiver, "delivered").inc()
         async with self._pool.connection() as connection:
             await rows.delivered(connection, run.id)
 

@@ -61,7 +61,8 @@ async def test_a_peer_that_answers_no_ping_is_dropped(app):
         assert b"keepalive ping timeout" in frames
         writer.close()
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while of_app(app).counts.clients["operations"]:  # noqa: ASYNC110 - a figure has no event
+            listening = 'lobservatory_live_clients{stream="operations"} 1.0'
+            while listening in of_app(app).counts.exposition():  # noqa: ASYNC110 - a figure has no event
                 await asyncio.sleep(0.01)
 
 

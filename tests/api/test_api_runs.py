@@ -569,7 +569,7 @@ async def test_a_result_reaches_slack_once_it_is_back_and_is_text_there(settings
             await setup.until(run["id"], delivery="delivered", deliveryError=None)
             metrics = await setup.metrics()
             for outcome in ("failed", "delivered"):
-                assert f'lobservatory_run_deliveries_total{{receiver="slack",outcome="{outcome}"}} 1' in metrics
+                assert f'lobservatory_run_deliveries_total{{outcome="{outcome}",receiver="slack"}} 1' in metrics
             (message,) = slack.messages
             assert message.payload["text"] == "✅ &lt;!channel&gt; *now*: completed"
             blocks = message.payload["blocks"]
