@@ -162,7 +162,7 @@ async def _latencies(folder: Path, sessions: Callable[[Path], Append]) -> tuple[
     def make(on_registry: OnRegistry) -> Ingest:
         return Ingest(
             gateway="bench",
-            stores=Stores(folder, gateway="bench"),
+            stores=Stores(folder),
             accountant=Accountant("bench", price_book(), BillingPolicy()),
             ledger=ledger,
             watch=Watch(folder),

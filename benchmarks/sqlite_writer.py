@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import make
-from openclaw.stores import Stores
-from store.rows import Position
+from openclaw.stores import Position, Stores
 
 ROUNDS = 4  # of each: without, with, without, …
 COMMITS = 400
@@ -28,7 +27,7 @@ _EVENT = '{"type":"message","id":"w%d","message":{"role":"user","content":"' + "
 
 
 def _read(state: str, started: Event, stop: Event) -> None:
-    stores = Stores(Path(state), gateway="bench")
+    stores = Stores(Path(state))
     positions: dict[str, Position] = {}
     while not stop.is_set():
         for source in stores.discover().sources:

@@ -155,7 +155,7 @@ def state(found: Path, config: state_dir.OpenClawConfig) -> Iterator[Line]:
 
 def stores(found: Path, settings: Settings, config: state_dir.OpenClawConfig) -> Iterator[Line]:
     """What the session stores hold, the versions of their schemas, and how each provider's money is counted."""
-    with contextlib.closing(Stores(found, gateway=settings.gateway_name)) as reader:
+    with contextlib.closing(Stores(found)) as reader:
         discovery = reader.discover()
         sessions = reader.sessions()
     counts = ", ".join(f"{number} {store}" for store, number in sorted(discovery.files.items()) if number)

@@ -282,7 +282,7 @@ class Exporter:
         def make(on_registry: OnRegistry) -> Ingest:
             return Ingest(
                 gateway=self._gateway,
-                stores=Stores(state_dir, gateway=self._gateway),
+                stores=Stores(state_dir),
                 accountant=accountant,
                 ledger=ledger,
                 watch=Watch(state_dir),

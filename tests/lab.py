@@ -64,7 +64,7 @@ class Life:
     def __init__(self, state_dir, ledger, *, zero_hold=30.0, sleep=asyncio.sleep, mark=None):
         config = load_config(state_dir, environment={})
         self.registry = Registry(zero_hold=zero_hold)
-        self.stores = Stores(state_dir, gateway="g")
+        self.stores = Stores(state_dir)
         self.ledger = ledger
         self.ingest = Ingest(
             gateway="g",

@@ -29,15 +29,16 @@ import uvloop
 
 from exporter.accounting import EXACT, Accountant, Facts, increments, session_row
 from exporter.accounting.prices import Price
+from exporter.ingest.positions import for_ledger, from_ledger
 from exporter.ingest.watch import RECONCILE, Watch
 from exporter.metrics.registry import Registry
 from lobservatory import logging
 from lobservatory.metrics.exposition import Sample
 from lobservatory.metrics.labels import SOURCES, TOKEN_TYPES
-from openclaw.stores import Chunk, Discovery, Place, SessionInfo, Source, Store, StoreError, place
+from openclaw.stores import Chunk, Discovery, Place, Position, SessionInfo, Source, Store, StoreError, place
 from store.ledger.contract import Ledger, LedgerHeldError, LedgerUnavailableError, Transaction
 from store.ledger.shown import ShownTotals
-from store.rows import Position, Session, Total
+from store.rows import Session, Total
 
 log = logging.get(__name__)
 
@@ -329,7 +330,7 @@ class Ingest:
             info for key, info in sessions.items() if (before := known.get(key)) is not info and before != info
         ]
         if not self._begun:
-            batch.positions[_SCANNED] = Position(self._gateway, _SCANNED, 1)
+            batch.positions[_SCANNED] = Position(_SCANNED, 1)
         if batch:
             await self._commit(batch)
         self._report(discovery, broken, unread)
@@ -390,7 +391,7 @@ class Ingest:
         batch.positions[source.key] = chunk.position
         if facts.calls and place(source.key) is None:
             key = f"{_ARCHIVED}{source.agent}/{chunk.session_id}"
-            batch.positions[key] = Position(self._gateway, key, 1)
+            batch.positions[key] = Position(key, 1)
         batch.rows += len(chunk.entries)
         batch.bytes += chunk.bytes_read
 
@@ -398,7 +399,7 @@ class Ingest:
 
     async def _get_in_step(self) -> None:
         """Take over what the ledger holds."""
-        self._positions = await self._ledger.positions()
+        self._positions = from_ledger(await self._ledger.positions())
         self._places = set(filter(None, map(_place, self._positions)))
         self._new, self._forgotten = not self._positions, {}
         totals = await self._ledger.totals()
@@ -499,10 +500,8 @@ class Ingest:
             rows += [session_row(self._gateway, info) for info in batch.infos]
             await transaction.upsert_sessions(_last_of_each(rows))
             newest = _newest(batch.facts, self.status.newest)
-            batch.positions.update(
-                {_NEWEST + store: _instant(self._gateway, store, at) for store, at in newest.items()}
-            )
-            await transaction.save_positions(list(batch.positions.values()))
+            batch.positions.update({_NEWEST + store: _instant(store, at) for store, at in newest.items()})
+            await transaction.save_positions(for_ledger(self._gateway, batch.positions.values()))
         self._in_step = True
         self.status.ledger_up = True
         self._positions.update(batch.positions)
@@ -710,8 +709,8 @@ def _newest(batch: Sequence[Facts], before: Mapping[str, float]) -> dict[str, fl
     return newest
 
 
-def _instant(gateway: str, store: str, at: float) -> Position:
-    return Position(gateway, _NEWEST + store, round(at * 1000))
+def _instant(store: str, at: float) -> Position:
+    return Position(_NEWEST + store, round(at * 1000))
 
 
 def _weight(source: Source, position: Position | None) -> float:

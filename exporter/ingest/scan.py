@@ -28,6 +28,7 @@ from openclaw.stores import (
     Entry,
     LineReject,
     Lines,
+    Position,
     Problem,
     Rows,
     SessionInfo,
@@ -38,7 +39,7 @@ from openclaw.stores import (
     decode_line,
     row_entry,
 )
-from store.rows import ModelCall, Position
+from store.rows import ModelCall
 
 TOKEN_CLASSES = ("input", "output", "cache_read", "cache_write", "reasoning")
 
@@ -361,7 +362,7 @@ class Reader:
         tally.cell((call.agent, call.provider, call.model, call.kind, day, call.billing)).add(call)
 
 
-_NOWHERE = Position(gateway="scan", source_key="", offset=0)
+_NOWHERE = Position(key="", offset=0)
 
 
 def _merge(result: ScanResult, tally: Tally) -> None:
@@ -415,7 +416,7 @@ def scan(
         billing=billing if billing is not None else BillingPolicy(None, config.subscription_providers),
         digest=digest,
     )
-    stores = Stores(state_dir, gateway="scan")
+    stores = Stores(state_dir)
     try:
         discovery = stores.discover()
         result = ScanResult(problems=list(discovery.problems))
@@ -508,7 +509,7 @@ def parallel(reader: Reader, state_dir: Path, sources: Sequence[Source], workers
     def start() -> None:
         global _worker  # noqa: PLW0603 - one reader in each worker process
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends us
-        stores = Stores(state_dir, gateway="scan")
+        stores = Stores(state_dir)
         stores.attach(sources)
         _worker = reader.through(stores)
 

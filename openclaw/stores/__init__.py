@@ -2,11 +2,11 @@
 
 All of it is synchronous, bounded and made for `asyncio.to_thread`; one `Stores` may be used by one thread at a time.
 
-    stores = Stores(state_dir, gateway="default")
+    stores = Stores(state_dir)
     discovery = stores.discover()                   # what is there: stat calls and one short query per database
     sessions = stores.sessions()                    # who is who: keys, kinds, parents; cached until a file changes
     for source in discovery.sources:
-        position = positions.get(source.key)        # dict from Ledger.positions()
+        position = positions.get(source.key)        # by source key, as they were saved
         if not stores.changed(source, position):
             continue
         while True:
@@ -29,6 +29,7 @@ from openclaw.stores.contract import (
     LineReject,
     Message,
     Part,
+    Position,
     Problem,
     SessionInfo,
     Source,
@@ -51,6 +52,7 @@ __all__ = [
     "Message",
     "Part",
     "Place",
+    "Position",
     "Problem",
     "Rows",
     "SessionInfo",

@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from store.rows import Position
-
 Store = Literal["jsonl", "sqlite", "archive"]
 RejectReason = Literal["bad_json", "not_object", "too_long"]
 
@@ -111,6 +109,22 @@ class Source:
     mtime_ns: int
     fingerprint: str  # "device:inode" of a file; with ":generation" for a database session
     archive_of: tuple[str, str] | None = None  # (session_id, generation) of an archive that lies inside a database
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far one source has been read.
+
+    `offset` is bytes for a file and the last `seq` for a database session; `fingerprint` and `generation` tell
+    whether it is still the same content: device:inode:header for a file, the rewrite generation for a database.
+    """
+
+    key: str  # of the source
+    offset: int
+    generation: int = 0
+    fingerprint: str = ""
+    size: int = 0
+    mtime_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

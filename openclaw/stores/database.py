@@ -18,10 +18,19 @@ from urllib.parse import quote
 
 import zstandard
 
-from openclaw.stores.contract import Chunk, Entry, LineReject, Problem, RejectReason, SessionInfo, Source, StoreError
+from openclaw.stores.contract import (
+    Chunk,
+    Entry,
+    LineReject,
+    Position,
+    Problem,
+    RejectReason,
+    SessionInfo,
+    Source,
+    StoreError,
+)
 from openclaw.stores.entries import MAX_ENTRY, decode
 from openclaw.stores.keys import session_kind, thread_parent
-from store.rows import Position
 
 NAME = "openclaw-agent.sqlite"
 KNOWN_SCHEMA = 23
@@ -273,7 +282,7 @@ class AgentDatabase:
 
     # --- events -------------------------------------------------------------------------------------------
 
-    def read(self, source: Source, position: Position | None, *, gateway: str, max_bytes: int) -> Chunk:
+    def read(self, source: Source, position: Position | None, *, max_bytes: int) -> Chunk:
         """The next rows of one session. Raises StoreError."""
         restarted = position is not None and (
             position.fingerprint != source.fingerprint or source.size - 1 < position.offset
@@ -288,8 +297,7 @@ class AgentDatabase:
             entries=entries,
             rejects=rejects,
             position=Position(
-                gateway=gateway,
-                source_key=source.key,
+                key=source.key,
                 offset=last,
                 generation=0 if position is None else position.generation + restarted,
                 fingerprint=source.fingerprint,

@@ -19,9 +19,8 @@ from typing import IO, Protocol
 
 import zstandard
 
-from openclaw.stores.contract import Chunk, Entry, LineReject, RejectReason, Source, StoreError
+from openclaw.stores.contract import Chunk, Entry, LineReject, Position, RejectReason, Source, StoreError
 from openclaw.stores.entries import MAX_ENTRY, decode
-from store.rows import Position
 
 BLOCK = 1024 * 1024
 _HEAD = 512
@@ -241,9 +240,7 @@ def _checksum_of(position: Position, content: Bytes) -> int:
     return int(checksum, 16) if checksum else _checksum(content, 0, position.offset)
 
 
-def read_file(
-    source: Source, position: Position | None, *, gateway: str, max_bytes: int, compare: bool = True
-) -> Chunk:
+def read_file(source: Source, position: Position | None, *, max_bytes: int, compare: bool = True) -> Chunk:
     """The next lines of a plain file. `compare`: see `need_not_compare`. Raises StoreError."""
     with _opened(source) as (number, status):
         content = _Descriptor(number, status.st_size)
@@ -258,8 +255,7 @@ def read_file(
             source,
             lines,
             Position(
-                gateway=gateway,
-                source_key=source.key,
+                key=source.key,
                 offset=lines.offset,
                 generation=_generation(position, restarted=restarted),
                 fingerprint=fingerprint(content, status, lines.offset, checksum=checksum, done=done),
@@ -383,9 +379,7 @@ def continues_archive(source: Source, position: Position) -> bool:
     return known == (f"{source.fingerprint}:", source.size, source.mtime_ns)
 
 
-def read_archive(
-    source: Source, position: Position | None, archive: ArchiveStream, *, gateway: str, max_bytes: int
-) -> Chunk:
+def read_archive(source: Source, position: Position | None, archive: ArchiveStream, *, max_bytes: int) -> Chunk:
     """The next lines of an archive that is open at (or before) the position's offset. Raises StoreError.
 
     Broken compressed data is one `bad_json` reject behind the last line that could be had.
@@ -398,8 +392,7 @@ def read_archive(
         source,
         lines,
         Position(
-            gateway=gateway,
-            source_key=source.key,
+            key=source.key,
             offset=lines.offset,
             generation=_generation(position, restarted=False),
             fingerprint=f"{source.fingerprint}::{'end' if lines.done else 'more'}",

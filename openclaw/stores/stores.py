@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from openclaw.stores import files
-from openclaw.stores.contract import Chunk, Discovery, Entry, SessionInfo, Source, Store, StoreError
+from openclaw.stores.contract import Chunk, Discovery, Entry, Position, SessionInfo, Source, Store, StoreError
 from openclaw.stores.database import AgentDatabase, Contents, Rows, StoredSession
 from openclaw.stores.discovery import Found, Headers, Walker
 from openclaw.stores.index import MAX_INDEX, index_sessions, parse_index, trajectory_key
 from openclaw.stores.keys import session_kind, thread_parent
-from store.rows import Position
 
 MAX_CHUNK = 8 * 1024 * 1024
 
@@ -25,8 +24,7 @@ _Parts = list[tuple[str, Mapping[str, SessionInfo]]]
 class Stores:
     """Reads one state directory. Not thread-safe: one thread at a time."""
 
-    def __init__(self, state_dir: Path, *, gateway: str = "default", max_bytes: int = MAX_CHUNK) -> None:
-        self._gateway = gateway
+    def __init__(self, state_dir: Path, *, max_bytes: int = MAX_CHUNK) -> None:
         self._max_bytes = max_bytes
         self._walker = Walker(state_dir)
         self._headers = Headers()
@@ -175,7 +173,7 @@ class Stores:
                 moved[inode] = position
         for source in discovery.sources:
             if source.store != "sqlite" and source.key not in known and source.fingerprint in moved:
-                known[source.key] = replace(moved[source.fingerprint], source_key=source.key)
+                known[source.key] = replace(moved[source.fingerprint], key=source.key)
         return known
 
     # --- reading ------------------------------------------------------------------------------------------
@@ -185,7 +183,7 @@ class Stores:
         limit = max_bytes or self._max_bytes
         if source.store == "sqlite":
             database = self._databases[_database_key(source)]
-            return database.read(source, position, gateway=self._gateway, max_bytes=limit)
+            return database.read(source, position, max_bytes=limit)
         if source.store == "archive":
             chunk = self._read_archive(source, position, limit)
         else:
@@ -223,7 +221,7 @@ class Stores:
     def _read_file(self, source: Source, position: Position | None, limit: int) -> Chunk:
         known = self._compared.get(source.fingerprint)
         compare = position is None or not files.need_not_compare(position, known, source.size)
-        chunk = files.read_file(source, position, gateway=self._gateway, max_bytes=limit, compare=compare)
+        chunk = files.read_file(source, position, max_bytes=limit, compare=compare)
         if compare or chunk.restarted or (position is not None and known == position.offset):
             self._compared[source.fingerprint] = chunk.position.offset
         return chunk
@@ -232,11 +230,11 @@ class Stores:
         goes_on = position is not None and files.continues_archive(source, position)
         archive = self._compressed(source, position.offset if position is not None and goes_on else 0)
         if archive is None:
-            chunk = files.read_file(source, position, gateway=self._gateway, max_bytes=limit)
+            chunk = files.read_file(source, position, max_bytes=limit)
         else:
             if position is not None and not goes_on:
                 position = replace(position, offset=0, generation=position.generation + 1)
-            chunk = files.read_archive(source, position, archive, gateway=self._gateway, max_bytes=limit)
+            chunk = files.read_archive(source, position, archive, max_bytes=limit)
             self._keep_archive(source, chunk, archive)
         if source.session_id:
             return chunk

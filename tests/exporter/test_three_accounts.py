@@ -47,7 +47,7 @@ async def ingested(state, dsn, gateway):
     """What `/metrics` says after the first scan, as {metric: {labels: exact value}}; the rows are in the database."""
     config = load_config(state)
     registry = Registry()
-    watch, stores, ledger = Watch(state), Stores(state, gateway=gateway), PostgresLedger(dsn, gateway)
+    watch, stores, ledger = Watch(state), Stores(state), PostgresLedger(dsn, gateway)
     ingest = Ingest(
         gateway=gateway,
         stores=stores,

@@ -89,7 +89,7 @@ class Observer:
 
     def begin(self):
         """A new life over the same books."""
-        self.registry, self.stores = Registry(), Stores(self.root, gateway="g")
+        self.registry, self.stores = Registry(), Stores(self.root)
         accountant = Accountant("g", PriceBook(), BillingPolicy(), now=lambda: 1_795_300_000)
         self.ingest = Ingest(
             gateway="g",
