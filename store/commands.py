@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,16 +55,11 @@ async def take_turn(connection: Connection, gateway: str) -> None:
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('setup of ' || %s, 0))", [gateway])
 
 
-def run_operation_id(gateway: str, run_id: str) -> str:
-    """The id of the operation of a run: whoever sees the run first makes it, and both mean the same one."""
-    return "run_" + hashlib.sha256(f"{gateway}\0{run_id}".encode()).hexdigest()[:24]
-
-
 async def follow_run(
     connection: Connection, *, gateway: str, run_id: str, session_key: str, name: str, agent: str, user: str
 ) -> str:
     """Make the operation of a run that was asked for here, unless it is there already; gives its id."""
-    identifier = run_operation_id(gateway, run_id)
+    identifier = operations.run_operation_id(gateway, run_id)
     try:
         await operations.create(
             connection,

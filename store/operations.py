@@ -7,6 +7,7 @@ UTC, durations in milliseconds, cost as a number or null where it is not known).
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -121,6 +122,12 @@ class DerivedOperation:
     steps: Sequence[DerivedStep] = ()  # those that are new or changed; others stay
     metadata: Mapping[str, Any] = field(default_factory=dict)
     tags: Sequence[str] = ()
+
+
+def run_operation_id(gateway: str, run: str) -> str:
+    """The id of the operation of a run: the same for the same run, whoever sees it first, on any host and after any
+    restart."""
+    return "run_" + hashlib.sha256(f"{gateway}\0{run}".encode()).hexdigest()[:24]
 
 
 async def create(

@@ -338,7 +338,7 @@ class RunService(CommandService):
         """Go on with what another process left behind, when that can be done without doing anything twice."""
         stage = run.at_hand
         run_id = rows.gateway_run(run.id, run.stage)
-        operation_id = command_rows.run_operation_id(self._gateway, run_id)
+        operation_id = operations.run_operation_id(self._gateway, run_id)
         async with self._pool.connection() as connection:
             if stage.run_id is not None:
                 there = await operations.exists(connection, operation_id)

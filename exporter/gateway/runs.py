@@ -9,7 +9,6 @@ No content passes: activities name a tool and at most the name of a file.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ from openclaw.fields import flag, instant, mapping, text, whole
 from openclaw.protocol import Pushed
 from openclaw.stores.keys import session_kind
 from openclaw.wrapped import TOOL_CALL, asked_for, parent_of
-from store.operations import DerivedOperation, DerivedStep
+from store.operations import DerivedOperation, DerivedStep, run_operation_id
 from store.rows import AgentEvent, AgentState
 
 MAX_RUNS = 2_000  # tracked at once; beyond it the longest untouched is let go
@@ -64,11 +63,6 @@ _SKILL = re.compile(r"([\w.-]{1,64})/SKILL\.md$")
 _CRON_JOB = re.compile(r"(?:^|:)cron:(?P<job>[^:]+)")
 _SESSION_STATUS = {"done": "completed", "failed": "failed", "killed": "cancelled", "timeout": "failed"}
 _MAX_ERROR = 300
-
-
-def operation_id(gateway: str, run: str) -> str:
-    """The id of the operation of a run: the same for the same run, on any host and after any restart."""
-    return "run_" + hashlib.sha256(f"{gateway}\0{run}".encode()).hexdigest()[:24]
 
 
 def file_name(hint: str | None) -> str | None:
@@ -203,7 +197,7 @@ class RunTracker:
         return self._id(text(payload.get("runId")) or f"session:{session_id}")
 
     def _id(self, run: str) -> str:
-        return operation_id(self._gateway, run)
+        return run_operation_id(self._gateway, run)
 
     def _find(self, payload: Mapping[str, Any], at: datetime, now: datetime) -> tuple[_Run | None, bool]:
         """The run of an event, begun if it is new; None when it has ended before."""

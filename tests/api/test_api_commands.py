@@ -17,11 +17,9 @@ from api.context import of_app
 from api.security.limits import Limits, Rate
 from api.security.scopes import Scope
 from cli.demo.gateway import ReplayGateway
-from exporter.gateway.runs import operation_id
 from openclaw.client import GatewayClient
 from openclaw.protocol import TooManyRequestsError
 from store import requested_runs
-from store.commands import run_operation_id
 from tests.api.conftest import LOOSE, connected, new_token, started
 from tests.servers import PATIENCE_SECONDS
 
@@ -91,10 +89,6 @@ async def audit(database):
         "SELECT action, phase, target FROM lobs.audit_log WHERE action NOT LIKE 'token%' ORDER BY id"
     )
     return await cursor.fetchall()
-
-
-def test_the_exporter_and_the_api_mean_the_same_operation():
-    assert run_operation_id("home", "r1") == operation_id("home", "r1")
 
 
 async def test_commands_are_off_unless_they_are_turned_on(client, database):

@@ -24,7 +24,7 @@ from api.services import runs as service
 from api.services.webhooks import signature
 from cli.demo.gateway import ReplayGateway
 from lobservatory.settings import Settings, SettingsError, load
-from store import requested_runs
+from store import operations, requested_runs
 from tests.api.conftest import connected, new_token, started
 from tests.fakes.slack import fake_slack
 from tests.servers import PATIENCE_SECONDS
@@ -325,7 +325,7 @@ async def test_a_queued_run_whose_process_died_is_sent_under_the_same_key(setup)
 async def test_a_run_that_the_exporter_saw_is_not_sent_again(setup):
     run = await leave(setup, task=None)
     run_id = requested_runs.gateway_run(run.id, 0)
-    identifier = service.command_rows.run_operation_id("home", run_id)
+    identifier = operations.run_operation_id("home", run_id)
     await setup.database.execute(
         "INSERT INTO lobs.operations (id, type, name, status, gateway)"
         " VALUES (%s, 'agent_task', 'n', 'completed', 'home')",
@@ -413,7 +413,7 @@ async def unanswered(setup: Setup) -> dict[str, Any]:
 
 async def test_a_run_whose_answer_was_lost_is_adopted_when_the_exporter_has_seen_it(setup):
     run = await unanswered(setup)
-    identifier = service.command_rows.run_operation_id("home", requested_runs.gateway_run(run["id"], 0))
+    identifier = operations.run_operation_id("home", requested_runs.gateway_run(run["id"], 0))
     await setup.database.execute(
         "INSERT INTO lobs.operations (id, type, name, status, gateway)"
         " VALUES (%s, 'agent_task', 'n', 'in_progress', 'home')",

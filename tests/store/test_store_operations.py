@@ -352,10 +352,15 @@ async def test_seeing_a_run_again_changes_and_tells_nothing(pool):
     assert len(await events(pool)) == 1
 
 
+def test_the_operation_of_a_run_keeps_its_id():
+    """Rows are found by it again, also those that an earlier version wrote."""
+    assert operations.run_operation_id("home", "r1") == "run_bb729d01eef4b92915d08e2c"
+
+
 @pytest.mark.req("S2-4")
 @pytest.mark.parametrize("seen_first", [True, False])
 async def test_a_run_keeps_the_name_that_its_command_gave_whoever_saw_it_first(pool, seen_first):
-    identifier = commands.run_operation_id("gw", "r1")
+    identifier = operations.run_operation_id("gw", "r1")
     derived = replace(run("in_progress"), id=identifier)
 
     async def follow(name):

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.gateway.runs import RunTracker, activity_text, file_name, merged, operation_id
+from exporter.gateway.runs import RunTracker, activity_text, file_name, merged
 from openclaw.protocol import Pushed
+from store.operations import run_operation_id
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 EVENTS = [
@@ -72,7 +73,7 @@ def test_the_runs_of_a_real_gateway_become_operations():
             ("webhook", "Webhook run of main", "completed", []),
         ]
     )
-    first = told[operation_id("home", "4d04e363-fa56-40b2-9ffa-926016a44ee1")]
+    first = told[run_operation_id("home", "4d04e363-fa56-40b2-9ffa-926016a44ee1")]
     assert first == ("agent_task", "Run of main", "completed", [])
 
 
@@ -308,7 +309,7 @@ def test_cron_runs_of_a_poll_are_the_same_operations_as_their_events():
     assert not polled.states
     assert not runs.states
     ok = next(operation for operation in polled.operations if operation.status == "completed")
-    assert ok.id == operation_id("home", "session:1a7b9b59-21ba-437c-93ba-aab37593ef22")
+    assert ok.id == run_operation_id("home", "session:1a7b9b59-21ba-437c-93ba-aab37593ef22")
 
 
 @pytest.mark.parametrize(
