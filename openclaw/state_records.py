@@ -26,7 +26,6 @@ from openclaw.stores.database import NAME as DATABASE_NAME
 
 # What a call to the gateway fails with when the records are asked instead: it is away, lacks the method or refuses it.
 ASK_RECORDS = (GatewayUnavailableError, MissingScopeError, UnknownMethodError)
-KNOWN_SCHEMA = 18
 BUSY_TIMEOUT = 5.0  # seconds
 MAX_FILE = 64 << 20
 MAX_ROWS = 5_000
@@ -75,13 +74,6 @@ class StateRecords:
     def has_database(self) -> bool:
         """Whether this is the state directory of 2026.8 or later."""
         return self._database.is_file()
-
-    def schema_version(self) -> int | None:
-        """`PRAGMA user_version` of the database; None without one. Higher than `KNOWN_SCHEMA`: not known to us."""
-        if not self.has_database:
-            return None
-        with self._open() as connection:
-            return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
     def approvals(self) -> list[ApprovalRecord]:
         """Pending approvals and the newest settled ones. Raises NoRecordsError before 2026.8, StateRecordsError."""
