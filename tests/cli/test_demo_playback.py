@@ -13,7 +13,7 @@ from cli.demo.gateway import ReplayGateway
 from cli.demo.playback import Account, Stores, play
 from cli.demo.state import prepare
 from exporter.collectors.cron import CronCollector
-from exporter.gateway.runs import RunTracker
+from exporter.gateway.runs.tracker import RunTracker
 from openclaw.client import GatewayClient
 from openclaw.fields import instant
 from openclaw.log_lines import parse

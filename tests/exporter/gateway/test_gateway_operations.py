@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.gateway.runs import RunTracker, activity_text, file_name, merged
+from exporter.gateway.runs.tracker import RunTracker, activity_text, file_name, merged
 from openclaw.protocol import Pushed
 from store.operations import run_operation_id
 
