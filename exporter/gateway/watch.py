@@ -32,7 +32,9 @@ from exporter.collectors.subagents import SubagentsCollector
 from exporter.collectors.update import UpdateCollector
 from exporter.collectors.usage import Usage, UsageCollector
 from exporter.gateway.contents import Contents
-from exporter.gateway.runs.tracker import HISTORY, Derived, RunTracker, merged
+from exporter.gateway.runs.book import HISTORY
+from exporter.gateway.runs.derived import Derived, merged
+from exporter.gateway.runs.tracker import RunTracker
 from exporter.gateway.traces import Span, Traces
 from lobservatory import logging
 from openclaw import journal

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.gateway.runs.tracker import RunTracker, activity_text, file_name, merged
+from exporter.gateway.runs.activities import activity_text, file_name
+from exporter.gateway.runs.derived import merged
+from exporter.gateway.runs.tracker import RunTracker
 from openclaw.protocol import Pushed
 from store.operations import run_operation_id
 
