@@ -18,7 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from cli.up import postgres
 from exporter.app import Exporter, StartError, configured_series, only_one
-from exporter.gateway.watch import GatewayWatch
+from exporter.gateway.rows import PolledRows
 from exporter.ingest.scan import scan
 from openclaw.state_dir import load_config
 from store.gateway import save_agents, save_sessions
@@ -100,11 +100,11 @@ async def test_a_database_that_is_not_there_leaves_metrics_up(files_dir, tmp_pat
 
 
 async def test_rows_of_polls_that_cannot_be_kept_fail_no_collector(monkeypatch):
-    monkeypatch.setattr("exporter.gateway.watch._SAVE_WAIT", 0.05)
+    monkeypatch.setattr("exporter.gateway.rows.SAVE_WAIT", 0.05)
     async with open_pool("postgresql://lobs_writer@127.0.0.1:9/lobservatory") as pool:
-        watch = GatewayWatch("g", NOBODY, str, pool=pool)
-        await watch._saver(save_sessions)([Session("g", "main", "s")])  # raises nothing
-        await watch._saver_of_all(save_agents)([])
+        rows = PolledRows("g", pool)
+        await rows.saver(save_sessions)([Session("g", "main", "s")])  # raises nothing
+        await rows.saver_of_all(save_agents)([])
 
 
 async def test_a_database_without_our_schema_is_waited_for(postgres_server, files_dir, tmp_path, lab):

@@ -13,7 +13,8 @@ from psycopg.rows import dict_row
 from api.services.agents import AgentService
 from cli.demo.gateway import ReplayGateway
 from exporter.collectors.scheduler import Runner
-from exporter.gateway.watch import GatewayWatch, OperationsFeed
+from exporter.gateway.feed import OperationsFeed
+from exporter.gateway.watch import GatewayWatch
 from exporter.metrics.registry import Registry
 from openclaw.protocol import Pushed
 from store import outbox
@@ -219,20 +220,29 @@ async def test_without_a_database_states_and_counts_are_kept():
     assert not feed._unsaved
 
 
-async def test_while_the_database_is_away_nothing_is_lost(pool, postgres_reader_dsn):
-    class Away:
+@pytest.mark.parametrize("at_first", [True, False])
+async def test_while_the_database_is_away_nothing_is_lost(pool, postgres_reader_dsn, at_first):
+    class Sometimes:
+        away = at_first
+
         @contextlib.asynccontextmanager
         async def connection(self):
-            raise psycopg.OperationalError("connection refused")
-            yield  # pragma: no cover - makes it a generator
+            if self.away:
+                raise psycopg.OperationalError("connection refused")
+            async with pool.connection() as connection:
+                yield connection
 
-    feed = OperationsFeed("home", Away())
+    database = Sometimes()
+    feed = OperationsFeed("home", database)
     feed.cron_listed({}, [])
+    if not at_first:
+        assert await feed.step()
+        database.away = True
     for frame in recorded_now():
         feed.pushed(Pushed(frame["event"], frame["payload"], None))
     assert not await feed.step()
-    feed._pool = pool
-    while feed._queue:
+    database.away = False
+    while feed._queue or feed._unsaved:
         assert await feed.step()
     found = await rows(postgres_reader_dsn, "SELECT status FROM operations")
     assert sorted(row["status"] for row in found) == ["completed"] * 9 + ["failed"]
