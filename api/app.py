@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -195,6 +196,11 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
     if tracing is not None:
         app.add_middleware(Traced, tracing=tracing)
     return app
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document, without a database or a running service."""
+    return create_app(Settings.model_construct(), None).openapi()
 
 
 def _surround(app: FastAPI, settings: Settings, limits: Limits, counts: Counts) -> None:

@@ -45,49 +45,6 @@ upgrade: by the header, by the subprotocols `lobservatory, bearer.<token>`, or b
 that instant, so it gives what a WebSocket client missed.
 """
 
-_TEXTS = {
-    400: "The body is not JSON.",
-    401: "No valid token.",
-    403: "The token may not do this, or a page of another origin sent it.",
-    404: "There is no such thing.",
-    405: "Not with this method.",
-    408: "The body did not arrive in time.",
-    409: "It does not fit the present state.",
-    412: "It has been changed since.",
-    413: "The body is too large.",
-    422: "A field is wrong.",
-    428: "A confirmation is needed.",
-    429: "Too many requests; Retry-After says when.",
-    502: "The gateway refused.",
-    503: "A dependency is away.",
-}
-_BODY = (400, 408, 413, 422)
-
-
-# Of a list that is an array: the next page is named by a header.
-PAGED: dict[int | str, dict[str, Any]] = {
-    200: {
-        "headers": {
-            "X-Next-Cursor": {
-                "description": "Give it as `cursor` for the next page; absent: there is none.",
-                "schema": {"type": "string"},
-            }
-        }
-    }
-}
-
-
-def problems(*statuses: int, body: bool = False) -> dict[int | str, dict[str, Any]]:
-    """Answers of a route besides its success: those every protected route has, and `statuses`."""
-    every = {401, 403, 422, 429, 503, *statuses, *(_BODY if body else ())}
-    return {
-        status: {
-            "description": _TEXTS[status],
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
-        for status in sorted(every)
-    }
-
 
 def install(app: FastAPI) -> None:
     """Make `app.openapi()` give our document."""
@@ -122,11 +79,3 @@ def _build(app: FastAPI) -> dict[str, Any]:
             if answer and MEDIA_TYPE not in answer.get("content", {}):
                 del operation["responses"]["422"]
     return found
-
-
-def document() -> dict[str, Any]:
-    """The document, without a database or a running service."""
-    from api.app import create_app  # noqa: PLC0415 - app imports the routes, and they import this module
-    from lobservatory.settings import Settings  # noqa: PLC0415 - as above
-
-    return create_app(Settings.model_construct(), None).openapi()

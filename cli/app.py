@@ -179,7 +179,7 @@ def openapi(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of stdout.")] = None,
 ) -> None:
     """Print the API's OpenAPI document."""
-    from api.openapi import document  # noqa: PLC0415
+    from api.app import document  # noqa: PLC0415
 
     text = json.dumps(document(), indent=2, sort_keys=True, ensure_ascii=False)
     if output is None:

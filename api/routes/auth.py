@@ -11,7 +11,7 @@ from api.context import Administrator, ContextDep, Reader
 from api.middleware import client_address
 from api.models.auth import LoginIn, LoginOut, NewToken, Preferences, Ticket, TokenIn, TokenOut, Verified
 from api.models.base import Identifier
-from api.openapi import problems
+from api.responses import problems
 from api.security.scopes import Scope
 
 router = APIRouter(prefix="/api/auth", tags=["auth"])

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from api.context import ContextDep, Reader, Writer
 from api.models.base import Identifier
 from api.models.boards import Board, BoardIn
-from api.openapi import problems
+from api.responses import problems
 from api.routes.conditional import IfMatch, named, with_etag
 from api.routes.operations import IdempotencyKey
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from api.context import ContextDep, Reader
 from api.models.budgets import Budget
-from api.openapi import problems
+from api.responses import problems
 
 router = APIRouter(prefix="/api/budgets", tags=["monitoring"])
 

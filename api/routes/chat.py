@@ -13,7 +13,7 @@ from api.live.events import server_sent_event
 from api.live.streams import STREAM_HEADERS
 from api.models.base import Identifier
 from api.models.chat import AvailableQuestion, ChatIn, Conversation, ConversationMessages
-from api.openapi import problems
+from api.responses import problems
 
 router = APIRouter(prefix="/api/chat", tags=["chat"])
 ConversationId = Annotated[Identifier, Path(description="Of `GET /api/chat/conversations`.")]

@@ -24,7 +24,7 @@ from api.models.commands import (
     SpawnIn,
     Transcript,
 )
-from api.openapi import problems
+from api.responses import problems
 from api.routes.operations import IdempotencyKey
 
 router = APIRouter(prefix="/api", tags=["commands"])

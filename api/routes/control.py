@@ -36,7 +36,7 @@ from api.models.control import (
     SkillUpdate,
     UpdateStatus,
 )
-from api.openapi import problems
+from api.responses import problems
 from api.routes.commands import AgentPath, ConfirmationHeader
 from api.routes.conditional import IfMatch, named
 from api.routes.operations import IdempotencyKey

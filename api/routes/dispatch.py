@@ -10,7 +10,7 @@ from api import errors
 from api.context import Commander, ContextDep
 from api.models.base import Identifier
 from api.models.dispatch import MOST_AGENTS, Dispatched, DispatchIn, Result
-from api.openapi import problems
+from api.responses import problems
 from api.routes.operations import IdempotencyKey
 from api.security.scopes import Scope
 

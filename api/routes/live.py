@@ -12,7 +12,7 @@ from api.context import ContextDep, Reader, of_app, websocket_actor
 from api.live import events
 from api.live.hub import Subscription
 from api.live.streams import EventStream, reset_message, serve_websocket
-from api.openapi import problems
+from api.responses import problems
 
 router = APIRouter(tags=["live"])
 

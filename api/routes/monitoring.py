@@ -41,7 +41,7 @@ from api.models.monitoring import (
     Summary,
     System,
 )
-from api.openapi import PAGED, problems
+from api.responses import PAGED, problems
 from api.routes.conditional import NextCursor, page, with_etag
 from api.routes.operations import IdempotencyKey
 

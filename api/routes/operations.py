@@ -19,7 +19,7 @@ from api.models.operations import (
     OperationType,
     StepPatch,
 )
-from api.openapi import PAGED, problems
+from api.responses import PAGED, problems
 from api.routes.conditional import IfMatch, NextCursor, page, version, with_etag
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from api import errors, web
 from api.context import Context, ContextDep, Reader
-from api.openapi import problems
+from api.responses import problems
 
 router = APIRouter()
 _READY_SECONDS = 3.0

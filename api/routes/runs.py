@@ -14,7 +14,7 @@ from api.live.streams import STREAM_HEADERS
 from api.models.base import Identifier
 from api.models.commands import Run
 from api.models.runs import Cancelled, RequestedRun, RequestedRuns, RunIn, RunStatus
-from api.openapi import problems
+from api.responses import problems
 from api.routes.operations import IdempotencyKey
 from api.services.runs import KEEP_ALIVE
 

@@ -32,7 +32,7 @@ from api.models.tasks import (
     TaskSort,
     TaskStatus,
 )
-from api.openapi import problems
+from api.responses import problems
 from api.routes.conditional import IfMatch, version, with_etag
 from api.routes.operations import IdempotencyKey
 

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from api.context import ContextDep, Reader, Writer
 from api.models.base import Storable
 from api.models.thresholds import AlertThreshold, ThresholdIn, ThresholdOverride
-from api.openapi import problems
+from api.responses import problems
 from api.routes.conditional import IfMatch, named, with_etag
 from api.services.thresholds import ThresholdService
 

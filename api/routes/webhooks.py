@@ -13,7 +13,7 @@ from api.context import ContextDep
 from api.middleware import SIGNATURE_HEADER, TIMESTAMP_HEADER, client_address
 from api.models.base import Identifier
 from api.models.webhooks import WebhookIn, WebhookReceipt
-from api.openapi import problems
+from api.responses import problems
 
 router = APIRouter(prefix="/api/hooks", tags=["webhooks"])
 

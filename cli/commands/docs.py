@@ -173,7 +173,7 @@ def _api_rows(document: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
 
 def api() -> str:
     """`docs/api.md`."""
-    from api.openapi import document as build  # noqa: PLC0415 - the other pages need no web framework
+    from api.app import document as build  # noqa: PLC0415 - the other pages need no web framework
 
     document = build()
     about = re.sub(r"\n{3,}", "\n\n", str(document["info"].get("description", ""))).strip()

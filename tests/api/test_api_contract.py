@@ -27,9 +27,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from api.app import create_app
+from api.app import create_app, document
 from api.models import patterns
-from api.openapi import document
 from cli.demo.gateway import ReplayGateway
 from lobservatory.complaints import explained
 from lobservatory.password import PasswordFile

@@ -59,6 +59,55 @@ def test_the_rule_itself_notices_a_wrong_arrow():
     assert allowed("cli", "exporter.accounting")
 
 
+def circles(arrows):
+    """Circles of a graph (node → the nodes it points to): of those that reach each other, each set once."""
+    found, depth, path = [], {}, []
+
+    def visit(node):
+        lowest = depth[node] = len(path)
+        path.append(node)
+        for target in arrows.get(node, ()):
+            if target not in depth:
+                lowest = min(lowest, visit(target))
+            elif target in path:
+                lowest = min(lowest, depth[target])
+        if lowest == depth[node]:
+            together = sorted(path[lowest:])
+            del path[lowest:]
+            if len(together) > 1 or node in arrows.get(node, ()):
+                found.append(together)
+        return lowest
+
+    for node in sorted(arrows):
+        if node not in depth:
+            visit(node)
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Imports within functions count: they would hide a circle, not open it."""
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for room in BELOW
+        for path in (ROOT / room).rglob("*.py")
+    }
+    arrows = {
+        module: {
+            target
+            for name in imports(path)
+            for target in (name if name in paths else name.rpartition(".")[0],)
+            if target in paths
+        }
+        for module, path in paths.items()
+    }
+    assert circles(arrows) == []
+
+
+def test_a_circle_is_noticed():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": set()}) == []
+    assert circles({"a": {"b", "d"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"e"}}) == [["b", "c"], ["e"]]
+
+
 def test_only_the_store_speaks_sql():
     """Statements in other rooms would be a second place that knows the schema; views in dashboards are the contract."""
     words = ("INSERT INTO", "DELETE FROM", "CREATE TABLE", "ALTER TABLE")
