@@ -339,17 +339,22 @@ def _validation(error: RequestValidationError) -> JSONResponse:
     return JSONResponse(problem.model_dump(), status_code=status, media_type=MEDIA_TYPE)
 
 
+_KINDS: dict[type[StoreError], type[ApiError]] = {
+    store.errors.NotFoundError: NotFoundError,
+    store.errors.ConflictError: ConflictError,
+    store.errors.InvalidValueError: InvalidFieldError,
+}
+# A row's field → what clients know it by, where that differs.
+_FIELDS = {"idempotency_key": "header.Idempotency-Key"}
+
+
 def _of_store(error: StoreError) -> ApiError:
-    kinds: dict[type[StoreError], type[ApiError]] = {
-        store.errors.NotFoundError: NotFoundError,
-        store.errors.ConflictError: ConflictError,
-        store.errors.InvalidValueError: InvalidFieldError,
-    }
     if error.field == "If-Match":
         return StaleVersionError()
-    text = str(error)
-    kind = kinds.get(type(error), ConflictError)
-    return kind(text[:1].upper() + text[1:].removesuffix(".") + ".", field=error.field)
+    text = str(error).replace("idempotency key", "Idempotency-Key")
+    kind = _KINDS.get(type(error), ConflictError)
+    field = None if error.field is None else _FIELDS.get(error.field, error.field)
+    return kind(text[:1].upper() + text[1:].removesuffix(".") + ".", field=field)
 
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import msgspec
@@ -45,8 +46,7 @@ from openclaw.protocol import (
 from openclaw.state_dir import OpenClawConfig, StateDirError, gateway_token, load_config, resolve
 from store import agents as agent_rows
 from store import auth as auth_rows
-from store import commands as rows
-from store import feed
+from store import feed, idempotency
 from store.errors import StoreError
 from store.pool import Connection, Pool
 
@@ -281,7 +281,7 @@ class CommandService:
         common = {"actor": actor.name, "action": action, "target": target, "gateway": self._gateway}
         async with self._pool.connection() as connection:
             if key is not None:
-                done = await rows.reserve(connection, actor=actor.token_id, key=key, request_hash=digest)
+                done = await idempotency.reserve(connection, actor=actor.token_id, key=key, request_hash=digest)
                 if done is not None:
                     return done
             await auth_rows.audit(connection, phase="started", request_id=request_id, detail=detail, **common)
@@ -292,7 +292,7 @@ class CommandService:
                 # After a deadline, a lost connection or an answer that makes no sense nobody knows whether it was
                 # carried out: the key stays taken.
                 if key is not None and isinstance(error, (*NOT_SENT, RpcError, errors.ApiError)):
-                    await rows.release(connection, actor=actor.token_id, key=key)
+                    await idempotency.release(connection, actor=actor.token_id, key=key)
                 reason = error.code if isinstance(error, RpcError | errors.ApiError) else type(error).__name__
                 await auth_rows.audit(
                     connection, phase="failed", request_id=request_id, detail={"reason": reason}, **common
@@ -302,7 +302,9 @@ class CommandService:
             raise refusal(error) from error
         async with self._pool.connection() as connection:
             if key is not None:
-                await rows.complete(connection, actor=actor.token_id, key=key, response=answer)
+                await idempotency.complete(
+                    connection, actor=actor.token_id, key=key, status=HTTPStatus.ACCEPTED, response=answer
+                )
             await auth_rows.audit(connection, phase="succeeded", request_id=request_id, detail={}, **common)
             await _feed(connection, actor, note(answer))
         return answer
