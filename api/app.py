@@ -24,17 +24,19 @@ from api.middleware import Authentication, BodyLimit, Envelope, OriginCheck
 from api.routes import ROUTERS
 from api.security import scopes
 from api.security.limits import Limits, RateLimiter
-from api.services import chat, commands
+from api.services import chat
 from api.services.agents import AgentService
 from api.services.alerts import AlertService
 from api.services.auth import AuthService
 from api.services.boards import BoardService
 from api.services.budgets import BudgetService
-from api.services.control import ControlService
+from api.services.commands import Commands
+from api.services.control import Control
 from api.services.dispatch import DispatchService
+from api.services.gateway import gateway_client
 from api.services.monitoring import MonitoringService
 from api.services.operations import OperationService
-from api.services.runs import RunService
+from api.services.runs import Runs
 from api.services.tasks import TaskService
 from api.services.webhooks import WebhookService
 from api.tracing import Traced, Tracing
@@ -86,7 +88,7 @@ async def _chat(
     reader = await stack.enter_async_context(
         database.open_pool(dsn, name="lobservatory chat", max_size=2, wait_seconds=_POOL_SECONDS, around=around)
     )
-    client = await stack.enter_async_context(commands.gateway_client(settings, chat.SCOPES))
+    client = await stack.enter_async_context(gateway_client(settings, chat.SCOPES))
     watch("chat", client)
     service = chat.ChatService(pool, reader, settings, chat.ModelConnection(client))
     stack.push_async_callback(service.close)
@@ -130,10 +132,12 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
             agents = AgentService(pool)
             gateway = None
             if settings.commands:
-                gateway = await stack.enter_async_context(commands.gateway_client(settings))
+                gateway = await stack.enter_async_context(gateway_client(settings))
                 watch("commands", gateway)
             chat_service = await _chat(stack, pool, settings, watch, around)
-            runs = RunService(pool, gateway, settings, counts)
+            commands = Commands(pool, settings.gateway_name, gateway)
+            control = Control.of(pool, commands, settings.gateway_service)
+            runs = Runs.of(pool, commands, gateway, settings, counts)
             app.state.context = Context(
                 settings=settings,
                 limits=limits,
@@ -149,9 +153,9 @@ def create_app(settings: Settings, password: PasswordFile | None, *, limits: Lim
                 webhooks=WebhookService(pool, settings.data_dir),
                 monitoring=MonitoringService(pool, agents),
                 alerts=(alerts := AlertService(pool, settings)),
-                commands=commands.CommandService(pool, settings.gateway_name, gateway),
-                control=ControlService(pool, settings.gateway_name, gateway, settings.gateway_service),
-                dispatch=DispatchService(runs, OperationService(pool)),
+                gateway=gateway,
+                control=control,
+                dispatch=DispatchService(runs.requests, control.sessions, OperationService(pool)),
                 runs=runs,
                 chat=chat_service,
                 limiters={

@@ -19,15 +19,15 @@ from api.services.auth import AuthService
 from api.services.boards import BoardService
 from api.services.budgets import BudgetService
 from api.services.chat import ChatService
-from api.services.commands import CommandService
-from api.services.control import ControlService
+from api.services.control import Control
 from api.services.dispatch import DispatchService
 from api.services.monitoring import MonitoringService
 from api.services.operations import OperationService
-from api.services.runs import RunService
+from api.services.runs import Runs
 from api.services.tasks import TaskService
 from api.services.webhooks import WebhookService
 from lobservatory.settings import Settings
+from openclaw.client import GatewayClient
 from store.pool import Pool
 
 
@@ -49,10 +49,10 @@ class Context:
     webhooks: WebhookService
     monitoring: MonitoringService
     alerts: AlertService
-    commands: CommandService
-    control: ControlService
+    gateway: GatewayClient | None  # for commands; None: they are off
+    control: Control
     dispatch: DispatchService
-    runs: RunService
+    runs: Runs
     chat: ChatService
     limiters: dict[Scope, RateLimiter]
     login_limiter: RateLimiter

@@ -28,8 +28,9 @@ MOST_WAITING: Final = 100  # of one user
 _ENDED: Final = "('completed', 'failed', 'cancelled')"
 
 
-class Stage(msgspec.Struct, rename="camel", omit_defaults=True):
-    """One run of a pipeline. `task` is gone once the gateway has it; the ids come when it does."""
+class Stage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """One run of a pipeline, in the names of the table's own JSON. `task` is gone once the gateway has it; the ids come
+    when it does."""
 
     agent_id: str
     session_key: str
@@ -82,6 +83,16 @@ class RequestedRun:
     def at_hand(self) -> Stage:
         """The stage that runs or is next."""
         return self.stages[self.stage]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many there are of a gateway now. `oldest`: since when the longest waiting one waits."""
+
+    waiting: int
+    running: int
+    undelivered: int
+    oldest: datetime | None
 
 
 _COLUMNS: Final = (
@@ -318,9 +329,10 @@ async def newest(
     )
 
 
-async def counts(connection: Connection, *, gateway: str) -> dict[str, Any]:
-    """`waiting`, `running`, `undelivered` now, and `oldest`: since when the longest waiting one waits."""
-    cursor = await connection.execute(
+async def counts(connection: Connection, *, gateway: str) -> Counts:
+    """Those that wait, run, or have a result to deliver."""
+    cursor = connection.cursor(row_factory=class_row(Counts))
+    await cursor.execute(
         "SELECT count(*) FILTER (WHERE status = 'waiting') AS waiting,"
         " count(*) FILTER (WHERE status = 'running') AS running,"
         " count(*) FILTER (WHERE delivery = 'pending') AS undelivered,"

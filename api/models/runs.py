@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from api.models.base import Camel, Identifier, Instant, Name
 from api.models.commands import AgentId, DeliverTo, Prompt
+from store import requested_runs as rows
 
 MOST_STAGES = 10
 RunStatus = Literal["waiting", "running", "completed", "failed", "cancelled"]
@@ -59,6 +60,16 @@ class StageOut(Camel):
     run_id: str | None = None
     operation_id: str | None = None
 
+    @classmethod
+    def of(cls, run: rows.RequestedRun, index: int) -> Self:
+        """A stage of a run: one that is not at hand has completed, or is to come."""
+        stage = run.stages[index]
+        status = run.status if index == run.stage else "completed"
+        if index > run.stage:
+            status = "cancelled" if run.status in {"failed", "cancelled"} else "waiting"
+        values = {name: getattr(stage, name) for name in cls.model_fields if name != "status"}
+        return cls.model_validate({**values, "status": status})
+
 
 class RequestedRun(Camel):
     """A run that was asked for."""
@@ -79,6 +90,12 @@ class RequestedRun(Camel):
     created_at: Instant
     started_at: Instant | None = None
     ended_at: Instant | None = None
+
+    @classmethod
+    def of(cls, run: rows.RequestedRun) -> Self:
+        """A row as clients get it."""
+        values = {name: getattr(run, name) for name in cls.model_fields if name != "stages"}
+        return cls(**values, stages=[StageOut.of(run, index) for index in range(len(run.stages))])
 
 
 class RequestedRuns(Camel):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query
-from fastapi.responses import JSONResponse
 
 from api.context import Commander, ContextDep
 from api.models.base import Identifier
@@ -40,55 +39,50 @@ ConfirmationHeader = Annotated[
 @router.post("/commands/confirm", summary="Confirm a dangerous command", responses=problems(body=True))
 async def confirm(context: ContextDep, actor: Commander, body: ConfirmIn) -> Confirmation:
     """A nonce for this command on this target with this body, once, within 60 seconds."""
-    return await context.commands.confirm(actor, body)
+    return await context.control.confirmations.give(actor, body)
 
 
 @router.post(
     "/agents/spawn",
     status_code=202,
     summary="Start work in a new session",
-    response_model=Run,
     responses=problems(404, 409, 502, body=True),
 )
-async def spawn(
-    context: ContextDep, actor: Commander, body: SpawnIn, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+async def spawn(context: ContextDep, actor: Commander, body: SpawnIn, idempotency_key: IdempotencyKey = None) -> Run:
     """The run shows up as the operation of the answer; who has LOBS_RUNS_PER_USER of them already waits."""
-    return JSONResponse(await context.runs.spawn(actor, body, idempotency_key), status_code=202)
+    return await context.runs.requests.spawn(actor, body, idempotency_key)
 
 
 @router.post(
     "/agents/{agent_id}/send",
     status_code=202,
     summary="Say something to an agent",
-    response_model=Run,
     responses=problems(404, 409, 502, body=True),
 )
 async def send(
     context: ContextDep, actor: Commander, agent_id: AgentPath, body: SendIn, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+) -> Run:
     """In its main session unless another is named."""
-    return JSONResponse(await context.runs.send(actor, agent_id, body, idempotency_key), status_code=202)
+    return await context.runs.requests.send(actor, agent_id, body, idempotency_key)
 
 
 @router.post(
     "/agents/{agent_id}/kill",
     summary="Stop what an agent does",
-    response_model=Killed,
     responses=problems(404, 409, 502, body=True),
 )
 async def kill(
     context: ContextDep, actor: Commander, agent_id: AgentPath, body: KillIn, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+) -> Killed:
     """In its main session unless another is named."""
-    return JSONResponse(await context.commands.kill(actor, agent_id, body, idempotency_key))
+    return await context.control.sessions.kill(actor, agent_id, body, idempotency_key)
 
 
 @router.post(
     "/crons/{job_id}/run",
     status_code=202,
     summary="Run a scheduled job now",
-    response_model=Accepted,
+    response_model_exclude_unset=True,
     responses=problems(404, 409, 502),
 )
 async def run_cron(
@@ -96,15 +90,15 @@ async def run_cron(
     actor: Commander,
     job_id: Annotated[Identifier, Path()],
     idempotency_key: IdempotencyKey = None,
-) -> JSONResponse:
+) -> Accepted:
     """Its run shows up among the runs of scheduled jobs."""
-    return JSONResponse(await context.commands.run_cron(actor, job_id, idempotency_key), status_code=202)
+    return await context.control.jobs.run(actor, job_id, idempotency_key)
 
 
 @router.post(
     "/approvals/{approval_id}/resolve",
     summary="Answer a request to run a command",
-    response_model=Accepted,
+    response_model_exclude_unset=True,
     responses=problems(404, 409, 502, body=True),
 )
 async def resolve(
@@ -113,15 +107,15 @@ async def resolve(
     approval_id: Annotated[Identifier, Path()],
     body: DecisionIn,
     idempotency_key: IdempotencyKey = None,
-) -> JSONResponse:
+) -> Accepted:
     """Once, always, or not."""
-    return JSONResponse(await context.commands.resolve(actor, approval_id, body, idempotency_key))
+    return await context.control.approvals.resolve(actor, approval_id, body, idempotency_key)
 
 
 @router.patch(
     "/sessions/{session_key}",
     summary="Choose a session's model",
-    response_model=Accepted,
+    response_model_exclude_unset=True,
     responses=problems(404, 409, 502, body=True),
 )
 async def patch_session(
@@ -130,28 +124,28 @@ async def patch_session(
     session_key: SessionPath,
     body: SessionPatch,
     idempotency_key: IdempotencyKey = None,
-) -> JSONResponse:
+) -> Accepted:
     """From its next turn on."""
-    return JSONResponse(await context.commands.patch_session(actor, session_key, body, idempotency_key))
+    return await context.control.sessions.patch(actor, session_key, body, idempotency_key)
 
 
 @router.post(
     "/sessions/{session_key}/compact",
     summary="Compact a session",
-    response_model=Accepted,
+    response_model_exclude_unset=True,
     responses=problems(404, 409, 502),
 )
 async def compact_session(
     context: ContextDep, actor: Commander, session_key: SessionPath, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+) -> Accepted:
     """A model call that no transcript holds."""
-    return JSONResponse(await context.commands.compact_session(actor, session_key, idempotency_key))
+    return await context.control.sessions.compact(actor, session_key, idempotency_key)
 
 
 @router.post(
     "/sessions/{session_key}/reset",
     summary="Empty a session",
-    response_model=Accepted,
+    response_model_exclude_unset=True,
     responses=problems(404, 409, 428, 502),
 )
 async def reset_session(
@@ -160,15 +154,15 @@ async def reset_session(
     session_key: SessionPath,
     confirmation: ConfirmationHeader = None,
     idempotency_key: IdempotencyKey = None,
-) -> JSONResponse:
+) -> Accepted:
     """Needs a confirmation (428 without). What it cost stays counted."""
-    return JSONResponse(await context.commands.reset_session(actor, session_key, confirmation, idempotency_key))
+    return await context.control.sessions.reset(actor, session_key, confirmation, idempotency_key)
 
 
 @router.delete(
     "/sessions/{session_key}",
     summary="Delete a session",
-    response_model=Accepted,
+    response_model_exclude_unset=True,
     responses=problems(404, 409, 428, 502),
 )
 async def delete_session(
@@ -177,9 +171,9 @@ async def delete_session(
     session_key: SessionPath,
     confirmation: ConfirmationHeader = None,
     idempotency_key: IdempotencyKey = None,
-) -> JSONResponse:
+) -> Accepted:
     """Needs a confirmation (428 without). What it cost stays counted."""
-    return JSONResponse(await context.commands.delete_session(actor, session_key, confirmation, idempotency_key))
+    return await context.control.sessions.delete(actor, session_key, confirmation, idempotency_key)
 
 
 @router.get(
@@ -193,4 +187,4 @@ async def transcript(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Transcript:
     """Asked of the gateway at this moment and stored nowhere; the main session unless another is named."""
-    return await context.commands.transcript(actor, agent_id, session_key, limit)
+    return await context.control.sessions.transcript(actor, agent_id, session_key, limit)

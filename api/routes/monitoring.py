@@ -168,7 +168,7 @@ async def cron_runs(
 )
 async def cron(context: ContextDep, actor: Commander, job_id: Annotated[Identifier, Path()]) -> JSONResponse:
     """Asked of the gateway at this moment; 403 unless LOBS_COMMANDS=true. Its ETag is for `If-Match`."""
-    return with_etag((await context.control.job(actor, job_id)).model_dump(by_alias=True, mode="json"))
+    return with_etag((await context.control.jobs.one(actor, job_id)).model_dump(by_alias=True, mode="json"))
 
 
 @router.get("/channels", summary="Chat channels", responses=problems())

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from api.context import Commander, ContextDep, Reader
 from api.live.events import server_sent_event
@@ -16,7 +16,7 @@ from api.models.commands import Run
 from api.models.runs import Cancelled, RequestedRun, RequestedRuns, RunIn, RunStatus
 from api.responses import problems
 from api.routes.operations import IdempotencyKey
-from api.services.runs import KEEP_ALIVE
+from api.services.runs.replies import KEEP_ALIVE
 
 router = APIRouter(prefix="/api/runs", tags=["commands"])
 RunId = Annotated[Identifier, Path(description="Of `POST /api/runs`, `POST /api/agents/spawn` and the like.")]
@@ -26,14 +26,11 @@ RunId = Annotated[Identifier, Path(description="Of `POST /api/runs`, `POST /api/
     "",
     status_code=202,
     summary="Start a pipeline",
-    response_model=Run,
     responses=problems(404, 409, 502, body=True),
 )
-async def start(
-    context: ContextDep, actor: Commander, body: RunIn, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+async def start(context: ContextDep, actor: Commander, body: RunIn, idempotency_key: IdempotencyKey = None) -> Run:
     """One stage or several, in order, each an operation; who has LOBS_RUNS_PER_USER runs already waits."""
-    return JSONResponse(await context.runs.start(actor, body, idempotency_key), status_code=202)
+    return await context.runs.requests.start(actor, body, idempotency_key)
 
 
 @router.get("", summary="What was asked for", responses=problems())
@@ -45,26 +42,25 @@ async def runs(
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> RequestedRuns:
     """The newest first, without the texts of tasks; kept for 30 days."""
-    return RequestedRuns(runs=await context.runs.runs(actor, mine=mine, status=status, limit=limit))
+    return RequestedRuns(runs=await context.runs.requests.every(actor, mine=mine, status=status, limit=limit))
 
 
 @router.get("/{run_id}", summary="How one stands", responses=problems(404))
 async def run(context: ContextDep, actor: Reader, run_id: RunId) -> RequestedRun:
     """Its stages with their operations, its place in the queue, its delivery."""
-    return await context.runs.run_of(actor, run_id)
+    return await context.runs.requests.one(actor, run_id)
 
 
 @router.post(
     "/{run_id}/cancel",
     summary="Take it out of the queue, or stop it",
-    response_model=Cancelled,
     responses=problems(404, 409, 502),
 )
 async def cancel(
     context: ContextDep, actor: Commander, run_id: RunId, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+) -> Cancelled:
     """With all stages that were to come."""
-    return JSONResponse(await context.runs.cancel(actor, run_id, idempotency_key))
+    return await context.runs.requests.cancel(actor, run_id, idempotency_key)
 
 
 @router.get(
@@ -87,7 +83,7 @@ async def cancel(
 )
 async def reply(context: ContextDep, actor: Commander, run_id: RunId) -> StreamingResponse:
     """Asked of the gateway at this moment and stored nowhere. Who comes late gets all that was said so far."""
-    events = await context.runs.reply(actor, run_id)
+    events = await context.runs.replies.follow(actor, run_id)
 
     async def stream() -> AsyncIterator[str]:
         number = 0

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from api import errors
 from api.models.chat import AvailableQuestion, ChatIn, Figure
 from api.security.scopes import Actor
-from api.services import commands
+from api.services.gateway import refusal, written
 from api.services.promql import METRIC_QUESTIONS, MetricQuestion, MetricsError, Prometheus
 from lobservatory.complaints import explained
 from lobservatory.settings import Settings
@@ -132,7 +132,7 @@ class _Reply:
         if self.state:
             return
         state = payload.get("state")
-        self.text = commands.written(payload) or self.text  # the end of a run may come without its text
+        self.text = written(payload) or self.text  # the end of a run may come without its text
         if state in {"final", "error", "aborted"}:
             self.state = str(state)
         self.changed.set()
@@ -247,7 +247,7 @@ class ChatService:
             conversation = await self._begin(actor, wanted)
         except NotReadyError as error:
             self._busy.discard(actor.token_id)
-            raise commands.refusal(error) from error
+            raise refusal(error) from error
         except BaseException:
             self._busy.discard(actor.token_id)
             raise
@@ -301,7 +301,7 @@ class ChatService:
         except NotReadyError:  # it was there at the beginning
             failure = ChatError("gateway", "The gateway is not connected any more; the question was not answered.")
         except GatewayError as error:
-            failure = ChatError("gateway", commands.refusal(error).detail)
+            failure = ChatError("gateway", refusal(error).detail)
         except psycopg.Error as error:
             log.warning("a question to the data failed", error=type(error).__name__)
             failure = ChatError("database", "The database did not answer.")

@@ -9,8 +9,9 @@ from api import errors
 from api.models.commands import SpawnIn
 from api.models.dispatch import Dispatched, DispatchIn, Result
 from api.security.scopes import Actor
+from api.services.control.sessions import Sessions
 from api.services.operations import OperationService
-from api.services.runs import RunService
+from api.services.runs.requests import RunRequests
 
 _ENDED = frozenset({"completed", "failed", "cancelled"})
 _LAST_MESSAGES = 10
@@ -19,8 +20,9 @@ _LAST_MESSAGES = 10
 class DispatchService:
     """Parallel runs and their results side by side."""
 
-    def __init__(self, runs: RunService, operations: OperationService) -> None:
+    def __init__(self, runs: RunRequests, sessions: Sessions, operations: OperationService) -> None:
         self._runs = runs
+        self._sessions = sessions
         self._operations = operations
 
     async def dispatch(self, actor: Actor, wanted: DispatchIn, key: str | None) -> list[Dispatched]:
@@ -34,7 +36,7 @@ class DispatchService:
                 raise
             except errors.ApiError as error:
                 return Dispatched(agent_id=agent, error=error.detail)
-            return Dispatched.model_validate({**run, "agent_id": agent})
+            return Dispatched(agent_id=agent, **run.model_dump())
 
         return list(await asyncio.gather(*(one(agent) for agent in wanted.agent_ids)))
 
@@ -47,7 +49,7 @@ class DispatchService:
         agent, session = found.get("agentId"), found.get("sessionKey")
         reply = None
         if found["status"] in _ENDED and agent and session:
-            transcript = await self._runs.transcript(actor, agent, session, _LAST_MESSAGES)
+            transcript = await self._sessions.transcript(actor, agent, session, _LAST_MESSAGES)
             said = [item.text for item in transcript.items if item.role == "assistant"]
             reply = said[-1] if said else None
         tokens = (found.get("metrics") or {}).get("tokens") or {}

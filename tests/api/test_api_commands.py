@@ -38,7 +38,7 @@ class Setup:
 
 
 def gateway_client(app: FastAPI) -> GatewayClient:
-    client = of_app(app).commands._client
+    client = of_app(app).gateway
     assert client is not None
     return client
 

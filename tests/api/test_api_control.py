@@ -33,7 +33,7 @@ class Setup:
     async def another(self):
         """A client of another API on the same database and gateway."""
         async with started(self.settings) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
-            await of_app(app).commands._client.wait_connected(PATIENCE_SECONDS)
+            await of_app(app).gateway.wait_connected(PATIENCE_SECONDS)
             yield client
 
     def sent(self, method):
@@ -79,7 +79,7 @@ async def setup(settings, database):
             }
         )
         async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
-            connection = of_app(app).commands._client
+            connection = of_app(app).gateway
             assert connection is not None
             await connection.wait_connected(PATIENCE_SECONDS)
             yield Setup(client, gateway, chosen)
@@ -160,7 +160,7 @@ async def test_a_change_is_compared_with_what_was_written_last_also_while_the_ga
 
 @pytest.mark.req("S2-4")
 async def test_what_cannot_be_compared_is_not_changed_and_its_key_stays_free(setup, lagging, monkeypatch):
-    monkeypatch.setattr("api.services.control.APPLIED_SECONDS", 0.0)
+    monkeypatch.setattr("api.services.control.agents.APPLIED_SECONDS", 0.0)
     lagging.shown_after = 10**6
     etag = {"If-Match": (await setup.client.get("/api/agents/main")).headers["ETag"]}
     assert (await setup.client.patch("/api/agents/main", json={"name": "First"}, headers=etag)).status_code == 200
@@ -388,7 +388,7 @@ async def test_no_answer_to_any_question_has_the_gateways_token(settings):
             }
         )
         async with started(chosen) as app, connected(app, await new_token(app, Scope.ADMIN)) as client:
-            await of_app(app).commands._client.wait_connected(PATIENCE_SECONDS)
+            await of_app(app).gateway.wait_connected(PATIENCE_SECONDS)
             paths = [path for path, methods in app.openapi()["paths"].items() if "get" in methods]
             answered = 0
             for path in {*paths, "/"} - {"/api/events/stream"}:

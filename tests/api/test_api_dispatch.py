@@ -40,7 +40,7 @@ async def client(settings, gateway, database):
     secret = settings.gateway_token.__class__("t" * 20)
     chosen = settings.model_copy(update={"commands": True, "gateway_url": gateway.url, "gateway_token": secret})
     async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as made:
-        connection = of_app(app).commands._client
+        connection = of_app(app).gateway
         assert connection is not None
         await connection.wait_connected(PATIENCE_SECONDS)
         yield made

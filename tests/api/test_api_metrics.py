@@ -59,7 +59,7 @@ async def test_calls_to_the_gateway_are_timed_by_connection_and_method(settings)
         secret = settings.gateway_token.__class__("t" * 20)
         chosen = settings.model_copy(update={"commands": True, "gateway_url": gateway.url, "gateway_token": secret})
         async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
-            connection = of_app(app).commands._client
+            connection = of_app(app).gateway
             assert connection is not None
             await connection.wait_connected(PATIENCE_SECONDS)
             for _ in range(3):

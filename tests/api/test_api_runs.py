@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from api.context import of_app
 from api.security.scopes import Actor, Scope
 from api.services import delivery
-from api.services import runs as service
+from api.services.runs import replies, worker
 from api.services.webhooks import signature
 from cli.demo.gateway import ReplayGateway
 from lobservatory.settings import Settings, SettingsError, load
@@ -35,8 +35,8 @@ TASK = "a task that nobody else may read"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(service, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(service, "_STREAM_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(worker, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(replies, "_STREAM_LOOK_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ async def running(settings, gateway, database, **more: Any) -> AsyncIterator[Set
     values = {"commands": True, "gateway_url": gateway.url, "gateway_token": "t" * 20, "runs_per_user": 2, **more}
     chosen = Settings.model_validate({**settings.model_dump(exclude_unset=True), **values})
     async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
-        connection = of_app(app).runs._client
+        connection = of_app(app).gateway
         assert connection is not None
         await connection.wait_connected(PATIENCE_SECONDS)
         yield Setup(app, client, gateway, database, chosen.database_url.get_secret_value())
@@ -392,7 +392,7 @@ async def test_a_run_that_cannot_be_handled_fails_alone(setup, monkeypatch):
     async def broken(*_: Any) -> None:
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr(of_app(setup.app).runs, "_ended", broken)
+    monkeypatch.setattr(of_app(setup.app).runs.worker, "_ended", broken)
     run = await setup.spawn()
     await setup.end(run["operationId"])
     assert "could not handle it" in (await setup.until(run["id"], status="failed"))["error"]
@@ -450,7 +450,7 @@ async def test_a_text_that_waited_is_gone_when_the_gateway_gets_it(setup):
 
 async def away(setup: Setup) -> int:
     """Stop the gateway; gives its port."""
-    client = of_app(setup.app).runs._client
+    client = of_app(setup.app).gateway
     assert client is not None
     await setup.gateway.stop()
 
@@ -468,7 +468,7 @@ async def test_what_was_not_sent_leaves_nothing_and_its_key_may_be_used_again(se
     assert (refused.status_code, refused.json()["detail"]) == (503, "The gateway is not connected; nothing was sent.")
     assert (await setup.client.get("/api/runs")).json() == {"runs": []}
     await setup.gateway.start(port=port)
-    client = of_app(setup.app).runs._client
+    client = of_app(setup.app).gateway
     assert client is not None
     await client.wait_connected(PATIENCE_SECONDS)
     assert (await setup.client.post("/api/agents/spawn", json=body, headers=headers)).status_code == 202
@@ -483,7 +483,7 @@ async def test_what_runs_is_not_said_to_be_cancelled_while_the_gateway_is_away(s
     answer = await setup.client.post(f"/api/runs/{third['id']}/cancel")
     assert answer.json() == {"ok": True, "aborted": False}, "what waits needs no gateway"
     await setup.gateway.start(port=port)
-    client = of_app(setup.app).runs._client
+    client = of_app(setup.app).gateway
     assert client is not None
     await client.wait_connected(PATIENCE_SECONDS)
     answer = await setup.client.post(f"/api/runs/{first['id']}/cancel", headers={"Idempotency-Key": "k"})
@@ -500,7 +500,7 @@ async def test_a_cancelled_pipeline_goes_no_further_and_an_error_is_text_that_ca
 
 
 async def test_a_task_that_grows_beyond_all_bounds_fails(setup, monkeypatch):
-    monkeypatch.setattr(service, "_LONGEST_TASK", 100)
+    monkeypatch.setattr(worker, "_LONGEST_TASK", 100)
     stages = [{"task": "a"}, {"task": "{{previous}}" * 5}]
     run = (await setup.client.post("/api/runs", json={"label": "l", "stages": stages})).json()
     await setup.end(run["operationId"])
@@ -668,7 +668,7 @@ def said(run_id: str, state: str, text: str = "") -> dict[str, Any]:
 
 
 async def events(setup: Setup, identifier: str, told: asyncio.Queue[tuple[str, dict[str, Any]]]) -> None:
-    answer = await of_app(setup.app).runs.reply(ACTOR, identifier)
+    answer = await of_app(setup.app).runs.replies.follow(ACTOR, identifier)
     async for event in answer:
         await told.put((event["type"], event))
 
@@ -679,7 +679,7 @@ ACTOR = Actor("test command", Scope.COMMAND, "none")
 @pytest.mark.req("S4-21")
 async def test_what_a_run_says_is_streamed_to_its_end(setup):
     run = await setup.spawn()
-    client = of_app(setup.app).runs._client
+    client = of_app(setup.app).gateway
     assert client is not None
     before = len(client._on_event)
     told: asyncio.Queue[Any] = asyncio.Queue()
@@ -715,13 +715,13 @@ async def test_who_comes_late_gets_the_end(setup):
 
 
 async def test_a_run_that_says_nothing_for_long_is_kept_alive_and_listeners_are_limited(setup, monkeypatch):
-    monkeypatch.setattr(service, "_KEEP_ALIVE_LOOKS", 1)
-    monkeypatch.setattr(service, "_MOST_STREAMS", 1)
+    monkeypatch.setattr(replies, "_KEEP_ALIVE_LOOKS", 1)
+    monkeypatch.setattr(replies, "_MOST_STREAMS", 1)
     run = await setup.spawn()
     told: asyncio.Queue[Any] = asyncio.Queue()
     reading = asyncio.create_task(events(setup, run["id"], told))
     async with asyncio.timeout(PATIENCE_SECONDS):
-        assert (await told.get())[0] == service.KEEP_ALIVE
+        assert (await told.get())[0] == replies.KEEP_ALIVE
         refused = await setup.client.get(f"/api/runs/{run['id']}/reply")
         assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
         await setup.gateway.emit("chat", said(run["runId"], "final", "done"))

@@ -96,7 +96,7 @@ async def test_a_call_to_the_gateway_is_a_client_span_of_its_request(receiver, s
         secret = settings.gateway_token.__class__("t" * 20)
         chosen = settings.model_copy(update={"commands": True, "gateway_url": gateway.url, "gateway_token": secret})
         async with started(chosen) as app, connected(app, await new_token(app, Scope.COMMAND)) as client:
-            connection = of_app(app).commands._client
+            connection = of_app(app).gateway
             assert connection is not None
             await connection.wait_connected(PATIENCE_SECONDS)
             assert (await client.post("/api/crons/a-job/run")).status_code == 202
