@@ -49,10 +49,11 @@ from openclaw.state_dir import OpenClawConfig, StateDirError, gateway_token, gat
 from openclaw.stores import Stores
 from store import alerts, cost, maintenance
 from store.gateway import insert_host_samples
-from store.ledger.checkpoint import CheckpointLedger, SpendingReader
+from store.ledger.checkpoint import CheckpointLedger
 from store.ledger.contract import Ledger, LedgerHeldError
 from store.ledger.postgres import PostgresLedger
 from store.ledger.shown import ShownTotals
+from store.ledger.spending import SpendingReader
 from store.migrate import MigrateError, check_schema, set_timezone
 from store.pool import Pool, open_pool
 from store.rows import HostSample

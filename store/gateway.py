@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
 from store import outbox
-from store.ledger.postgres import MERGE_SESSION, session_record
+from store.ledger.tables import MERGE_SESSION, SESSIONS
 from store.rows import (
     Agent,
     AgentEvent,
@@ -33,7 +33,7 @@ from store.rows import (
 
 async def save_sessions(connection: AsyncConnection[Any], rows: Sequence[Session]) -> None:
     """Merge what is known of sessions; None never overwrites."""
-    await _many(connection, MERGE_SESSION, [session_record(row) for row in _sorted(rows, "agent", "session_id")])
+    await _many(connection, MERGE_SESSION, [SESSIONS.record(row) for row in _sorted(rows, "agent", "session_id")])
 
 
 async def save_agents(connection: AsyncConnection[Any], gateway: str, rows: Sequence[Agent]) -> None:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from lobservatory.metrics.exposition import Sample
 from lobservatory.metrics.labels import WINDOWS
-from store.ledger.checkpoint import Spending
+from store.ledger.spending import Spending
 
 BASELINE_DAYS = 7
 _WEEK = 7

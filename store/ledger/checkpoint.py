@@ -13,22 +13,18 @@ import hashlib
 import json
 import os
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from decimal import Context, Decimal
+from decimal import Decimal
 from pathlib import Path
 from typing import Final, TypeVar
 
-from store.ledger import identities
-from store.ledger.contract import Increments, LedgerHeldError, LedgerUnavailableError
+from store.ledger import identities, spending
+from store.ledger.contract import EXACT, Increments, LedgerHeldError, LedgerUnavailableError, amounts
 from store.rows import ModelCall, OutboxEvent, Position, Reject, Session, SessionEvent, ToolCall, ToolResult, Total
 
 _VERSION: Final = 2  # 1 did not note the places of calls
 _BUSY_SECONDS: Final = 5.0
-_EXACT: Final = Context(prec=60)  # the usual 28 digits would round a long sum of small costs
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS identities (identity BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS totals (
@@ -38,15 +34,8 @@ CREATE TABLE IF NOT EXISTS positions (
     size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sessions (
     agent BLOB NOT NULL, session_id BLOB NOT NULL, known TEXT NOT NULL, PRIMARY KEY (agent, session_id)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS agents (agent TEXT PRIMARY KEY, first_ms INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS spending (
-    bucket_ms INTEGER NOT NULL, agent TEXT NOT NULL, cost TEXT NOT NULL, PRIMARY KEY (bucket_ms, agent)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS recent_calls (ts_ms INTEGER NOT NULL, agent TEXT NOT NULL, cost TEXT NOT NULL);
 """
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_BUCKET_MS: Final = 15 * 60 * 1000
-_RECENT_MS: Final = 2 * 3600 * 1000  # of single calls; older money is kept by quarter hours
-_SPENDING_MS: Final = 40 * 86_400_000  # longer than the longest window
+_KNOWN: Final = ("session_key", "kind", "channel", "parent_session_key")  # of a session, in this order
 
 T = TypeVar("T")
 
@@ -93,7 +82,9 @@ class CheckpointLedger:
         statement, names = "SELECT known FROM sessions WHERE agent = ? AND session_id = ?", (agent, session_id)
         async with self._busy:
             row = await self.call(lambda: self._opened().execute(statement, _blobs(*names)).fetchone())
-        return Session(self._gateway, agent, session_id, *json.loads(row[0])) if row else None
+        if row is None:
+            return None
+        return Session(self._gateway, agent, session_id, **dict(zip(_KNOWN, json.loads(row[0]), strict=True)))
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[CheckpointTransaction]:
@@ -190,7 +181,7 @@ class CheckpointTransaction:
         await self._first_sights([identities.of_place(row) for row in rows])
         fresh = [row for row, first in zip(rows, new, strict=True) if first]
         if fresh:
-            await self._ledger.call(lambda: self._spend(fresh))
+            await self._ledger.call(lambda: spending.note(self._connection, fresh))
         return new
 
     async def counted_before(self, rows: Sequence[ModelCall]) -> list[bool]:
@@ -223,7 +214,7 @@ class CheckpointTransaction:
         known = [
             (
                 *_blobs(row.agent, row.session_id),
-                json.dumps([row.session_key, row.kind, row.channel, row.parent_session_key]),
+                json.dumps([getattr(row, name) for name in _KNOWN]),
             )
             for row in rows
             if row.session_key is not None
@@ -239,13 +230,8 @@ class CheckpointTransaction:
 
     async def add_totals(self, increments: Increments) -> None:
         """Raise counters. Raises ValueError for a negative, infinite or undefined value: a counter never falls."""
-        amounts = []
-        for (metric, labels), value in increments.items():
-            amount = Decimal(value)
-            if not amount.is_finite() or amount < 0:
-                raise ValueError(f"{metric}{labels}: a counter cannot be raised by {value}")
-            amounts.append((metric, json.dumps(labels), amount))
-        await self._ledger.call(lambda: self._raise(amounts))
+        added = amounts(increments)
+        await self._ledger.call(lambda: self._raise(added))
 
     async def save_positions(self, positions: Sequence[Position]) -> None:
         """Remember how far sources have been read."""
@@ -270,100 +256,15 @@ class CheckpointTransaction:
         statement = "INSERT OR IGNORE INTO identities VALUES (?)"
         return [self._connection.execute(statement, (key,)).rowcount == 1 for key in keys]
 
-    def _spend(self, rows: Sequence[ModelCall]) -> None:
-        now_ms = int(time.time() * 1000)
-        first: dict[str, int] = {}
-        buckets: dict[tuple[int, str], Decimal] = {}
-        recent = []
-        for row in rows:
-            agent = row.agent.encode("utf-8", "replace").decode()
-            ts_ms = (row.ts - _EPOCH) // timedelta(milliseconds=1)
-            first[agent] = min(ts_ms, first.get(agent, ts_ms))
-            if row.billing != "billed" or not row.cost_usd or ts_ms < now_ms - _SPENDING_MS:
-                continue
-            bucket = (ts_ms // _BUCKET_MS * _BUCKET_MS, agent)
-            buckets[bucket] = _EXACT.add(buckets.get(bucket, Decimal(0)), row.cost_usd)
-            if ts_ms >= now_ms - _RECENT_MS:
-                recent.append((ts_ms, agent, str(row.cost_usd)))
-        run = self._connection.execute
-        for agent, ts_ms in first.items():
-            statement = "INSERT INTO agents VALUES (?, ?) ON CONFLICT DO UPDATE SET first_ms = min(first_ms, ?)"
-            run(statement, (agent, ts_ms, ts_ms))
-        for key, cost in buckets.items():
-            found = run("SELECT cost FROM spending WHERE bucket_ms = ? AND agent = ?", key).fetchone()
-            known = Decimal(found[0]) if found else Decimal(0)
-            run("REPLACE INTO spending VALUES (?, ?, ?)", (*key, str(_EXACT.add(known, cost))))
-        if recent:
-            run("DELETE FROM recent_calls WHERE ts_ms < ?", (now_ms - _RECENT_MS,))
-            self._connection.executemany("INSERT INTO recent_calls VALUES (?, ?, ?)", recent)
-
-    def _raise(self, amounts: Sequence[tuple[str, str, Decimal]]) -> None:
+    def _raise(self, added: Sequence[tuple[str, tuple[str, ...], Decimal]]) -> None:
         # The sum is made here: SQLite would add as floating point, and a cent would drift away.
-        for metric, labels, amount in amounts:
+        for metric, names, amount in added:
+            labels = json.dumps(names)
             found = self._connection.execute(
                 "SELECT value FROM totals WHERE metric = ? AND labels = ?", (metric, labels)
             ).fetchone()
-            value = _EXACT.add(amount, Decimal(found[0])) if found else amount
+            value = EXACT.add(amount, Decimal(found[0])) if found else amount
             self._connection.execute("REPLACE INTO totals VALUES (?, ?, ?)", (metric, labels, str(value)))
-
-
-_State = tuple[tuple[int, int, int], ...]  # of files: inode, bytes, time of change in nanoseconds
-_SETTLED_NS = 2_000_000_000  # longer than any file system's clock ticks
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """Billed US dollars: by quarter hour (its start), and of single calls of the last two hours."""
-
-    first_calls: dict[str, datetime]  # of every agent that ever called a model
-    buckets: list[tuple[datetime, str, Decimal]]
-    recent: list[tuple[datetime, str, Decimal]]
-
-
-class SpendingReader:
-    """What a checkpoint knows of money by time, read again only when the file has changed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: tuple[_State, Spending] | None = None
-
-    def read(self) -> Spending:
-        """Blocks. Raises LedgerUnavailableError."""
-        now, state = time.time_ns(), self._state()
-        if self._known is not None and self._known[0] == state:
-            return self._known[1]
-        spending = _read_spending(self._path)
-        # A commit right after a look may leave the same time behind: what changed just now is read once more.
-        settled = all(now - changed > _SETTLED_NS for _, _, changed in state)
-        self._known = (state, spending) if settled else None
-        return spending
-
-    def _state(self) -> _State:
-        states = []
-        for path in (self._path, self._path.with_name(f"{self._path.name}-wal")):
-            with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
-                states.append((status.st_ino, status.st_size, status.st_mtime_ns))
-        return tuple(states)
-
-
-def _read_spending(path: Path) -> Spending:
-    try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            agents = connection.execute("SELECT agent, first_ms FROM agents").fetchall()
-            buckets = connection.execute("SELECT bucket_ms, agent, cost FROM spending").fetchall()
-            recent = connection.execute("SELECT ts_ms, agent, cost FROM recent_calls").fetchall()
-    except sqlite3.Error as error:
-        raise LedgerUnavailableError(f"{path}: {error}") from error
-
-    def instant(ms: int) -> datetime:
-        return _EPOCH + timedelta(milliseconds=ms)
-
-    return Spending(
-        {agent: instant(ms) for agent, ms in agents},
-        [(instant(ms), agent, Decimal(cost)) for ms, agent, cost in buckets],
-        [(instant(ms), agent, Decimal(cost)) for ms, agent, cost in recent],
-    )
 
 
 def _blobs(*names: str) -> tuple[bytes, ...]:
@@ -380,12 +281,12 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} was written by a newer version of Lobservatory: install that version or newer, or move the file"
             " away (all totals then begin at 0)"
         )
-    connection.executescript(_SCHEMA)
+    connection.executescript(_SCHEMA + spending.SCHEMA)
     if version == 1:
         # Everything that is still there is read again, which counts nothing twice, so that places are noted too.
         connection.execute("UPDATE positions SET fingerprint = '' WHERE NOT source_key GLOB '#*'")
     connection.execute(f"PRAGMA user_version = {_VERSION}")
-    connection.execute("DELETE FROM spending WHERE bucket_ms < ?", (int(time.time() * 1000) - _SPENDING_MS,))
+    spending.forget(connection)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from decimal import Decimal
-from typing import Protocol
+from decimal import Context, Decimal
+from typing import Final, Protocol
 
 from store.rows import ModelCall, OutboxEvent, Position, Reject, Session, SessionEvent, ToolCall, ToolResult, Total
 
 Increments = Mapping[tuple[str, tuple[str, ...]], Decimal | int]
+EXACT: Final = Context(prec=60)  # sums of money: the usual 28 digits would round a long sum of small costs
 
 
 class LedgerUnavailableError(Exception):
@@ -89,3 +90,15 @@ class Ledger(Protocol):
 
     async def session(self, agent: str, session_id: str) -> Session | None:
         """Key, kind, channel and parent of a session, for when the gateway has forgotten it. None: never told."""
+
+
+def amounts(increments: Increments) -> list[tuple[str, tuple[str, ...], Decimal]]:
+    """Metric, labels and what is added to it, in their order. Raises ValueError for a negative, infinite or undefined
+    value: a counter never falls."""
+    found = []
+    for (metric, labels), value in sorted(increments.items()):
+        amount = Decimal(value)
+        if not amount.is_finite() or amount < 0:
+            raise ValueError(f"{metric}{labels}: a counter cannot be raised by {value}")
+        found.append((metric, labels, amount))
+    return found

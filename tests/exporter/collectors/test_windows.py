@@ -13,8 +13,9 @@ from psycopg.rows import dict_row
 from exporter.collectors.windows import Windows, WindowsCollector, compute
 from lobservatory.settings import Settings
 from store import cost
-from store.ledger.checkpoint import CheckpointLedger, Spending, SpendingReader
+from store.ledger.checkpoint import CheckpointLedger
 from store.ledger.postgres import PostgresLedger
+from store.ledger.spending import Spending, SpendingReader
 from store.rows import ModelCall
 
 ZONES = (
