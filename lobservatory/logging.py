@@ -138,7 +138,7 @@ def set_up(settings: Settings, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
-    for noisy in ("watchdog", "asyncio", "websockets", "uvicorn", "uvicorn.error", "uvicorn.access", "yoyo"):
+    for noisy in ("watchdog", "asyncio", "websockets", "uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
     # It tells of every single attempt; that a database is away is said once by who needs it.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)

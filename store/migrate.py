@@ -1,32 +1,33 @@
 """Bring a database to the schema that this version knows, or refuse clearly.
 
-The files of `store/migrations/core` are applied in order, each in one transaction together with its own mark; those
-of `store/migrations/timescale` follow whenever the extension with the community licence is there, also on a database
-that was plain before. One migrator at a time: an advisory lock makes the others wait.
+The files of `store/migrations/core` are applied in the order of their names, each in one transaction together with its
+own mark; those of `store/migrations/timescale` follow whenever the extension with the community licence is there, also
+on a database that was plain before. One migrator at a time: an advisory lock makes the others wait.
+
+The marks are in a table that yoyo-migrations once made, and look as it made them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
-from yoyo import read_migrations
-from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
-from yoyo.connections import parse_uri
-from yoyo.migrations import Migration, MigrationList
 
 from lobservatory.wording import counted
 from store import alert_rules
 
 _FOLDER = Path(__file__).parent / "migrations"
 _SCHEMA = "lobs_migrations"
+_MARKS = sql.Identifier(_SCHEMA, "_yoyo_migration")
 _LOCK = 7305804402566886001  # any number that nobody else uses
+_LOCK_SECONDS = 60.0
 _CONNECT_SECONDS = 10
 WRITER = "lobs_writer"
 READER = "lobs_reader"
@@ -46,35 +47,6 @@ class SchemaState:
     timescale: str | None  # version of the extension, when its community features can be used
 
 
-class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo has no types
-    """yoyo's backend on a connection of ours. A migration and its mark commit together: yoyo alone marks in a second
-    transaction, and a crash between the two leaves a schema that can neither go on nor back."""
-
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        self._ours = connection
-        super().__init__(parse_uri("postgresql+psycopg:///"), "_yoyo_migration")
-
-    def connect(self, _dburi: object) -> psycopg.Connection[Any]:
-        return self._ours
-
-    def init_connection(self, connection: psycopg.Connection[Any]) -> None:
-        # Its own tables go into the first; the functions of extensions are in the second.
-        connection.execute(sql.SQL("SET search_path TO {}, public").format(sql.Identifier(_SCHEMA)))
-
-    @contextlib.contextmanager
-    def lock(self, timeout: float = 0) -> Iterator[None]:  # noqa: ARG002 - the signature is yoyo's
-        """Nothing: the advisory lock is held, and a row in a table would outlive a crash."""
-        yield
-
-    def apply_one(self, migration: Migration, force: bool = False, mark: bool = True) -> None:  # noqa: FBT001, FBT002 - yoyo's
-        self.ensure_internal_schema_updated()
-        # yoyo prints a table of what a SELECT gave; a policy's number is no news.
-        with self.transaction(), contextlib.redirect_stdout(io.StringIO()):
-            migration.process_steps(self, "apply", force=force)
-            if mark:
-                self.mark_one(migration, log=False)
-
-
 def migrate(dsn: str) -> SchemaState:
     """Apply what is missing, give roles their rights, note which alerts there are. `dsn`: as the owner of the schema.
 
@@ -85,17 +57,17 @@ def migrate(dsn: str) -> SchemaState:
         refuse_newer(_state(connection).applied)
         _ensure_roles(connection)
         connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(_SCHEMA)))
-        timescale = _timescale(connection)
-        backend = _Backend(connection)
-        for migrations in _known(timescale=timescale is not None):
-            for migration in backend.to_apply(migrations):
-                try:
-                    backend.apply_one(migration)
-                except psycopg.Error as error:
-                    raise MigrateError(
-                        f"migration {migration.id} failed and was rolled back: {_line(error)}"
-                    ) from error
-        connection.execute("SET search_path TO DEFAULT")
+        connection.execute(
+            sql.SQL(
+                "CREATE TABLE IF NOT EXISTS {} (migration_hash varchar(64) PRIMARY KEY, migration_id varchar(255),"
+                " applied_at_utc timestamp)"
+            ).format(_MARKS)
+        )
+        for path in _pending(_state(connection)):
+            try:
+                _apply(connection, path)
+            except psycopg.Error as error:
+                raise MigrateError(f"migration {path.stem} failed and was rolled back: {_line(error)}") from error
         _grant(connection)
         alert_rules.keep(connection, alert_rules.shipped())
         return _state(connection)
@@ -151,7 +123,7 @@ def _connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def _lock(connection: psycopg.Connection[Any]) -> None:
-    connection.execute("SET lock_timeout = '60s'")
+    connection.execute("SELECT set_config('lock_timeout', %s, false)", [f"{_LOCK_SECONDS * 1000:.0f}"])
     try:
         connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
     except psycopg.errors.LockNotAvailable as error:
@@ -169,7 +141,7 @@ def _timescale(connection: psycopg.Connection[Any]) -> str | None:
 
 def refuse_newer(applied: Iterable[str]) -> None:
     """Raises MigrateError when a schema with these migrations is of a newer version than this one."""
-    known = {path.stem for folder in ("core", "timescale") for path in (_FOLDER / folder).glob("*.sql")}
+    known = {*_names("core"), *_names("timescale")}
     unknown = [name for name in applied if name not in known]
     if unknown:
         raise MigrateError(
@@ -178,20 +150,36 @@ def refuse_newer(applied: Iterable[str]) -> None:
         )
 
 
-def _known(*, timescale: bool) -> list[MigrationList]:
-    folders = ["core", "timescale"] if timescale else ["core"]
-    return [read_migrations(str(_FOLDER / name)) for name in folders]
+def _names(folder: str) -> list[str]:
+    """The migrations of a folder in the order in which they are applied."""
+    return sorted(path.stem for path in (_FOLDER / folder).glob("*.sql"))
+
+
+def _pending(state: SchemaState) -> list[Path]:
+    """The files of what is to be applied, in order."""
+    names = [name if name.startswith("timescale/") else f"core/{name}" for name in state.pending]
+    return [_FOLDER / f"{name}.sql" for name in names]
+
+
+def _apply(connection: psycopg.Connection[Any], path: Path) -> None:
+    """Run a migration and mark it, in one transaction. Raises psycopg.Error."""
+    with connection.transaction():
+        connection.execute("SET LOCAL search_path TO public")  # the functions of extensions are there
+        connection.execute(path.read_bytes())
+        connection.execute(
+            sql.SQL("INSERT INTO {} (migration_hash, migration_id, applied_at_utc) VALUES (%s, %s, %s)").format(_MARKS),
+            [hashlib.sha256(path.stem.encode()).hexdigest(), path.stem, datetime.now(UTC).replace(tzinfo=None)],
+        )
 
 
 def _state(connection: psycopg.Connection[Any]) -> SchemaState:
-    exists = connection.execute("SELECT to_regclass(%s)", [f"{_SCHEMA}._yoyo_migration"]).fetchone()
+    exists = connection.execute("SELECT to_regclass(%s)", [_MARKS.as_string(connection)]).fetchone()
     applied: list[str] = []
     if exists and exists[0] is not None:
         query = sql.SQL("SELECT migration_id FROM {} ORDER BY applied_at_utc, migration_id")
-        applied = [row[0] for row in connection.execute(query.format(sql.Identifier(_SCHEMA, "_yoyo_migration")))]
+        applied = [row[0] for row in connection.execute(query.format(_MARKS))]
     version = _timescale(connection)
-    core = sorted(path.stem for path in (_FOLDER / "core").glob("*.sql"))
-    extra = sorted(path.stem for path in (_FOLDER / "timescale").glob("*.sql"))
+    core, extra = _names("core"), _names("timescale")
     pending = [name for name in core if name not in applied]
     if version is not None:
         pending += [f"timescale/{name}" for name in extra if name not in applied]

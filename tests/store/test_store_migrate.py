@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,6 +19,7 @@ VIEWS = {
     "alert_events", "audit_log", "cost_hourly", "cost_daily", "operation_metrics", "agent_metrics", "activity_feed",
     "comments", "alert_rules", "alert_thresholds", "cost_snapshots", "nodes",
 }  # fmt: skip
+YOYO_MARKS = Path(__file__).parents[1] / "fixtures" / "yoyo_marks.sql"
 MODEL_CALLS = [
     "ts", "gateway", "agent", "session_id", "session_key", "kind", "channel", "entry_id", "provider", "model",
     "outcome", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens",
@@ -130,18 +132,61 @@ def test_a_failing_migration_leaves_nothing_behind(postgres_owner_dsn, tmp_path,
     assert "0999.half" in migrate(postgres_owner_dsn).applied
 
 
-def test_two_migrators_at_once_do_it_once(postgres_server):
-    name = f"lobs_race_{os.getpid()}"
+@pytest.fixture
+def empty_dsn(postgres_server):
+    """A database in which there is nothing yet, as its owner."""
+    name = f"lobs_empty_{os.getpid()}"
     with psycopg.connect(postgres_server.admin, autocommit=True) as connection:
         connection.execute(
             f"CREATE DATABASE {name} OWNER lobs_owner" if postgres_server.cluster else f"CREATE DATABASE {name}"
         )
     try:
-        dsn = postgres_server.dsn(name, "lobs_owner" if postgres_server.cluster else None)
-        with ThreadPoolExecutor(3) as threads:
-            states = list(threads.map(migrate, [dsn] * 3))
-        assert states[0] == states[1] == states[2]
-        assert states[0].pending == ()
+        yield postgres_server.dsn(name, "lobs_owner" if postgres_server.cluster else None)
     finally:
         with psycopg.connect(postgres_server.admin, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_two_migrators_at_once_do_it_once(empty_dsn):
+    with ThreadPoolExecutor(3) as threads:
+        states = list(threads.map(migrate, [empty_dsn] * 3))
+    assert states[0] == states[1] == states[2]
+    assert states[0].pending == ()
+
+
+def test_a_migration_waits_for_another_one_and_then_says_so(empty_dsn, monkeypatch):
+    monkeypatch.setattr(store.migrate, "_LOCK_SECONDS", 0.1)
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", [store.migrate._LOCK])
+        with pytest.raises(MigrateError, match="another migration is running"):
+            migrate(empty_dsn)
+
+
+def test_a_database_that_yoyo_migrated_goes_on_from_there(empty_dsn, tmp_path, monkeypatch):
+    """The marks are as yoyo-migrations 9 left them after the first 22 files, beside its other tables."""
+    whole, part = store.migrate._FOLDER, tmp_path / "migrations"
+    shutil.copytree(whole, part)
+    missing = {path.stem for path in (part / "core").glob("*.sql") if path.stem >= "0023"}
+    for name in missing:
+        (part / "core" / f"{name}.sql").unlink()
+    monkeypatch.setattr(store.migrate, "_FOLDER", part)
+    before = migrate(empty_dsn)
+    with psycopg.connect(empty_dsn) as connection:
+        ours = marks(connection)
+        connection.execute("DROP SCHEMA lobs_migrations CASCADE")
+        connection.execute(YOYO_MARKS.read_bytes())
+        theirs = marks(connection)
+        assert theirs == {mark for mark in ours if (whole / "core" / f"{mark[1]}.sql").exists()}
+        for mark in ours - theirs:  # of a server with TimescaleDB: that database had none
+            connection.execute("INSERT INTO lobs_migrations._yoyo_migration VALUES (%s, %s, now())", mark)
+    monkeypatch.setattr(store.migrate, "_FOLDER", whole)
+    after = migrate(empty_dsn)
+    assert set(after.applied) == {*before.applied, *missing}
+    assert after.pending == after.unknown == ()
+    assert migrate(empty_dsn) == after
+
+
+def marks(connection):
+    """Hash and name of what is marked as applied."""
+    query = "SELECT migration_hash, migration_id FROM lobs_migrations._yoyo_migration"
+    return set(connection.execute(query).fetchall())
