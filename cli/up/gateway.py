@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# By the reason that `openclaw.client.failure_reason` names.
+# By the reason that `openclaw.client.stats.failure_reason` names.
 _REMEDIES = {
     "unreachable": "nothing listens there. Start the gateway, or set LOBS_GATEWAY_URL",
     "auth": "it refuses the token. Set LOBS_GATEWAY_TOKEN to `gateway.auth.token` of its openclaw.json",

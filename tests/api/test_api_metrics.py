@@ -110,7 +110,7 @@ async def test_a_gateways_code_cannot_write_lines_of_its_own_and_series_are_boun
     async def fails(*_: object, **__: object) -> None:
         raise RpcError("m", next(codes), "no")
 
-    client._call = fails  # what a hostile gateway answers
+    client._calls._answered = fails  # what a hostile gateway answers
     codes = iter(['x"} 1\nevil 1', *(f"CODE_{number}" for number in range(600))])
     for _ in range(601):
         with pytest.raises(RpcError):

@@ -681,12 +681,12 @@ async def test_what_a_run_says_is_streamed_to_its_end(setup):
     run = await setup.spawn()
     client = of_app(setup.app).gateway
     assert client is not None
-    before = len(client._on_event)
+    before = len(client._news.events)
     told: asyncio.Queue[Any] = asyncio.Queue()
     reading = asyncio.create_task(events(setup, run["id"], told))
 
     async def listeners() -> int:
-        return len(client._on_event)
+        return len(client._news.events)
 
     await soon(listeners, lambda now: now > before)
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -698,7 +698,7 @@ async def test_what_a_run_says_is_streamed_to_its_end(setup):
         await setup.gateway.emit("chat", said(run["runId"], "final", "Other words"))
         assert await told.get() == ("final", {"type": "final", "runId": run["runId"], "text": "Other words"})
         await reading
-    assert len(client._on_event) == before
+    assert len(client._news.events) == before
 
 
 async def test_who_comes_late_gets_the_end(setup):

@@ -92,7 +92,7 @@ async def test_an_answer_that_is_late_never_comes_or_comes_twice_harms_nothing(g
         await eventually(lambda: client.stats.frames_dropped["late_reply"] == 1)
         await eventually(lambda: client.stats.frames_dropped["duplicate_reply"] == 1)
         assert client.stats.rpc_errors["status", "TIMEOUT"] == 1
-        assert client._core.pending == 0
+        assert client._calls._connection[0].pending == 0
 
 
 @pytest.mark.req("S4-4", "S4-5")
