@@ -8,6 +8,7 @@ import sys
 import uvloop
 
 from exporter import app
+from exporter.surroundings import StartError
 from lobservatory import logging, settings
 
 
@@ -20,7 +21,7 @@ def main() -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(app.run(configured, reload=settings.load))
-    except app.StartError as error:
+    except StartError as error:
         print(f"exporter: {logging.REDACTOR.text(str(error))}", file=sys.stderr)  # noqa: T201 - one line for a person
         raise SystemExit(2) from None
 

@@ -1,4 +1,8 @@
-"""Collectors: one file each, registered in `exporter.collectors.registry`."""
+"""Collectors: one file each.
+
+`exporter.gateway.watch` makes those that ask the gateway, `exporter.collectors.local` the others; `exporter.app` gives
+those that are on to the runner of `exporter.collectors.scheduler`.
+"""
 
 from __future__ import annotations
 

@@ -65,6 +65,7 @@ class Runner:
         self._rng = rng
         self._wait = _wait if wait is None else wait
         self._states = {collector.name: _State() for collector in collectors}
+        self._soon: set[str] = set()
         for collector in collectors:
             registry.register(collector.name, collector.render)
             registry.count("lobservatory_collector_failures_total", (gateway, collector.name), 0)
@@ -81,6 +82,16 @@ class Runner:
         for name, state in self._states.items():
             if not names or name in names:
                 state.wake.set()
+
+    def wake_soon(self, name: str, seconds: float) -> None:
+        """Refresh this collector that long from now, once, however often it is asked for until then."""
+        if name not in self._soon:
+            self._soon.add(name)
+            asyncio.get_running_loop().call_later(seconds, self._wake_now, name)
+
+    def _wake_now(self, name: str) -> None:
+        self._soon.discard(name)
+        self.wake(name)
 
     async def _keep(self, collector: Collector) -> None:
         state = self._states[collector.name]

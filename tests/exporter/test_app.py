@@ -17,9 +17,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from cli.up import postgres
-from exporter.app import Exporter, StartError, configured_series, only_one
+from exporter.app import Exporter
 from exporter.gateway.rows import PolledRows
 from exporter.ingest.scan import scan
+from exporter.sources import configured_series
+from exporter.surroundings import StartError, only_one
 from openclaw.state_dir import load_config
 from store.gateway import save_agents, save_sessions
 from store.migrate import migrate
@@ -78,7 +80,7 @@ async def test_host_and_gateway_go_on_without_a_state_directory_until_it_appears
     missing = tmp_path / "later"
     lab.transcript().append(lab.call("0.5"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("exporter.app.RETRY_STATE_DIR", 0.02)
+        patch.setattr("exporter.surroundings.RETRY_STATE_DIR", 0.02)
         async with lab.running(lab.settings(missing, tmp_path / "data"), scanned=False) as alive:
             down = await alive.until("claw_source_up", bool)
             assert set(down.values()) == {0}
@@ -116,11 +118,11 @@ async def test_a_database_without_our_schema_is_waited_for(postgres_server, file
     owner = postgres_server.dsn(database, postgres.OWNER if postgres_server.cluster else None)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("exporter.app.RETRY_DATABASE", (0.02, 0.1))
+            patch.setattr("exporter.surroundings.RETRY_DATABASE", (0.02, 0.1))
             configured = lab.settings(files_dir, tmp_path / "data", dsn=postgres_server.dsn(database, postgres.WRITER))
             async with lab.running(configured, scanned=False) as alive:
                 async with asyncio.timeout(PATIENCE_SECONDS):
-                    while "database" not in alive.exporter._complaints:  # noqa: ASYNC110 - it is a state, no event
+                    while "database" not in alive.exporter._missing:  # noqa: ASYNC110 - it is a state, no event
                         await asyncio.sleep(0.01)
                 assert await alive.values("lobservatory_database_up") == {(): 0}
                 await asyncio.to_thread(migrate, owner)

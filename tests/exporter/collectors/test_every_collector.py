@@ -58,10 +58,10 @@ def made(tmp_path):
         )
         exporter_ = Exporter(settings)
         exporter_._wire(object())  # a pool that nobody asks
-        collectors = {one.name: one for one in exporter_._collectors()}
+        collectors = {one.name: one for one in exporter_._collectors}
         enabled = {
             sample.labels[1]: sample.value
-            for sample in exporter_._samples()
+            for sample in exporter_._report.samples()
             if sample.metric == "lobservatory_collector_enabled"
         }
         return collectors, enabled

@@ -77,6 +77,31 @@ async def test_a_refresh_that_hangs_ends_at_its_deadline():
     assert samples(registry)["lobservatory_collector_success", "host"] == 0
 
 
+async def test_a_wake_that_is_asked_for_often_is_one_and_leaves_the_others_alone():
+    waiting, woken = asyncio.Semaphore(0), asyncio.Queue()
+
+    async def wait(event, _seconds):
+        waiting.release()
+        await event.wait()
+        woken.put_nowait(asyncio.current_task().get_name())
+
+    runner = Runner(Registry(), "g", [Fake("cron"), Fake("agents")], wait=wait)
+    task = asyncio.create_task(runner.run())
+    for _ in range(2):
+        await waiting.acquire()
+    for _ in range(2):
+        for _ in range(3):
+            runner.wake_soon("agents", 0.01)
+        assert woken.empty()
+        assert await woken.get() == "collector agents"
+        await waiting.acquire()
+        await asyncio.sleep(0.03)
+        assert woken.empty()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_collectors_run_apart_and_a_wake_refreshes_at_once():
     registry = Registry()
     broken, hanging, good = Fake("cron", errors=[RuntimeError("x")] * 99), Fake("usage", hangs=True), Fake("agents")

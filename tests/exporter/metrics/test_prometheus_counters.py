@@ -304,7 +304,7 @@ async def test_no_counter_falls_when_a_backup_older_than_a_prune_is_restored(
     pruned.path.unlink()
     async with life(database_url=SecretStr(backup)) as alive:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not alive.exporter.ingest.status.looked:  # noqa: ASYNC110 - of another thread
+            while not alive.exporter.sources.looked:  # noqa: ASYNC110 - of another thread
                 await asyncio.sleep(0.02)
         await prometheus.until(billed, lambda shown: shown.get("") == 6.75)
         kept.append(lab.call("8"))
