@@ -108,6 +108,55 @@ def test_a_circle_is_noticed():
     assert circles({"a": {"b", "d"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"e"}}) == [["b", "c"], ["e"]]
 
 
+# Names that begin with an underscore and are not ours: `file: name`, and why there is no other way.
+NOT_OURS = {
+    "*": {"_asdict", "_fields", "_make", "_replace"},  # named tuples: public, and so spelled as not to collide
+    "exporter/collectors/programs.py": {"_transport"},  # the pipe of a program that was not read to its end
+}
+
+
+def private(name):
+    """Whether a name is its owner's business."""
+    return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
+
+
+def reaches(text):
+    """Private names of others that a module uses: of another object than `self` or `cls`, or of another module."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and private(node.attr):
+            if not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}):
+                yield node.attr
+        elif isinstance(node, ast.ImportFrom):
+            parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            yield from (part for part in parts if private(part))
+        elif isinstance(node, ast.Import):
+            yield from (part for alias in node.names for part in alias.name.split(".") if private(part))
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_nobody_reaches_into_what_is_private_to_another(room):
+    wrong = [
+        f"{path.relative_to(ROOT)} uses {name}"
+        for path in sorted((ROOT / room).rglob("*.py"))
+        for name in reaches(path.read_text(encoding="utf-8"))
+        if name not in NOT_OURS["*"] | NOT_OURS.get(path.relative_to(ROOT).as_posix(), set())
+    ]
+    assert wrong == []
+
+
+def test_a_reach_is_noticed():
+    text = """
+from __future__ import annotations
+import a._b
+from c import _d, __version__
+class E:
+    def f(self, other):
+        self._g = self._h._i = other._j
+        return cls._k, other.__dict__, self.__class__, other.l
+"""
+    assert sorted(reaches(text)) == ["_b", "_d", "_i", "_j"]
+
+
 def test_only_the_store_speaks_sql():
     """Statements in other rooms would be a second place that knows the schema; views in dashboards are the contract."""
     words = ("INSERT INTO", "DELETE FROM", "CREATE TABLE", "ALTER TABLE")
