@@ -345,11 +345,11 @@ _KINDS: dict[type[StoreError], type[ApiError]] = {
     store.errors.InvalidValueError: InvalidFieldError,
 }
 # A row's field → what clients know it by, where that differs.
-_FIELDS = {"idempotency_key": "header.Idempotency-Key"}
+_FIELDS = {"idempotency_key": "header.Idempotency-Key", "step_id": "stepId"}
 
 
 def _of_store(error: StoreError) -> ApiError:
-    if error.field == "If-Match":
+    if error.field == "version":
         return StaleVersionError()
     text = str(error).replace("idempotency key", "Idempotency-Key")
     kind = _KINDS.get(type(error), ConflictError)

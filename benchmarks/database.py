@@ -92,9 +92,11 @@ def queries(at: datetime, model_calls: int) -> dict[str, Action]:
         "feed, newest 100": lambda c: feed.page(c, before=None, limit=100),
         "feed, 100 from the middle": lambda c: feed.page(c, before=50_000, limit=100),
         "figures of the feed": feed.statistics,
-        "tasks, newest 100": tasks.list_tasks,
-        "operations, newest 100": operations.list_operations,
-        "operations since a minute ago": lambda c: operations.list_operations(c, since=at - timedelta(minutes=1)),
+        "tasks, newest 100": lambda c: tasks.list_tasks(c, tasks.TaskFilter()),
+        "operations, newest 100": lambda c: operations.list_operations(c, operations.OperationFilter()),
+        "operations since a minute ago": lambda c: operations.list_operations(
+            c, operations.OperationFilter(since=at - timedelta(minutes=1))
+        ),
         "sessions, newest 100": lambda c: monitoring.sessions(c, gateways=None, limit=100),
         "sessions of the hub, newest 100": lambda c: monitoring.hub_sessions(
             c, gateways=None, session_type=None, status=None, limit=100
@@ -120,7 +122,7 @@ INSERTS: dict[str, Action] = {
     ),
     "create a task": lambda c: tasks.create(c, title="one more", actor="bench"),
     "create an operation": lambda c: operations.create(
-        c, type="agent_task", name="one more", gateway=GATEWAY, steps=[{"id": "a", "name": "a"}]
+        c, type="agent_task", name="one more", gateway=GATEWAY, steps=[operations.NewStep("a", "a")]
     ),
 }
 

@@ -3,13 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
+
+from psycopg.rows import class_row
 
 from store.pool import Connection
 from store.sorting import Key, Order
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class AgentNow:
+    """What an agent does now. `state` None: the gateway has not told."""
+
+    gateway: str
+    agent: str
+    name: str | None
+    state: str | None
+    activity: str | None
+    state_at: datetime | None
+    last_activity_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Agent(AgentNow):
+    """An agent with the sums of its sessions, and what agents reported themselves: tasks and runtime."""
+
+    model: str | None
+    is_default: bool | None
+    configured: bool
+    first_call_at: datetime | None
+    sessions: int
+    calls: int
+    errors: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost_usd: Decimal
+    equivalent_cost_usd: Decimal
+    unpriced_calls: int
+    tasks_completed: int
+    runtime_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PastEvent:
+    """Something that an agent did."""
+
+    gateway: str
+    ts: datetime
+    event: str
+    activity: str | None
+    tool: str | None
+    session_key: str | None
+    run_id: str | None
+
 
 # One definition of an agent's figures. `%(gateways)s` NULL: all gateways.
 _AGENTS = """
@@ -53,33 +105,36 @@ SORTS: Final[Mapping[str, Key]] = {
 
 async def agents(
     connection: Connection, *, gateways: Sequence[str] | None = None, agent: str | None = None, sort: str = "id"
-) -> list[Row]:
+) -> list[Agent]:
     """Every agent (or those of that id) in an order of SORTS, with the sums of its sessions."""
     order = Order.of(sort, SORTS, ["a.gateway", "a.agent"])
-    cursor = await connection.execute(
-        f"{_AGENTS} AND (%(agent)s::text IS NULL OR a.agent = %(agent)s) ORDER BY {order.by}".encode(),
-        {"gateways": None if gateways is None else list(gateways), "agent": agent},
-    )
-    return await cursor.fetchall()
+    async with connection.cursor(row_factory=class_row(Agent)) as cursor:
+        await cursor.execute(
+            f"{_AGENTS} AND (%(agent)s::text IS NULL OR a.agent = %(agent)s) ORDER BY {order.by}".encode(),
+            {"gateways": None if gateways is None else list(gateways), "agent": agent},
+        )
+        return await cursor.fetchall()
 
 
-async def status(connection: Connection) -> list[Row]:
+async def status(connection: Connection) -> list[AgentNow]:
     """What each agent does now."""
-    cursor = await connection.execute(
-        "SELECT gateway, agent, name, state, activity, state_at, last_activity_at"
-        " FROM public.agents ORDER BY gateway, agent"
-    )
-    return await cursor.fetchall()
+    async with connection.cursor(row_factory=class_row(AgentNow)) as cursor:
+        await cursor.execute(
+            "SELECT gateway, agent, name, state, activity, state_at, last_activity_at"
+            " FROM public.agents ORDER BY gateway, agent"
+        )
+        return await cursor.fetchall()
 
 
-async def history(connection: Connection, agent: str, *, gateways: Sequence[str] | None, limit: int) -> list[Row]:
+async def history(connection: Connection, agent: str, *, gateways: Sequence[str] | None, limit: int) -> list[PastEvent]:
     """What an agent did last, newest first."""
-    cursor = await connection.execute(
-        "SELECT gateway, ts, event, activity, tool, session_key, run_id FROM public.agent_events"
-        " WHERE agent = %s AND (%s::text[] IS NULL OR gateway = ANY(%s)) ORDER BY ts DESC, id DESC LIMIT %s",
-        [agent, gateways, gateways, limit],
-    )
-    return await cursor.fetchall()
+    async with connection.cursor(row_factory=class_row(PastEvent)) as cursor:
+        await cursor.execute(
+            "SELECT gateway, ts, event, activity, tool, session_key, run_id FROM public.agent_events"
+            " WHERE agent = %s AND (%s::text[] IS NULL OR gateway = ANY(%s)) ORDER BY ts DESC, id DESC LIMIT %s",
+            [agent, gateways, gateways, limit],
+        )
+        return await cursor.fetchall()
 
 
 async def insert_metrics(

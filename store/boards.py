@@ -1,23 +1,18 @@
-"""Boards: what tasks are sorted into. Documents are in the names of the wire.
-
-A board's version is a hash of what people edit (its name and description): it needs no column, and two people who
-write the same thing do not disturb each other.
-"""
+"""Boards: what tasks are sorted into."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
+from collections.abc import Sequence
 from typing import Any, Final
 
 from psycopg import errors
+from psycopg.rows import class_row
 
 from store.errors import ConflictError, NotFoundError
 from store.pool import Connection
 from store.tasks import DEFAULT_BOARD
-
-Document = dict[str, Any]
+from store.work import Board
 
 MOST: Final = 1_000
 _SELECT: Final = """
@@ -30,21 +25,17 @@ FROM lobs.boards AS b
 """
 
 
-async def boards(connection: Connection, gateways: list[str] | None) -> list[Document]:
+async def boards(connection: Connection, gateways: Sequence[str] | None) -> list[Board]:
     """Every board, oldest first, with how many tasks of these gateways (None: all) it has by status."""
-    cursor = await connection.execute(
-        _SELECT + "ORDER BY b.created_at, b.id LIMIT %(most)s", {"gateways": gateways, "most": MOST}
-    )
-    return [_document(row) for row in await cursor.fetchall()]
+    return await _boards(connection, "ORDER BY b.created_at, b.id LIMIT %(most)s", gateways, most=MOST)
 
 
-async def board(connection: Connection, board_id: str, gateways: list[str] | None) -> Document:
+async def board(connection: Connection, board_id: str, gateways: Sequence[str] | None) -> Board:
     """One. Raises NotFoundError."""
-    cursor = await connection.execute(_SELECT + "WHERE b.id = %(id)s", {"gateways": gateways, "id": board_id})
-    row = await cursor.fetchone()
-    if row is None:
+    found = await _boards(connection, "WHERE b.id = %(id)s", gateways, id=board_id)
+    if not found:
         raise NotFoundError(f"there is no board {board_id}", "id")
-    return _document(row)
+    return found[0]
 
 
 async def create(connection: Connection, *, name: str, description: str | None) -> str:
@@ -84,24 +75,18 @@ async def delete(connection: Connection, board_id: str, *, expected_version: str
 
 
 async def _locked(connection: Connection, board_id: str, expected_version: str | None) -> None:
-    cursor = await connection.execute("SELECT * FROM lobs.boards WHERE id = %s FOR UPDATE", [board_id])
-    row = await cursor.fetchone()
-    if row is None:
+    async with connection.cursor(row_factory=class_row(Board)) as cursor:
+        await cursor.execute("SELECT *, '{}'::jsonb AS tasks FROM lobs.boards WHERE id = %s FOR UPDATE", [board_id])
+        found = await cursor.fetchone()
+    if found is None:
         raise NotFoundError(f"there is no board {board_id}", "id")
-    if expected_version is not None and _version(row) != expected_version:
-        raise ConflictError("the board has been changed since you read it", "If-Match")
+    if expected_version is not None and found.version != expected_version:
+        raise ConflictError("the board has been changed since you read it", "version")
 
 
-def _version(row: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps([row["name"], row["description"]]).encode()).hexdigest()[:16]
-
-
-def _document(row: dict[str, Any]) -> Document:
-    return {
-        "id": row["id"],
-        "name": row["name"],
-        "description": row["description"],
-        "createdAt": row["created_at"].isoformat().replace("+00:00", "Z"),
-        "version": _version(row),
-        "tasks": row["tasks"],
-    }
+async def _boards(connection: Connection, where: str, gateways: Sequence[str] | None, **values: Any) -> list[Board]:
+    async with connection.cursor(row_factory=class_row(Board)) as cursor:
+        await cursor.execute(
+            (_SELECT + where).encode(), {"gateways": None if gateways is None else list(gateways), **values}
+        )
+        return await cursor.fetchall()

@@ -3,43 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from store import outbox
+from store import messages, outbox
 from store.pool import Connection
 from store.rows import OutboxEvent
-
-
-@dataclass(frozen=True, slots=True)
-class FeedRow:
-    """One row. Ids rise with time, which makes them a cursor that inserts do not move."""
-
-    id: int
-    at: datetime
-    type: str
-    actor: str
-    action: str
-    target_type: str
-    target_id: str
-    metadata: dict[str, Any]
-
-    def payload(self) -> dict[str, Any]:
-        """As live clients get it."""
-        return {
-            "id": str(self.id),
-            "type": self.type,
-            "actor": self.actor,
-            "action": self.action,
-            "targetType": self.target_type,
-            "targetId": self.target_id,
-            "metadata": self.metadata,
-            "timestamp": self.at.isoformat().replace("+00:00", "Z"),
-        }
+from store.work import FeedRow, FeedStatistics
 
 
 async def add(
@@ -63,7 +35,7 @@ async def add(
         row = await cursor.fetchone()
     if row is None:
         raise AssertionError("INSERT … RETURNING gave no row")
-    await outbox.publish(connection, [OutboxEvent("feed", "activity", row.payload())])
+    await outbox.publish(connection, [OutboxEvent("feed", "activity", messages.feed(row))])
     # After publishing: whoever counts has the outbox to himself.
     await connection.execute(
         "INSERT INTO lobs.feed_counts AS c (day, type, action, actor, number)"
@@ -85,21 +57,22 @@ async def page(connection: Connection, *, before: int | None, limit: int) -> lis
         return await cursor.fetchall()
 
 
-async def statistics(connection: Connection) -> dict[str, Any]:
+async def statistics(connection: Connection) -> FeedStatistics:
     """Rows in all and of the last 24 hours; those of today and 30 days (UTC) before by type, action and actor."""
-    cursor = await connection.execute(
-        "WITH recent AS (SELECT type, action, actor, number FROM lobs.feed_counts"
-        "                WHERE day >= (now() AT TIME ZONE 'UTC')::date - 30),"
-        " counted AS (SELECT grouping(type) AS g1, grouping(action) AS g2, type, action, actor, sum(number)::bigint"
-        "             AS number FROM recent GROUP BY GROUPING SETS ((type), (action), (actor)))"
-        " SELECT (SELECT coalesce(sum(number), 0)::bigint FROM lobs.feed_counts) AS total,"
-        "        (SELECT count(*) FROM lobs.activity_feed WHERE at > now() - interval '24 hours') AS last24h,"
-        "        coalesce(jsonb_object_agg(type, number) FILTER (WHERE g1 = 0), '{}') AS by_type,"
-        "        coalesce(jsonb_object_agg(action, number) FILTER (WHERE g2 = 0), '{}') AS by_action,"
-        "        coalesce(jsonb_object_agg(actor, number) FILTER (WHERE g1 = 1 AND g2 = 1), '{}') AS by_actor"
-        " FROM counted"
-    )
-    row = await cursor.fetchone()
+    async with connection.cursor(row_factory=class_row(FeedStatistics)) as cursor:
+        await cursor.execute(
+            "WITH recent AS (SELECT type, action, actor, number FROM lobs.feed_counts"
+            "                WHERE day >= (now() AT TIME ZONE 'UTC')::date - 30),"
+            " counted AS (SELECT grouping(type) AS g1, grouping(action) AS g2, type, action, actor, sum(number)::bigint"
+            "             AS number FROM recent GROUP BY GROUPING SETS ((type), (action), (actor)))"
+            " SELECT (SELECT coalesce(sum(number), 0)::bigint FROM lobs.feed_counts) AS total,"
+            "        (SELECT count(*) FROM lobs.activity_feed WHERE at > now() - interval '24 hours') AS last24h,"
+            "        coalesce(jsonb_object_agg(type, number) FILTER (WHERE g1 = 0), '{}') AS by_type,"
+            "        coalesce(jsonb_object_agg(action, number) FILTER (WHERE g2 = 0), '{}') AS by_action,"
+            "        coalesce(jsonb_object_agg(actor, number) FILTER (WHERE g1 = 1 AND g2 = 1), '{}') AS by_actor"
+            " FROM counted"
+        )
+        row = await cursor.fetchone()
     if row is None:
         raise AssertionError("an aggregate gave no row")
     return row

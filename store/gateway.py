@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from store import outbox
+from store import messages, outbox
 from store.ledger.tables import MERGE_SESSION, SESSIONS
 from store.rows import (
     Agent,
@@ -99,22 +99,7 @@ async def insert_agent_events(connection: AsyncConnection[Any], rows: Sequence[A
     )
     await outbox.publish(
         connection,
-        [
-            OutboxEvent(
-                "agents",
-                row.event,
-                {
-                    "agent": row.agent,
-                    "event": row.event,
-                    "activity": row.activity,
-                    "tool": row.tool,
-                    "heat": row.heat,
-                    "ts": row.ts.isoformat().replace("+00:00", "Z"),
-                },
-                row.gateway,
-            )
-            for row in rows
-        ],
+        [OutboxEvent("agents", row.event, messages.agent_event(row), row.gateway) for row in rows],
     )
 
 

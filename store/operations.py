@@ -1,8 +1,7 @@
 """Operations: posted by clients or derived from what agents do; every change is published with the change itself.
 
-Functions give *documents*: plain JSON in the names that outside clients speak (camelCase, instants as ISO 8601 in
-UTC, durations in milliseconds, cost as a number or null where it is not known). The message in the outbox (topic
-`operations`, kinds `operation_created`, `operation_updated`) carries the same document, whole.
+The message in the outbox (topic `operations`, kinds `operation_created`, `operation_updated`) carries the operation
+as it is after the change, whole.
 """
 
 from __future__ import annotations
@@ -10,22 +9,22 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final
 
 from psycopg import AsyncConnection
-from psycopg.rows import dict_row
+from psycopg.rows import class_row, dict_row, tuple_row
 from psycopg.types.json import Jsonb
 
-from store import outbox
+from store import messages, outbox
 from store.errors import ConflictError, InvalidValueError, NotFoundError
 from store.rows import OutboxEvent
-from store.sorting import Key, Order
+from store.sorting import SORT_VALUE, Key, Order
+from store.work import Operation, Step
 
-Document = dict[str, Any]
 Row = dict[str, Any]
 Figures = tuple[int, int, int, Decimal | None, str | None]  # prompt, completion, total, cost, model
 
@@ -74,11 +73,42 @@ SORTS: Final[Mapping[str, Key]] = {
         "bigint",
     ),
 }
-_SELECT: Final = """
-SELECT o.*, m.prompt_tokens, m.completion_tokens, m.total_tokens, m.cost_usd, m.model
-FROM lobs.operations AS o
-LEFT JOIN lobs.operation_metrics AS m ON m.operation_id = o.id
-"""
+_OPERATION: Final = (
+    "o.id, o.version, o.type, o.name, o.description, o.status, o.skill_name, o.agent_id, o.user_id, o.channel,"
+    " o.gateway, o.source, o.run_id, o.session_key, o.created_at, o.updated_at, o.started_at, o.completed_at,"
+    " o.duration_ms, o.current_step, o.current_step_index, o.activity, o.disposition, o.metadata, o.tags,"
+    " coalesce(m.prompt_tokens, 0) AS prompt_tokens, coalesce(m.completion_tokens, 0) AS completion_tokens,"
+    " coalesce(m.total_tokens, 0) AS total_tokens, m.cost_usd, m.model"
+)
+_FROM: Final = "FROM lobs.operations AS o LEFT JOIN lobs.operation_metrics AS m ON m.operation_id = o.id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationFilter:
+    """Which operations, in which order, and which page of them. None: any.
+
+    `since`: those created *or changed* at that time or later, so that it gives what a client missed. `gateways`: these
+    and those of no gateway. `sort`: one of SORTS, with a leading `-` falling. `limit`: at most 1,000.
+    """
+
+    status: str | None = None
+    type: str | None = None
+    agent_id: str | None = None
+    tag: str | None = None
+    since: datetime | None = None
+    gateways: list[str] | None = None
+    sort: str = "-createdAt"
+    cursor: str | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class NewStep:
+    """A step of a new operation."""
+
+    id: str
+    name: str
+    description: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +171,17 @@ async def create(
     user_id: str | None = None,
     channel: str | None = None,
     gateway: str | None = None,
-    steps: Sequence[Mapping[str, Any]] = (),
+    steps: Sequence[NewStep] = (),
     metadata: Mapping[str, Any] | None = None,
     tags: Sequence[str] = (),
     operation_id: str | None = None,
     source: str = "posted",
     run_id: str | None = None,
     session_key: str | None = None,
-) -> Document:
-    """A new operation, `pending`. `steps`: `{"id", "name", "description"?}` each. Raises ConflictError for a taken id,
-    InvalidValueError for two steps with one id."""
+) -> Operation:
+    """A new operation, `pending`. Raises ConflictError for a taken id, InvalidValueError for two steps with one id."""
     identifier = operation_id or f"op_{secrets.token_hex(12)}"
-    if len({step["id"] for step in steps}) != len(steps):
+    if len({step.id for step in steps}) != len(steps):
         raise InvalidValueError("each step needs an id of its own", "steps")
     inserted = await connection.execute(
         "INSERT INTO lobs.operations (id, gateway, type, name, description, skill_name, agent_id, user_id, channel,"
@@ -170,22 +199,19 @@ async def create(
             await cursor.executemany(
                 "INSERT INTO lobs.operation_steps (operation_id, id, position, name, description)"
                 " VALUES (%s, %s, %s, %s, %s)",
-                [
-                    (identifier, step["id"], position, step["name"], step.get("description"))
-                    for position, step in enumerate(steps)
-                ],
+                [(identifier, step.id, position, step.name, step.description) for position, step in enumerate(steps)],
             )
-    document = await get(connection, identifier)
-    await _publish(connection, CREATED, document)
-    return document
+    operation = await get(connection, identifier)
+    await _publish(connection, CREATED, operation)
+    return operation
 
 
-async def get(connection: AsyncConnection[Any], operation_id: str) -> Document:
+async def get(connection: AsyncConnection[Any], operation_id: str) -> Operation:
     """One operation. Raises NotFoundError."""
-    found = await _documents(connection, "WHERE o.id = %s", [operation_id])
-    if not found:
+    found = await _one(connection, operation_id)
+    if found is None:
         raise NotFoundError(f"there is no operation {operation_id}", "id")
-    return found[0]
+    return found
 
 
 async def exists(connection: AsyncConnection[Any], operation_id: str) -> bool:
@@ -195,64 +221,31 @@ async def exists(connection: AsyncConnection[Any], operation_id: str) -> bool:
 
 
 async def list_operations(
-    connection: AsyncConnection[Any],
-    *,
-    status: str | None = None,
-    type: str | None = None,  # noqa: A002 - the name that the shape gives it
-    agent: str | None = None,
-    tag: str | None = None,
-    since: datetime | None = None,
-    limit: int = 100,
-    gateways: Sequence[str] | None = None,
-) -> list[Document]:
-    """The first page of `page_of_operations`, newest first."""
-    found, _ = await page_of_operations(
-        connection, status=status, type=type, agent=agent, tag=tag, since=since, limit=limit, gateways=gateways
-    )
-    return found
-
-
-async def page_of_operations(
-    connection: AsyncConnection[Any],
-    *,
-    status: str | None = None,
-    type: str | None = None,  # noqa: A002 - the name that the shape gives it
-    agent: str | None = None,
-    tag: str | None = None,
-    since: datetime | None = None,
-    sort: str = "-createdAt",
-    cursor: str | None = None,
-    limit: int = 100,
-    gateways: Sequence[str] | None = None,
-) -> tuple[list[Document], str | None]:
-    """Operations in an order of SORTS, at most 1,000, and the cursor of the next page (None: there is none). `since`:
-    those created *or changed* at that time or later, so that it gives what a client missed. `gateways` None: all; else
-    these and those of no gateway. Raises InvalidValueError for an unknown order and for a cursor that is not of it."""
-    most = max(1, min(limit, MOST_LISTED))
-    order = Order.of(sort, SORTS, ["o.id"])
-    beyond, place = order.beyond(cursor)
-    where = (
-        f"WHERE {beyond} AND (%(status)s::text IS NULL OR o.status = %(status)s)"
-        " AND (%(type)s::text IS NULL OR o.type = %(type)s)"
-        " AND (%(agent)s::text IS NULL OR o.agent_id = %(agent)s)"
-        " AND (%(tag)s::text IS NULL OR o.tags @> ARRAY[%(tag)s::text])"
-        " AND (%(since)s::timestamptz IS NULL OR o.updated_at >= %(since)s)"
-        " AND (%(gateways)s::text[] IS NULL OR o.gateway IS NULL OR o.gateway = ANY(%(gateways)s))"
-    )
-    values = {
-        **place, "status": status, "type": type, "agent": agent, "tag": tag, "since": since,
-        "gateways": None if gateways is None else list(gateways),
-    }  # fmt: skip
-    found = await _documents(connection, f"{where} ORDER BY {order.by} LIMIT %(limit)s", {**values, "limit": most + 1})
-    if len(found) <= most:
-        return found, None
-    async with connection.cursor(row_factory=dict_row) as last:
-        await last.execute(
-            f"SELECT o.id, {order.value} FROM lobs.operations AS o WHERE o.id = %s".encode(),  # noqa: S608 - expressions of ours
-            [found[most - 1]["id"]],
+    connection: AsyncConnection[Any], wanted: OperationFilter
+) -> tuple[list[Operation], str | None]:
+    """A page of operations, and the cursor of the next one (None: there is none). Raises InvalidValueError for an
+    unknown order and for a cursor that is not of it."""
+    most = max(1, min(wanted.limit, MOST_LISTED))
+    order = Order.of(wanted.sort, SORTS, ["o.id"])
+    beyond, place = order.beyond(wanted.cursor)
+    async with connection.cursor(row_factory=dict_row) as found:
+        await found.execute(
+            (
+                f"SELECT {_OPERATION}, {order.value} {_FROM} WHERE {beyond}"
+                " AND (%(status)s::text IS NULL OR o.status = %(status)s)"
+                " AND (%(type)s::text IS NULL OR o.type = %(type)s)"
+                " AND (%(agent_id)s::text IS NULL OR o.agent_id = %(agent_id)s)"
+                " AND (%(tag)s::text IS NULL OR o.tags @> ARRAY[%(tag)s::text])"
+                " AND (%(since)s::timestamptz IS NULL OR o.updated_at >= %(since)s)"
+                " AND (%(gateways)s::text[] IS NULL OR o.gateway IS NULL OR o.gateway = ANY(%(gateways)s))"
+                f" ORDER BY {order.by} LIMIT %(most)s"
+            ).encode(),
+            {**asdict(wanted), **place, "most": most + 1},
         )
-        row = await last.fetchone()
-    return found[:most], order.cursor(row) if row else None
+        rows = await found.fetchall()
+    following = order.cursor(rows[most - 1]) if len(rows) > most else None
+    page = [Operation(**{name: row[name] for name in row if name != SORT_VALUE}) for row in rows[:most]]
+    return await _with_steps(connection, page), following
 
 
 async def derived_since(connection: AsyncConnection[Any], gateway: str, since: datetime) -> list[DerivedOperation]:
@@ -289,7 +282,7 @@ async def patch(
     changes: Mapping[str, Any],
     *,
     expected_version: int | None = None,
-) -> Document:
+) -> Operation:
     """Change what is in `changes`: status, current_step, current_step_index, activity, started_at, completed_at,
     duration_ms, disposition. What a new status implies (instants, duration, disposition) is filled in where it is not
     given. Raises NotFoundError; ConflictError for an illegal transition, and when somebody changed it since
@@ -313,9 +306,9 @@ async def patch(
         if values.get("disposition", row["disposition"]) is None:
             values["disposition"] = {"success": status == "completed"}
     await _update(connection, operation_id, values)
-    document = await get(connection, operation_id)
-    await _publish(connection, UPDATED, document)
-    return document
+    operation = await get(connection, operation_id)
+    await _publish(connection, UPDATED, operation)
+    return operation
 
 
 async def claim(connection: AsyncConnection[Any], operation_id: str, *, name: str, user_id: str) -> None:
@@ -334,7 +327,7 @@ async def patch_step(
     changes: Mapping[str, Any],
     *,
     expected_version: int | None = None,
-) -> Document:
+) -> Operation:
     """Change a step: status, started_at, completed_at, duration_ms, error. Instants that a status implies are filled
     in; the duration is their difference. Raises NotFoundError; ConflictError for an illegal transition, and when
     somebody changed the operation since `expected_version`."""
@@ -347,7 +340,7 @@ async def patch_step(
         )
         row = await cursor.fetchone()
     if row is None:
-        raise NotFoundError(f"the operation {operation_id} has no step {step_id}", "stepId")
+        raise NotFoundError(f"the operation {operation_id} has no step {step_id}", "step_id")
     values = {name: value for name, value in changes.items() if value is not None}
     status = values.get("status", row["status"])
     if status != row["status"] and status not in _NEXT_STEP.get(row["status"], frozenset()):
@@ -371,9 +364,9 @@ async def patch_step(
     )  # fmt: skip
     here = {"current_step": row["name"], "current_step_index": row["position"]} if status == "running" else {}
     await _update(connection, operation_id, here)
-    document = await get(connection, operation_id)
-    await _publish(connection, UPDATED, document)
-    return document
+    operation = await get(connection, operation_id)
+    await _publish(connection, UPDATED, operation)
+    return operation
 
 
 async def patch_metrics(
@@ -386,38 +379,41 @@ async def patch_metrics(
     cost: Decimal | None = None,
     model: str | None = None,
     expected_version: int | None = None,
-) -> Document:
+) -> Operation:
     """Replace the token figures. `total` None: the sum; `cost` None: not known. Raises NotFoundError; ConflictError
     when somebody changed the operation since `expected_version`."""
     await _locked(connection, operation_id, expected_version)
     figures = (prompt, completion, prompt + completion if total is None else total, cost, model)
     await _save_metrics(connection, operation_id, figures)
     await _update(connection, operation_id, {})
-    document = await get(connection, operation_id)
-    await _publish(connection, UPDATED, document)
-    return document
+    operation = await get(connection, operation_id)
+    await _publish(connection, UPDATED, operation)
+    return operation
 
 
-async def upsert_derived(connection: AsyncConnection[Any], found: Iterable[DerivedOperation]) -> list[Document]:
+async def upsert_derived(connection: AsyncConnection[Any], found: Iterable[DerivedOperation]) -> list[Operation]:
     """Merge what was seen of operations; gives (and publishes) those that were new or changed. Seeing the same again
     changes nothing, and what has ended never begins again. Tokens and cost come from its model calls."""
     events: list[OutboxEvent] = []
+    changed: list[Operation] = []
     # In the order of their ids: two writers that see the same ones then never deadlock.
     wanted = sorted(found, key=lambda operation: operation.id)
     for gateway in sorted({one.gateway for one in wanted}):
         await _in_turn(connection, gateway)
     for one in wanted:
-        before = await _documents(connection, "WHERE o.id = %s FOR UPDATE OF o", [one.id])
-        await _merge(connection, one, before[0] if before else None)
-        if not before or one.status in TERMINAL:  # else its calls were summed up when they came
+        before = await _one(connection, one.id, "FOR UPDATE OF o")
+        await _merge(connection, one, before)
+        if before is None or one.status in TERMINAL:  # else its calls were summed up when they came
             await _measure(connection, one.id)
         after = await get(connection, one.id)
-        if before and before[0] == after:
+        if before == after:
             continue
-        after |= await _update(connection, one.id, {})
-        events.append(OutboxEvent(TOPIC, UPDATED if before else CREATED, after, one.gateway))
+        version, updated_at = await _update(connection, one.id, {})
+        after = replace(after, version=version, updated_at=updated_at)
+        changed.append(after)
+        events.append(_event(UPDATED if before else CREATED, after))
     await outbox.publish(connection, events)
-    return [dict(event.payload) for event in events]
+    return changed
 
 
 async def refresh_runs(
@@ -446,14 +442,14 @@ async def refresh_runs(
     for row in known:
         if await _measure(connection, row["id"]):
             await _update(connection, row["id"], {})
-            events.append(OutboxEvent(TOPIC, UPDATED, await get(connection, row["id"]), gateway))
+            events.append(_event(UPDATED, await get(connection, row["id"])))
     return events
 
 
-async def _merge(connection: AsyncConnection[Any], one: DerivedOperation, before: Document | None) -> None:
+async def _merge(connection: AsyncConnection[Any], one: DerivedOperation, before: Operation | None) -> None:
     status = one.status
-    if before is not None and status not in _NEXT[before["status"]]:
-        status = before["status"]
+    if before is not None and status not in _NEXT[before.status]:
+        status = before.status
     completed = one.completed_at if status in TERMINAL else None
     disposition = one.disposition
     if disposition is None and status in TERMINAL:
@@ -597,12 +593,14 @@ async def _locked(connection: AsyncConnection[Any], operation_id: str, expected_
     if row is None:
         raise NotFoundError(f"there is no operation {operation_id}", "id")
     if expected_version is not None and row["version"] != expected_version:
-        raise ConflictError("somebody else has changed this operation since you read it", "If-Match")
+        raise ConflictError("somebody else has changed this operation since you read it", "version")
     return row
 
 
-async def _update(connection: AsyncConnection[Any], operation_id: str, values: Mapping[str, Any]) -> Document:
-    """Change columns of an operation; gives what every change changes in its document."""
+async def _update(
+    connection: AsyncConnection[Any], operation_id: str, values: Mapping[str, Any]
+) -> tuple[int, datetime]:
+    """Change columns of an operation; gives what every change changes: its version, and when it was changed."""
     columns = {
         name: Jsonb(value) if name == "disposition" and value is not None else value for name, value in values.items()
     }
@@ -612,104 +610,41 @@ async def _update(connection: AsyncConnection[Any], operation_id: str, values: M
         f"UPDATE lobs.operations SET {assignments}updated_at = clock_timestamp(), version = version + 1"  # noqa: S608
         " WHERE id = %(operation_id)s RETURNING version, updated_at"
     )
-    async with connection.cursor(row_factory=dict_row) as cursor:
+    async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(statement.encode(), {**columns, "operation_id": operation_id})
         row = await cursor.fetchone()
-    return {} if row is None else {"version": row["version"], "updatedAt": _iso(row["updated_at"])}
+    if row is None:
+        raise AssertionError("an operation that was locked is gone")
+    version, updated_at = row
+    return version, updated_at
 
 
-async def _publish(connection: AsyncConnection[Any], kind: str, document: Document) -> None:
-    await outbox.publish(connection, [OutboxEvent(TOPIC, kind, document, document["gateway"])])
+def _event(kind: str, operation: Operation) -> OutboxEvent:
+    return OutboxEvent(TOPIC, kind, messages.operation(operation), operation.gateway)
 
 
-async def _documents(
-    connection: AsyncConnection[Any], where: str, parameters: Mapping[str, Any] | Sequence[Any]
-) -> list[Document]:
+async def _publish(connection: AsyncConnection[Any], kind: str, operation: Operation) -> None:
+    await outbox.publish(connection, [_event(kind, operation)])
+
+
+async def _one(connection: AsyncConnection[Any], operation_id: str, lock: str = "") -> Operation | None:
+    async with connection.cursor(row_factory=class_row(Operation)) as cursor:
+        await cursor.execute(f"SELECT {_OPERATION} {_FROM} WHERE o.id = %s {lock}".encode(), [operation_id])
+        found = await cursor.fetchone()
+    return None if found is None else (await _with_steps(connection, [found]))[0]
+
+
+async def _with_steps(connection: AsyncConnection[Any], operations: Sequence[Operation]) -> list[Operation]:
+    steps: dict[str, list[Step]] = {}
     async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute((_SELECT + where).encode(), parameters)
-        rows = await cursor.fetchall()
-        if not rows:
-            return []
         await cursor.execute(
-            "SELECT * FROM lobs.operation_steps WHERE operation_id = ANY(%s) ORDER BY operation_id, position, id",
-            [[row["id"] for row in rows]],
+            "SELECT operation_id, id, name, description, status, started_at, completed_at, duration_ms, error"
+            " FROM lobs.operation_steps WHERE operation_id = ANY(%s) ORDER BY operation_id, position, id",
+            [[operation.id for operation in operations]],
         )
-        steps: dict[str, list[Row]] = {}
-        for step in await cursor.fetchall():
-            steps.setdefault(step["operation_id"], []).append(step)
-    return [_document(row, steps.get(row["id"], [])) for row in rows]
-
-
-def progress(status: str, completed: int, total: int) -> int:
-    """Per cent of the steps that are done, rounded down; without steps it is all or nothing."""
-    if total == 0:
-        return 100 if status == "completed" else 0
-    return completed * 100 // total
-
-
-def _document(row: Row, steps: Sequence[Row]) -> Document:
-    completed = sum(step["status"] == "completed" for step in steps)
-    cost = row["cost_usd"]
-    return {
-        "id": row["id"],
-        "version": row["version"],
-        "type": row["type"],
-        "name": row["name"],
-        "description": row["description"],
-        "status": row["status"],
-        "skillName": row["skill_name"],
-        "agentId": row["agent_id"],
-        "userId": row["user_id"],
-        "channel": row["channel"],
-        "gateway": row["gateway"],
-        "source": row["source"],
-        "runId": row["run_id"],
-        "sessionKey": row["session_key"],
-        "createdAt": _iso(row["created_at"]),
-        "updatedAt": _iso(row["updated_at"]),
-        "startedAt": _iso(row["started_at"]),
-        "completedAt": _iso(row["completed_at"]),
-        "duration": row["duration_ms"],
-        "currentStep": row["current_step"],
-        "currentStepIndex": row["current_step_index"],
-        "activity": row["activity"],
-        "steps": [
-            {
-                "id": step["id"],
-                "name": step["name"],
-                "description": step["description"],
-                "status": step["status"],
-                "startedAt": _iso(step["started_at"]),
-                "completedAt": _iso(step["completed_at"]),
-                "duration": step["duration_ms"],
-                "error": step["error"],
-            }
-            for step in steps
-        ],
-        "metrics": {
-            "tokens": {
-                "prompt": row["prompt_tokens"] or 0,
-                "completion": row["completion_tokens"] or 0,
-                "total": row["total_tokens"] or 0,
-                "cost": None if cost is None else float(cost),
-                "model": row["model"],
-            },
-            "duration": row["duration_ms"],
-            "stepsCompleted": completed,
-            "stepsTotal": len(steps),
-            "progress": progress(row["status"], completed, len(steps)),
-        },
-        "disposition": row["disposition"],
-        "metadata": row["metadata"],
-        "tags": row["tags"],
-    }
-
-
-def _iso(instant: datetime | None) -> str | None:
-    if instant is None:
-        return None
-    precision = "microseconds" if instant.microsecond else "seconds"
-    return instant.astimezone(UTC).isoformat(timespec=precision).replace("+00:00", "Z")
+        for row in await cursor.fetchall():
+            steps.setdefault(row.pop("operation_id"), []).append(Step(**row))
+    return [replace(operation, steps=steps.get(operation.id, ())) for operation in operations]
 
 
 def _milliseconds(started: datetime | None, completed: datetime) -> int:

@@ -1,29 +1,29 @@
 """Tasks and the task hub: comments, activities, deliverables, sub-agent sessions, and the history of statuses.
 
-Functions give *documents*: plain JSON, ready to be sent. Tasks and comments have camelCase names; activities,
-deliverables and sessions snake_case, as their clients speak. Each write publishes in its own transaction (topic
-`tasks`, kinds `task_created`, `task_updated`, `task_deleted`, `activity_logged`, `deliverable_added`,
-`agent_spawned`, `agent_completed`); rows of the feed are the caller's (`store.feed.add`).
+Each write publishes in its own transaction (topic `tasks`, kinds `task_created`, `task_updated`, `task_deleted`,
+`activity_logged`, `deliverable_added`, `agent_spawned`, `agent_completed`); rows of the feed are the caller's
+(`store.feed.add`).
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, Final
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Final, TypeVar
 
 from psycopg import AsyncConnection, errors
-from psycopg.rows import dict_row
+from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types.json import Jsonb
 
-from store import outbox
+from store import messages, outbox
 from store.errors import ConflictError, InvalidValueError, NotFoundError
 from store.rows import OutboxEvent
-from store.sorting import Key, Order
+from store.sorting import SORT_VALUE, Key, Order
+from store.work import Activity, Comment, Deliverable, Flow, StatusChange, Task, TaskSession
 
-Document = dict[str, Any]
-Row = dict[str, Any]
+Row = TypeVar("Row")
 
 TOPIC: Final = "tasks"
 DONE: Final = "done"
@@ -53,11 +53,32 @@ SORTS: Final[Mapping[str, Key]] = {
     ),
     "title": Key("t.title", "text"),
 }
-_SELECT: Final = """
-SELECT t.*, coalesce((SELECT array_agg(d.depends_on ORDER BY d.depends_on) FROM lobs.task_dependencies AS d
-                      WHERE d.task_id = t.id), '{}') AS depends_on
-FROM lobs.tasks AS t
-"""
+_TASK: Final = (
+    "t.id, t.board_id AS board, t.gateway, t.title, t.description, t.status, t.priority, t.assigned_agent, t.due_date,"
+    " t.tags, t.metadata, t.created_by, t.created_at, t.updated_at, t.version,"
+    " coalesce((SELECT array_agg(d.depends_on ORDER BY d.depends_on) FROM lobs.task_dependencies AS d"
+    " WHERE d.task_id = t.id), '{}') AS depends_on"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks, in which order, and which page of them. None: any.
+
+    `search`: in title and description, in any case. `gateways`: these and those of no gateway. `sort`: one of SORTS,
+    with a leading `-` falling. `limit`: at most 500.
+    """
+
+    status: str | None = None
+    priority: str | None = None
+    assigned_agent: str | None = None
+    tag: str | None = None
+    board: str | None = None
+    search: str | None = None
+    gateways: list[str] | None = None
+    sort: str = "-createdAt"
+    cursor: str | None = None
+    limit: int = 100
 
 
 async def create(
@@ -75,7 +96,7 @@ async def create(
     metadata: Mapping[str, Any] | None = None,
     depends_on: Sequence[str] = (),
     gateway: str | None = None,
-) -> Document:
+) -> Task:
     """A new task. Raises InvalidValueError for an unknown board or dependency."""
     identifier = f"task_{secrets.token_hex(10)}"
     await _check_board(connection, board)
@@ -92,55 +113,39 @@ async def create(
     return await _published(connection, "task_created", identifier)
 
 
-async def get(connection: AsyncConnection[Any], task_id: str) -> Document:
-    """One task with its comments. Raises NotFoundError."""
-    document = _task(await _row(connection, task_id))
-    document["comments"] = await comments(connection, task_id)
-    return document
+async def get(connection: AsyncConnection[Any], task_id: str) -> Task:
+    """One task. Raises NotFoundError."""
+    rows = await _rows(connection, Task, f"SELECT {_TASK} FROM lobs.tasks AS t WHERE t.id = %s", [task_id])  # noqa: S608 - ours
+    if not rows:
+        raise NotFoundError(f"there is no task {task_id}", "id")
+    return rows[0]
 
 
-async def list_tasks(
-    connection: AsyncConnection[Any],
-    *,
-    status: str | None = None,
-    priority: str | None = None,
-    assigned_agent: str | None = None,
-    tag: str | None = None,
-    board: str | None = None,
-    search: str | None = None,
-    sort: str = "-createdAt",
-    cursor: str | None = None,
-    limit: int = 100,
-    gateways: Sequence[str] | None = None,
-) -> tuple[list[Document], str | None]:
-    """Tasks in an order of SORTS, at most 500, and the cursor of the next page (None: there is none). A cursor stays
-    right while tasks are added and removed. `search`: in title and description. `gateways` None: all; else these and
-    those of no gateway. Raises InvalidValueError for an unknown order and for a cursor that is not of this order."""
-    most = max(1, min(limit, MOST_LISTED))
-    order = Order.of(sort, SORTS, ["t.id"])
-    beyond, place = order.beyond(cursor)
+async def list_tasks(connection: AsyncConnection[Any], wanted: TaskFilter) -> tuple[list[Task], str | None]:
+    """A page of tasks, and the cursor of the next one (None: there is none). A cursor stays right while tasks are added
+    and removed. Raises InvalidValueError for an unknown order and for a cursor that is not of this order."""
+    most = max(1, min(wanted.limit, MOST_LISTED))
+    order = Order.of(wanted.sort, SORTS, ["t.id"])
+    beyond, place = order.beyond(wanted.cursor)
     async with connection.cursor(row_factory=dict_row) as found:
         await found.execute(
             (
-                f"{_SELECT.replace('t.*', f't.*, {order.value}', 1)} WHERE {beyond}"
+                f"SELECT {_TASK}, {order.value} FROM lobs.tasks AS t WHERE {beyond}"  # noqa: S608 - expressions of ours
                 " AND (%(status)s::text IS NULL OR t.status = %(status)s)"
                 " AND (%(priority)s::text IS NULL OR t.priority = %(priority)s)"
-                " AND (%(agent)s::text IS NULL OR t.assigned_agent = %(agent)s)"
+                " AND (%(assigned_agent)s::text IS NULL OR t.assigned_agent = %(assigned_agent)s)"
                 " AND (%(tag)s::text IS NULL OR t.tags @> ARRAY[%(tag)s::text])"
                 " AND (%(board)s::text IS NULL OR t.board_id = %(board)s)"
                 " AND (%(search)s::text IS NULL OR strpos(lower(t.title || ' ' || coalesce(t.description, '')),"
                 " lower(%(search)s)) > 0)"
                 " AND (%(gateways)s::text[] IS NULL OR t.gateway IS NULL OR t.gateway = ANY(%(gateways)s))"
-                f" ORDER BY {order.by} LIMIT %(limit)s"
+                f" ORDER BY {order.by} LIMIT %(most)s"
             ).encode(),
-            {
-                **place, "status": status, "priority": priority, "agent": assigned_agent, "tag": tag, "board": board,
-                "search": search, "limit": most + 1, "gateways": None if gateways is None else list(gateways),
-            },
-        )  # fmt: skip
+            {**asdict(wanted), **place, "most": most + 1},
+        )
         rows = await found.fetchall()
-    page = rows[:most]
-    return [_task(row) for row in page], order.cursor(page[-1]) if len(rows) > most else None
+    following = order.cursor(rows[most - 1]) if len(rows) > most else None
+    return [Task(**{name: row[name] for name in row if name != SORT_VALUE}) for row in rows[:most]], following
 
 
 async def update(
@@ -150,10 +155,10 @@ async def update(
     *,
     actor: str,
     expected_version: int | None = None,
-) -> Document:
+) -> Task:
     """Change what is in `changes`: title, description, status, priority, board, assigned_agent, due_date, tags,
-    metadata, depends_on. `expected_version`: of an If-Match header. Raises NotFoundError; ConflictError when somebody
-    else changed it since, or when a dependency would close a circle; InvalidValueError."""
+    metadata, depends_on. Raises NotFoundError; ConflictError when somebody changed it since `expected_version`, or when
+    a dependency would close a circle; InvalidValueError."""
     if unknown := set(changes) - {*_COLUMNS, "depends_on"}:
         raise InvalidValueError(f"cannot be changed: {', '.join(sorted(unknown))}", min(unknown))
     async with connection.cursor(row_factory=dict_row) as cursor:
@@ -161,8 +166,7 @@ async def update(
         before = await cursor.fetchone()
     if before is None:
         raise NotFoundError(f"there is no task {task_id}", "id")
-    if expected_version is not None and before["version"] != expected_version:
-        raise ConflictError("the task has been changed since you read it", "If-Match")
+    _check_version(before["version"], expected_version)
     if "board" in changes:
         await _check_board(connection, changes["board"])
     if "depends_on" in changes:
@@ -185,36 +189,35 @@ async def update(
 
 async def delete(
     connection: AsyncConnection[Any], task_id: str, *, actor: str, expected_version: int | None = None
-) -> Document:
+) -> Task:
     """Delete a task with all that hangs on it; its status history stays. Gives the task as it was. Raises
     NotFoundError; ConflictError when somebody changed it since `expected_version`."""
     await connection.execute("SELECT 1 FROM lobs.tasks WHERE id = %s FOR UPDATE", [task_id])
-    document = _task(await _row(connection, task_id))
-    if expected_version is not None and document["version"] != expected_version:
-        raise ConflictError("the task has been changed since you read it", "If-Match")
+    gone = await get(connection, task_id)
+    _check_version(gone.version, expected_version)
     await connection.execute("DELETE FROM lobs.tasks WHERE id = %s", [task_id])
-    await _note_status(connection, task_id, document["status"], None, actor)
-    await outbox.publish(connection, [OutboxEvent(TOPIC, "task_deleted", document, document["gateway"])])
-    return document
+    await _note_status(connection, task_id, gone.status, None, actor)
+    await _publish(connection, "task_deleted", gone)
+    return gone
 
 
-async def add_comment(connection: AsyncConnection[Any], task_id: str, *, author: str, content: str) -> Document:
+async def add_comment(connection: AsyncConnection[Any], task_id: str, *, author: str, content: str) -> Comment:
     """Comment on a task. Raises NotFoundError."""
-    row = await _insert(
+    comment = await _insert(
         connection,
+        Comment,
         task_id,
         "INSERT INTO lobs.comments (task_id, author, content) VALUES (%s, %s, %s) RETURNING *",
         [task_id, author, content],
     )
     await connection.execute("UPDATE lobs.tasks SET updated_at = now() WHERE id = %s", [task_id])
     await _published(connection, "task_updated", task_id)
-    return _comment(row)
+    return comment
 
 
-async def comments(connection: AsyncConnection[Any], task_id: str) -> list[Document]:
+async def comments(connection: AsyncConnection[Any], task_id: str) -> list[Comment]:
     """The comments of a task, oldest first."""
-    rows = await _rows(connection, "SELECT * FROM lobs.comments WHERE task_id = %s ORDER BY id", [task_id])
-    return [_comment(row) for row in rows]
+    return await _rows(connection, Comment, "SELECT * FROM lobs.comments WHERE task_id = %s ORDER BY id", [task_id])
 
 
 async def add_activity(
@@ -225,25 +228,25 @@ async def add_activity(
     message: str,
     agent_id: str | None = None,
     metadata: Mapping[str, Any] | None = None,
-) -> Document:
+) -> Activity:
     """Log what an agent did for a task. Raises NotFoundError."""
-    row = await _insert(
+    activity = await _insert(
         connection,
+        Activity,
         task_id,
         "INSERT INTO lobs.task_activities (task_id, activity_type, message, agent_id, metadata)"
         " VALUES (%s, %s, %s, %s, %s) RETURNING *",
         [task_id, activity_type, message, agent_id, Jsonb(dict(metadata or {}))],
     )
-    document = _hub(row)
-    await outbox.publish(connection, [OutboxEvent(TOPIC, "activity_logged", document)])
-    return document
+    await outbox.publish(connection, [OutboxEvent(TOPIC, "activity_logged", messages.activity(activity))])
+    return activity
 
 
 async def activities(
     connection: AsyncConnection[Any], task_id: str, *, before: int | None = None, limit: int = 100
-) -> list[Document]:
+) -> list[Activity]:
     """The activities of a task, newest first. Raises NotFoundError."""
-    return await _page(connection, "task_activities", task_id, before, limit)
+    return await _page(connection, Activity, "task_activities", task_id, before, limit)
 
 
 async def add_deliverable(
@@ -254,25 +257,25 @@ async def add_deliverable(
     title: str,
     path: str | None = None,
     description: str | None = None,
-) -> Document:
+) -> Deliverable:
     """Note what a task produced. Path and URL are checked by the caller. Raises NotFoundError."""
-    row = await _insert(
+    deliverable = await _insert(
         connection,
+        Deliverable,
         task_id,
         "INSERT INTO lobs.task_deliverables (task_id, deliverable_type, title, path, description)"
         " VALUES (%s, %s, %s, %s, %s) RETURNING *",
         [task_id, deliverable_type, title, path, description],
     )
-    document = _hub(row)
-    await outbox.publish(connection, [OutboxEvent(TOPIC, "deliverable_added", document)])
-    return document
+    await outbox.publish(connection, [OutboxEvent(TOPIC, "deliverable_added", messages.deliverable(deliverable))])
+    return deliverable
 
 
 async def deliverables(
     connection: AsyncConnection[Any], task_id: str, *, before: int | None = None, limit: int = 100
-) -> list[Document]:
+) -> list[Deliverable]:
     """The deliverables of a task, newest first. Raises NotFoundError."""
-    return await _page(connection, "task_deliverables", task_id, before, limit)
+    return await _page(connection, Deliverable, "task_deliverables", task_id, before, limit)
 
 
 async def add_session(
@@ -282,11 +285,12 @@ async def add_session(
     openclaw_session_id: str,
     agent_name: str | None = None,
     session_type: str = "subagent",
-) -> Document:
+) -> TaskSession:
     """Put a session under a task. Raises NotFoundError; ConflictError when that session is under a task already."""
     try:
-        row = await _insert(
+        session = await _insert(
             connection,
+            TaskSession,
             task_id,
             "INSERT INTO lobs.task_sessions (task_id, openclaw_session_id, agent_name, session_type)"
             " VALUES (%s, %s, %s, %s) RETURNING *",
@@ -294,33 +298,33 @@ async def add_session(
         )
     except errors.UniqueViolation as error:
         raise ConflictError("this session is under a task already", "openclaw_session_id") from error
-    document = _hub(row)
-    await outbox.publish(connection, [OutboxEvent(TOPIC, "agent_spawned", document)])
-    return document
+    await outbox.publish(connection, [OutboxEvent(TOPIC, "agent_spawned", messages.session(session))])
+    return session
 
 
-async def set_session_status(connection: AsyncConnection[Any], openclaw_session_id: str, status: str) -> Document:
+async def set_session_status(connection: AsyncConnection[Any], openclaw_session_id: str, status: str) -> TaskSession:
     """Say how a session stands: active, completed or failed. Raises NotFoundError; ConflictError when it had ended
     otherwise."""
     rows = await _rows(
         connection,
+        TaskSession,
         "SELECT * FROM lobs.task_sessions WHERE openclaw_session_id = %s FOR UPDATE",
         [openclaw_session_id],
     )
     if not rows:
         raise NotFoundError(f"no task has a session {openclaw_session_id}", "openclaw_session_id")
-    if rows[0]["status"] == status:
-        return _hub(rows[0])
-    if rows[0]["status"] != "active":
-        raise ConflictError(f"a session that is {rows[0]['status']} cannot become {status}", "status")
-    updated = await _rows(
+    if rows[0].status == status:
+        return rows[0]
+    if rows[0].status != "active":
+        raise ConflictError(f"a session that is {rows[0].status} cannot become {status}", "status")
+    (session,) = await _rows(
         connection,
+        TaskSession,
         "UPDATE lobs.task_sessions SET status = %s, ended_at = now() WHERE openclaw_session_id = %s RETURNING *",
         [status, openclaw_session_id],
     )
-    document = _hub(updated[0])
-    await outbox.publish(connection, [OutboxEvent(TOPIC, "agent_completed", document)])
-    return document
+    await outbox.publish(connection, [OutboxEvent(TOPIC, "agent_completed", messages.session(session))])
+    return session
 
 
 async def sessions(
@@ -330,92 +334,85 @@ async def sessions(
     session_type: str | None = None,
     status: str | None = None,
     limit: int = 100,
-) -> list[Document]:
+) -> list[TaskSession]:
     """Sessions under tasks, newest first."""
-    rows = await _rows(
+    return await _rows(
         connection,
+        TaskSession,
         "SELECT * FROM lobs.task_sessions WHERE (%(task)s::text IS NULL OR task_id = %(task)s)"
         " AND (%(type)s::text IS NULL OR session_type = %(type)s) AND (%(status)s::text IS NULL OR status = %(status)s)"
         " ORDER BY id DESC LIMIT %(limit)s",
         {"task": task_id, "type": session_type, "status": status, "limit": max(1, min(limit, MOST_LISTED))},
     )
-    return [_hub(row) for row in rows]
 
 
-async def status_history(connection: AsyncConnection[Any], task_id: str) -> list[Document]:
+async def status_history(connection: AsyncConnection[Any], task_id: str) -> list[StatusChange]:
     """Every change of a task's status, oldest first, also of a deleted task."""
-    rows = await _rows(
+    return await _rows(
         connection,
+        StatusChange,
         "SELECT task_id, from_status, to_status, actor, at FROM lobs.task_status_history WHERE task_id = %s"
         " ORDER BY id",
         [task_id],
     )
-    return [
-        {
-            "taskId": row["task_id"],
-            "fromStatus": row["from_status"],
-            "toStatus": row["to_status"],
-            "actor": row["actor"],
-            "at": _iso(row["at"]),
-        }
-        for row in rows
-    ]
 
 
-async def flow(connection: AsyncConnection[Any], *, since: datetime, until: datetime) -> Document:
-    """Throughput (tasks that reached `done`, each once) and mean cycle time (from creation to the first `done`, in
-    milliseconds) of a span. From the history alone, so what it says of the past never changes."""
-    rows = await _rows(
+async def flow(connection: AsyncConnection[Any], *, since: datetime, until: datetime) -> Flow:
+    """Throughput (tasks that reached `done`, each once) and mean cycle time (from creation to the first `done`) of a
+    span. From the history alone, so what it says of the past never changes."""
+    (found,) = await _rows(
         connection,
+        Flow,
         "WITH finished AS (SELECT task_id, min(at) AS at FROM lobs.task_status_history WHERE to_status = %s"
         " GROUP BY task_id)"
-        " SELECT count(*) AS throughput, (avg(extract(epoch FROM f.at - c.at)) * 1000)::bigint AS cycle_ms"
+        " SELECT count(*) AS throughput, (avg(extract(epoch FROM f.at - c.at)) * 1000)::bigint AS cycle_time_ms"
         " FROM finished AS f JOIN LATERAL (SELECT min(at) AS at FROM lobs.task_status_history AS h"
         " WHERE h.task_id = f.task_id) AS c ON true WHERE f.at >= %s AND f.at < %s",
         [DONE, since, until],
     )
-    return {"throughput": rows[0]["throughput"], "cycleTimeMs": rows[0]["cycle_ms"]}
-
-
-async def _row(connection: AsyncConnection[Any], task_id: str) -> Row:
-    rows = await _rows(connection, _SELECT + "WHERE t.id = %s", [task_id])
-    if not rows:
-        raise NotFoundError(f"there is no task {task_id}", "id")
-    return rows[0]
+    return found
 
 
 async def _rows(
-    connection: AsyncConnection[Any], query: str, parameters: Mapping[str, Any] | Sequence[Any]
+    connection: AsyncConnection[Any], kind: type[Row], query: str, parameters: Mapping[str, Any] | Sequence[Any]
 ) -> list[Row]:
-    async with connection.cursor(row_factory=dict_row) as cursor:
+    async with connection.cursor(row_factory=class_row(kind)) as cursor:
         await cursor.execute(query.encode(), parameters)
         return await cursor.fetchall()
 
 
-async def _insert(connection: AsyncConnection[Any], task_id: str, query: str, parameters: Sequence[Any]) -> Row:
+async def _insert(
+    connection: AsyncConnection[Any], kind: type[Row], task_id: str, query: str, parameters: Sequence[Any]
+) -> Row:
     """Insert something that hangs on a task; a savepoint keeps the caller's transaction usable when there is none."""
     try:
         async with connection.transaction():
-            return (await _rows(connection, query, parameters))[0]
+            return (await _rows(connection, kind, query, parameters))[0]
     except errors.ForeignKeyViolation as error:
         raise NotFoundError(f"there is no task {task_id}", "id") from error
 
 
-async def _page(
-    connection: AsyncConnection[Any], table: str, task_id: str, before: int | None, limit: int
-) -> list[Document]:
-    await _row(connection, task_id)
-    rows = await _rows(
+async def _page(  # noqa: PLR0917 - what, of which task, which page
+    connection: AsyncConnection[Any], kind: type[Row], table: str, task_id: str, before: int | None, limit: int
+) -> list[Row]:
+    await get(connection, task_id)
+    return await _rows(
         connection,
+        kind,
         f"SELECT * FROM lobs.{table} WHERE task_id = %s AND (%s::bigint IS NULL OR id < %s)"  # noqa: S608 - ours
         " ORDER BY id DESC LIMIT %s",
         [task_id, before, before, max(1, min(limit, MOST_LISTED))],
     )
-    return [_hub(row) for row in rows]
+
+
+def _check_version(version: int, expected: int | None) -> None:
+    if expected is not None and version != expected:
+        raise ConflictError("the task has been changed since you read it", "version")
 
 
 async def _check_board(connection: AsyncConnection[Any], board: str) -> None:
-    if not await _rows(connection, "SELECT 1 FROM lobs.boards WHERE id = %s", [board]):
+    cursor = await connection.execute("SELECT 1 FROM lobs.boards WHERE id = %s", [board])
+    if await cursor.fetchone() is None:
         raise InvalidValueError(f"there is no board {board}", "board")
 
 
@@ -427,17 +424,18 @@ async def _depend(connection: AsyncConnection[Any], task_id: str, depends_on: Se
         raise ConflictError("a task cannot depend on itself", "depends_on")
     # Two changes that each close half of a circle must not pass each other.
     await connection.execute("LOCK TABLE lobs.task_dependencies IN SHARE ROW EXCLUSIVE MODE")
-    known = {row["id"] for row in await _rows(connection, "SELECT id FROM lobs.tasks WHERE id = ANY(%s)", [wanted])}
+    async with connection.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute("SELECT id FROM lobs.tasks WHERE id = ANY(%s)", [wanted])
+        known = set(await cursor.fetchall())
     if missing := [one for one in wanted if one not in known]:
         raise InvalidValueError(f"there is no task {missing[0]}", "depends_on")
-    circle = await _rows(
-        connection,
+    circle = await connection.execute(
         "WITH RECURSIVE reached (id) AS (SELECT unnest(%s::text[]) UNION"
         " SELECT d.depends_on FROM lobs.task_dependencies AS d JOIN reached AS r ON d.task_id = r.id)"
         " SELECT 1 FROM reached WHERE id = %s",
         [wanted, task_id],
     )
-    if circle:
+    if await circle.fetchone() is not None:
         raise ConflictError("the dependencies would form a circle", "depends_on")
     async with connection.cursor() as cursor:
         await cursor.executemany(
@@ -455,56 +453,11 @@ async def _note_status(
     )
 
 
-async def _published(connection: AsyncConnection[Any], kind: str, task_id: str) -> Document:
-    document = _task(await _row(connection, task_id))
-    await outbox.publish(connection, [OutboxEvent(TOPIC, kind, document, document["gateway"])])
-    return document
+async def _published(connection: AsyncConnection[Any], kind: str, task_id: str) -> Task:
+    task = await get(connection, task_id)
+    await _publish(connection, kind, task)
+    return task
 
 
-def _task(row: Row) -> Document:
-    return {
-        "id": row["id"],
-        "board": row["board_id"],
-        "gateway": row["gateway"],
-        "title": row["title"],
-        "description": row["description"],
-        "status": row["status"],
-        "priority": row["priority"],
-        "assignedAgent": row["assigned_agent"],
-        "dueDate": _iso(row["due_date"]),
-        "tags": row["tags"],
-        "metadata": row["metadata"],
-        "dependsOn": row["depends_on"],
-        "createdBy": row["created_by"],
-        "createdAt": _iso(row["created_at"]),
-        "updatedAt": _iso(row["updated_at"]),
-        "version": row["version"],
-    }
-
-
-def _comment(row: Row) -> Document:
-    return {
-        "id": str(row["id"]),
-        "taskId": row["task_id"],
-        "author": row["author"],
-        "content": row["content"],
-        "createdAt": _iso(row["created_at"]),
-    }
-
-
-def _hub(row: Row) -> Document:
-    """A row of the task hub as it is, with its id as text; of a session its duration too."""
-    document = {
-        name: _iso(value) if isinstance(value, datetime) else value for name, value in row.items() if name != "id"
-    }
-    if "openclaw_session_id" in row:
-        ended = row["ended_at"]
-        document["duration_ms"] = ended and round((ended - row["started_at"]).total_seconds() * 1000)
-    return {"id": str(row["id"]), **document}
-
-
-def _iso(instant: datetime | None) -> str | None:
-    if instant is None:
-        return None
-    precision = "microseconds" if instant.microsecond else "seconds"
-    return instant.astimezone(UTC).isoformat(timespec=precision).replace("+00:00", "Z")
+async def _publish(connection: AsyncConnection[Any], kind: str, task: Task) -> None:
+    await outbox.publish(connection, [OutboxEvent(TOPIC, kind, messages.task(task), task.gateway)])

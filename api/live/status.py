@@ -21,7 +21,7 @@ async def broadcast_agent_status(hub: Hub, agents: AgentService, seconds: float 
     while True:
         await hub.until_someone("agents", "channels")
         try:
-            everyone = await agents.status()
+            everyone = [agent.model_dump(mode="json", by_alias=True) for agent in await agents.status()]
         except errors.DATABASE_AWAY as error:
             log.warning("agent status failed", error=type(error).__name__)
             await asyncio.sleep(seconds)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from api.models.base import Camel, Count, Identifier, Instant, Milliseconds, ShortText, Snake
+from api.models.base import Camel, Count, Identifier, Instant, Milliseconds, ShortText, Snake, fields_of
 from api.models.operations import Usd
+from store import agents as rows
 
 SessionSort = Literal[
     "updatedAt", "-updatedAt", "startedAt", "-startedAt", "cost", "-cost",
@@ -30,6 +32,10 @@ ChannelSort = Literal[
     "channel", "-channel", "lastInboundAt", "-lastInboundAt", "lastOutboundAt", "-lastOutboundAt",
 ]  # fmt: skip
 ApprovalSort = Literal["requestedAt", "-requestedAt", "expiresAt", "-expiresAt", "status", "-status"]
+
+
+def _named(row: rows.AgentNow) -> dict[str, Any]:
+    return {**fields_of(row), "id": row.agent, "status": row.state or "unknown", "status_at": row.state_at}
 
 
 class TokenClasses(Camel):
@@ -57,6 +63,44 @@ class AgentFigures(Camel):
     tasks_completed: int = Field(default=0, description="As agents reported.")
     runtime: int = Field(default=0, description="Milliseconds, as agents reported.")
 
+    @classmethod
+    def of(cls, row: rows.Agent) -> Self:
+        """The figures of a row."""
+        return cls(
+            sessions=row.sessions,
+            calls=row.calls,
+            errors=row.errors,
+            tokens=TokenClasses(
+                input=row.input_tokens,
+                output=row.output_tokens,
+                cache_read=row.cache_read_tokens,
+                cache_write=row.cache_write_tokens,
+                reasoning=row.reasoning_tokens,
+            ),
+            cost=row.cost_usd,
+            equivalent_cost=row.equivalent_cost_usd,
+            unpriced_calls=row.unpriced_calls,
+            tasks_completed=row.tasks_completed,
+            runtime=row.runtime_ms,
+        )
+
+
+class AgentStatus(Camel):
+    """What an agent does now, as `agent:status` carries it."""
+
+    id: str
+    gateway: str
+    name: str | None = None
+    status: str
+    activity: str | None = None
+    status_at: Instant | None = None
+    last_activity_at: Instant | None = None
+
+    @classmethod
+    def of(cls, row: rows.AgentNow) -> Self:
+        """The shape of a row."""
+        return cls.model_validate(_named(row))
+
 
 class Agent(Camel):
     """An agent of a gateway."""
@@ -73,6 +117,11 @@ class Agent(Camel):
     first_call_at: Instant | None = None
     last_activity_at: Instant | None = None
     metrics: AgentFigures = AgentFigures()
+
+    @classmethod
+    def of(cls, row: rows.Agent) -> Self:
+        """The shape of a row."""
+        return cls.model_validate({**_named(row), "metrics": AgentFigures.of(row)})
 
 
 class AgentEvent(Camel):
@@ -93,6 +142,21 @@ class AgentDetail(Agent):
     version: str = Field(description="Of its name and model, for `If-Match`.")
     history: list[AgentEvent] = []
     active_subagents: int = 0
+
+    @classmethod
+    def with_history(
+        cls, row: rows.Agent, *, version: str, history: Sequence[rows.PastEvent], active_subagents: int
+    ) -> Self:
+        """An agent, its newest events, and how many sub-agents work for it."""
+        return cls.model_validate(
+            {
+                **_named(row),
+                "metrics": AgentFigures.of(row),
+                "version": version,
+                "history": history,
+                "active_subagents": active_subagents,
+            }
+        )
 
 
 class AgentMetricsIn(Camel):
@@ -193,6 +257,3 @@ class CronRun(Camel):
     status: str
     error: str | None = None
     session_id: str | None = None
-
-
-Rows = list[dict[str, Any]]

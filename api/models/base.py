@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -61,6 +62,11 @@ def _only_iso(value: Any) -> Any:
     return value[:-6] + "+" + value[-5:] if value[-6:-5] == " " and value[-3:-2] == ":" else value
 
 
+def fields_of(row: Any) -> dict[str, Any]:
+    """The fields of a row of the store by their names, to be given to a model with some of them renamed."""
+    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+
+
 Storable = AfterValidator(_storable)
 Text = Annotated[str, Storable]
 Name = Annotated[str, Field(min_length=1, max_length=200), Storable]
@@ -74,17 +80,18 @@ Cursor = Annotated[str, Field(max_length=4000), Storable]
 Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=patterns.IDENTIFIER), Storable]
 Count = Annotated[int, Field(ge=0, le=MOST_NUMBERS)]
 Milliseconds = Annotated[int, Field(ge=0, le=10**13, description="Milliseconds.")]
+RowId = Annotated[str, BeforeValidator(str)]  # a number in the database, a text for clients
 Instant = Annotated[AwareDatetime, PlainSerializer(_iso, return_type=str, when_used="json")]
 InstantIn = Annotated[AwareDatetime, AfterValidator(_within_reach), BeforeValidator(_only_iso)]
 
 
 class Camel(BaseModel):
-    """JSON names in camelCase."""
+    """JSON names in camelCase. Validates JSON, and rows of the store with fields of the same names."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, from_attributes=True)
 
 
 class Snake(BaseModel):
-    """JSON names in snake_case."""
+    """JSON names in snake_case. Validates JSON, and rows of the store with fields of the same names."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", from_attributes=True)

@@ -6,12 +6,13 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, PlainSerializer, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from api.models.base import (
     Camel,
     Count,
+    Cursor,
     Identifier,
     Instant,
     InstantIn,
@@ -22,7 +23,10 @@ from api.models.base import (
     Name,
     ShortText,
     Tags,
+    fields_of,
 )
+from store import work
+from store.operations import OperationFilter
 
 MOST_STEPS = 200
 
@@ -61,6 +65,36 @@ class StepStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     SKIPPED = "skipped"
+
+
+class OperationQuery(BaseModel):
+    """Which operations, in which order, and which page of them."""
+
+    model_config = ConfigDict(alias_generator=to_camel)
+
+    status: OperationStatus | None = None
+    type: OperationType | None = None
+    agent_id: ShortText | None = None
+    tag: ShortText | None = None
+    sort: Annotated[
+        OperationSort, Field(description="With `-`: falling. What runs still comes last by `completedAt`.")
+    ] = "-createdAt"
+    cursor: Annotated[
+        Cursor | None, Field(description="The header `X-Next-Cursor` of the page before, of the same `sort`.")
+    ] = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    since: Annotated[
+        InstantIn | None,
+        Field(
+            description="Those created or changed at this instant or later: what a WebSocket client missed. Clocks and "
+            "commits differ by a little, so ask from some seconds before the last `updatedAt` that you have.",
+            examples=["2026-01-29T10:00:00Z"],
+        ),
+    ] = None
+
+    def filter(self, gateways: list[str] | None) -> OperationFilter:
+        """For the store, limited to these gateways (None: all)."""
+        return OperationFilter(**self.model_dump(), gateways=gateways)
 
 
 Usd = Annotated[
@@ -143,6 +177,23 @@ class Metrics(Camel):
     steps_total: int = 0
     progress: int = Field(default=0, ge=0, le=100)
 
+    @classmethod
+    def of(cls, row: work.Operation) -> Self:
+        """The figures of a row."""
+        return cls(
+            tokens=Tokens(
+                prompt=row.prompt_tokens,
+                completion=row.completion_tokens,
+                total=row.total_tokens,
+                cost=row.cost_usd,
+                model=row.model,
+            ),
+            duration=row.duration_ms,
+            steps_completed=row.steps_completed,
+            steps_total=len(row.steps),
+            progress=row.progress,
+        )
+
 
 class Disposition(Camel):
     """How it ended: a result, or an error with its code."""
@@ -164,6 +215,11 @@ class Step(Camel):
     completed_at: Instant | None = None
     duration: int | None = Field(default=None, description="Milliseconds.")
     error: str | None = None
+
+    @classmethod
+    def of(cls, row: work.Step) -> Self:
+        """The shape of a row."""
+        return cls.model_validate({**fields_of(row), "duration": row.duration_ms})
 
 
 class Operation(Camel):
@@ -198,6 +254,18 @@ class Operation(Camel):
     disposition: Disposition | None = None
     metadata: dict[str, Any] = {}
     tags: list[str] = []
+
+    @classmethod
+    def of(cls, row: work.Operation) -> Self:
+        """The shape of a row. What a disposition does not have stays unset, and is not shown."""
+        return cls.model_validate(
+            {
+                **fields_of(row),
+                "duration": row.duration_ms,
+                "steps": [Step.of(step) for step in row.steps],
+                "metrics": Metrics.of(row),
+            }
+        )
 
 
 class StepIn(Camel):

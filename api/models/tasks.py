@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from api.models.base import (
     Camel,
+    Cursor,
     Identifier,
     Instant,
     InstantIn,
     LongText,
     Metadata,
     Name,
+    RowId,
     ShortText,
     Snake,
     Tags,
+    fields_of,
 )
+from store import work
+from store.tasks import TaskFilter
 
 
 class TaskStatus(StrEnum):
@@ -50,10 +56,32 @@ TaskSort = Literal[
 ]  # fmt: skip
 
 
+class TaskQuery(BaseModel):
+    """Which tasks, in which order, and which page of them."""
+
+    model_config = ConfigDict(alias_generator=to_camel)
+
+    status: TaskStatus | None = None
+    priority: Priority | None = None
+    assigned_agent: ShortText | None = None
+    tag: ShortText | None = None
+    board: ShortText | None = None
+    search: Annotated[ShortText | None, Field(description="Text in title or description, in any case.")] = None
+    sort: Annotated[
+        TaskSort, Field(description="With `-`: falling. Tasks without a due date come last of the rising order.")
+    ] = "-createdAt"
+    cursor: Annotated[Cursor | None, Field(description="`nextCursor` of the page before, of the same `sort`.")] = None
+    limit: Annotated[int, Field(ge=1, le=500)] = 100
+
+    def filter(self, gateways: list[str] | None) -> TaskFilter:
+        """For the store, limited to these gateways (None: all)."""
+        return TaskFilter(**self.model_dump(), gateways=gateways)
+
+
 class Comment(Camel):
     """What somebody said about a task."""
 
-    id: str
+    id: RowId
     task_id: str
     author: str
     content: str
@@ -115,6 +143,11 @@ class Task(Camel):
     updated_at: Instant
     version: int = Field(default=1, description="Rises with each change; the ETag.")
     comments: list[Comment] = Field(default=[], description="Newest last; only of a single task, empty in lists.")
+
+    @classmethod
+    def with_comments(cls, row: work.Task, comments: Sequence[work.Comment]) -> Self:
+        """A single task."""
+        return cls.model_validate({**fields_of(row), "comments": comments})
 
 
 class TaskPage(Camel):
@@ -209,7 +242,7 @@ class ActivityIn(Snake):
 class Activity(Snake):
     """An activity of a task."""
 
-    id: str
+    id: RowId
     task_id: str
     activity_type: ActivityType
     message: str
@@ -258,7 +291,7 @@ class DeliverableIn(Snake):
 class Deliverable(Snake):
     """A deliverable of a task."""
 
-    id: str
+    id: RowId
     task_id: str
     deliverable_type: Literal["file", "url", "artifact"]
     title: str
@@ -290,7 +323,7 @@ class SubagentPatch(Snake):
 class Subagent(Snake):
     """A sub-agent session of a task."""
 
-    id: str
+    id: RowId
     task_id: str | None = None
     openclaw_session_id: str
     agent_name: str | None = None
@@ -304,7 +337,7 @@ class Subagent(Snake):
 class FeedRow(Camel):
     """Something that somebody did."""
 
-    id: str
+    id: RowId
     type: str
     actor: str
     action: str
@@ -312,6 +345,11 @@ class FeedRow(Camel):
     target_id: str
     metadata: dict[str, Any] = {}
     timestamp: Instant
+
+    @classmethod
+    def of(cls, row: work.FeedRow) -> Self:
+        """A row of the feed."""
+        return cls.model_validate({**fields_of(row), "timestamp": row.at})
 
 
 class FeedPage(Camel):

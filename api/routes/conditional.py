@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, TypeVar
 
-from fastapi import Header, Query
+from fastapi import Header, Query, Response
 from fastapi.responses import JSONResponse
 
 from api import errors
@@ -18,6 +18,14 @@ IfMatch = Annotated[
 NextCursor = Annotated[
     Cursor | None, Query(description="The header `X-Next-Cursor` of the page before, of the same `sort`.")
 ]
+
+
+class _Versioned(Protocol):
+    @property
+    def version(self) -> int | str: ...
+
+
+Versioned = TypeVar("Versioned", bound=_Versioned)
 
 
 def named(if_match: str | None) -> str | None:
@@ -35,6 +43,18 @@ def version(if_match: str | None) -> int | None:
     if not text.isascii() or not text.isdecimal() or len(text) > 18:  # noqa: PLR2004 - digits of a bigint
         raise errors.StaleVersionError
     return int(text)
+
+
+def tagged(response: Response, answer: Versioned) -> Versioned:
+    """The answer, with its version as its ETag."""
+    response.headers["ETag"] = f'"{answer.version}"'
+    return answer
+
+
+def name_next(response: Response, cursor: str | None) -> None:
+    """Say where the next page of a list begins, if there is one."""
+    if cursor:
+        response.headers["X-Next-Cursor"] = cursor
 
 
 def page(rows: Sequence[Mapping[str, Any] | Camel], following: str | None) -> JSONResponse:

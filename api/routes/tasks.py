@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Path, Query, Response
 
 from api.context import ContextDep, Reader, Writer
-from api.models.base import Cursor, Identifier, InstantIn, ShortText
+from api.models.base import Identifier, InstantIn, ShortText
 from api.models.tasks import (
     Activity,
     ActivityIn,
@@ -20,7 +19,6 @@ from api.models.tasks import (
     FeedPage,
     FeedStats,
     Flow,
-    Priority,
     StatusChange,
     Subagent,
     SubagentIn,
@@ -29,11 +27,10 @@ from api.models.tasks import (
     TaskIn,
     TaskPage,
     TaskPatch,
-    TaskSort,
-    TaskStatus,
+    TaskQuery,
 )
 from api.responses import problems
-from api.routes.conditional import IfMatch, version, with_etag
+from api.routes.conditional import IfMatch, tagged, version
 from api.routes.operations import IdempotencyKey
 
 router = APIRouter(prefix="/api", tags=["tasks"])
@@ -43,80 +40,72 @@ Limit = Annotated[int, Query(ge=1, le=500)]
 Before = Annotated[int | None, Query(ge=1, le=2**62, description="Only rows with a lower id: the next page.")]
 
 
-@router.get("/tasks", summary="Tasks", response_model=TaskPage, responses=problems())
-async def tasks(
-    *,
-    context: ContextDep,
-    actor: Reader,
-    status: TaskStatus | None = None,
-    priority: Priority | None = None,
-    assigned_agent: Annotated[ShortText | None, Query(alias="assignedAgent")] = None,
-    tag: Annotated[ShortText | None, Query()] = None,
-    board: Annotated[ShortText | None, Query()] = None,
-    search: Annotated[ShortText | None, Query(description="Text in title or description, in any case.")] = None,
-    sort: Annotated[
-        TaskSort, Query(description="With `-`: falling. Tasks without a due date come last of the rising order.")
-    ] = "-createdAt",
-    cursor: Annotated[Cursor | None, Query(description="`nextCursor` of the page before, of the same `sort`.")] = None,
-    limit: Limit = 100,
-) -> JSONResponse:
+@router.get("/tasks", summary="Tasks", response_model_exclude_unset=True, responses=problems())
+async def tasks(context: ContextDep, actor: Reader, wanted: Annotated[TaskQuery, Query()]) -> TaskPage:
     """Newest first unless sorted. Filters combine. A cursor stays right while tasks come and go."""
-    return JSONResponse(
-        await context.tasks.tasks(
-            actor,
-            status=status,
-            priority=priority,
-            assigned_agent=assigned_agent,
-            tag=tag,
-            board=board,
-            search=search,
-            sort=sort,
-            cursor=cursor,
-            limit=limit,
-        )
-    )
+    return await context.tasks.tasks(actor, wanted)
 
 
-@router.post("/tasks", status_code=201, summary="Create", response_model=Task, responses=problems(409, body=True))
+@router.post(
+    "/tasks", status_code=201, summary="Create", response_model_exclude_unset=True, responses=problems(409, body=True)
+)
 async def create(
-    context: ContextDep, actor: Writer, body: TaskIn, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+    context: ContextDep, response: Response, actor: Writer, body: TaskIn, idempotency_key: IdempotencyKey = None
+) -> Task:
     """Status `todo` and priority `medium` unless given."""
-    return with_etag(await context.tasks.create(actor, body, idempotency_key), 201)
+    return tagged(response, await context.tasks.create(actor, body, idempotency_key))
 
 
-@router.get("/tasks/flow", summary="Throughput and cycle time", response_model=Flow, responses=problems())
+@router.get("/tasks/flow", summary="Throughput and cycle time", responses=problems())
 async def flow(
     context: ContextDep,
     _: Reader,
     since: Annotated[InstantIn | None, Query(description="30 days ago unless given.")] = None,
     until: Annotated[InstantIn | None, Query(description="Now unless given.")] = None,
-) -> JSONResponse:
+) -> Flow:
     """From the append-only history: the past never changes."""
     end = until or datetime.now(UTC)
-    return JSONResponse(await context.tasks.flow(since or end - timedelta(days=30), end))
+    return await context.tasks.flow(since or end - timedelta(days=30), end)
 
 
-@router.get("/tasks/{task_id}", summary="One task with its comments", response_model=Task, responses=problems(404))
-async def task(context: ContextDep, actor: Reader, task_id: TaskId) -> JSONResponse:
+@router.get(
+    "/tasks/{task_id}", summary="One task with its comments", response_model_exclude_unset=True, responses=problems(404)
+)
+async def task(context: ContextDep, response: Response, actor: Reader, task_id: TaskId) -> Task:
     """Its ETag is for `If-Match`."""
-    return with_etag(await context.tasks.task(actor, task_id))
+    return tagged(response, await context.tasks.task(actor, task_id))
 
 
-@router.put("/tasks/{task_id}", summary="Replace", response_model=Task, responses=problems(404, 409, 412, body=True))
+@router.put(
+    "/tasks/{task_id}",
+    summary="Replace",
+    response_model_exclude_unset=True,
+    responses=problems(404, 409, 412, body=True),
+)
 async def replace(
-    context: ContextDep, actor: Writer, task_id: TaskId, body: TaskIn, if_match: IfMatch = None
-) -> JSONResponse:
+    *, context: ContextDep, response: Response, actor: Writer, task_id: TaskId, body: TaskIn, if_match: IfMatch = None
+) -> Task:
     """Every field anew; what is absent gets its default."""
-    return with_etag(await context.tasks.replace(actor, task_id, body, version(if_match)))
+    return tagged(response, await context.tasks.replace(actor, task_id, body, version(if_match)))
 
 
-@router.patch("/tasks/{task_id}", summary="Change", response_model=Task, responses=problems(404, 409, 412, body=True))
+@router.patch(
+    "/tasks/{task_id}",
+    summary="Change",
+    response_model_exclude_unset=True,
+    responses=problems(404, 409, 412, body=True),
+)
 async def patch(
-    context: ContextDep, actor: Writer, task_id: TaskId, body: TaskPatch, if_match: IfMatch = None
-) -> JSONResponse:
+    *,
+    context: ContextDep,
+    response: Response,
+    actor: Writer,
+    task_id: TaskId,
+    body: TaskPatch,
+    if_match: IfMatch = None,
+) -> Task:
     """What is absent stays."""
-    return with_etag(await context.tasks.patch(actor, task_id, body, version(if_match)))
+    return tagged(response, await context.tasks.patch(actor, task_id, body, version(if_match)))
 
 
 @router.delete("/tasks/{task_id}", status_code=204, summary="Delete", responses=problems(404, 412))
@@ -125,103 +114,93 @@ async def delete(context: ContextDep, actor: Writer, task_id: TaskId, if_match: 
     await context.tasks.delete(actor, task_id, version(if_match))
 
 
-@router.get(
-    "/tasks/{task_id}/history", summary="Status history", response_model=list[StatusChange], responses=problems(404)
-)
-async def history(context: ContextDep, actor: Reader, task_id: TaskId) -> JSONResponse:
+@router.get("/tasks/{task_id}/history", summary="Status history", responses=problems(404))
+async def history(context: ContextDep, actor: Reader, task_id: TaskId) -> list[StatusChange]:
     """Append-only, oldest first; of deleted tasks too."""
-    return JSONResponse(await context.tasks.history(actor, task_id))
+    return await context.tasks.history(actor, task_id)
 
 
 @router.post(
     "/tasks/{task_id}/comment",
     status_code=201,
     summary="Comment",
-    response_model=Comment,
     responses=problems(404, 409, body=True),
 )
 async def comment(
     context: ContextDep, actor: Writer, task_id: TaskId, body: CommentIn, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+) -> Comment:
     """Shown with the task."""
-    return JSONResponse(await context.tasks.comment(actor, task_id, body, idempotency_key), status_code=201)
+    return await context.tasks.comment(actor, task_id, body, idempotency_key)
 
 
-@router.get("/tasks/{task_id}/activities", summary="Activities", response_model=list[Activity], responses=problems(404))
+@router.get("/tasks/{task_id}/activities", summary="Activities", responses=problems(404))
 async def activities(
     context: ContextDep, actor: Reader, task_id: TaskId, before: Before = None, limit: Limit = 100
-) -> JSONResponse:
+) -> list[Activity]:
     """Newest first."""
-    return JSONResponse(await context.tasks.activities(actor, task_id, before, limit))
+    return await context.tasks.activities(actor, task_id, before, limit)
 
 
 @router.post(
     "/tasks/{task_id}/activities",
     status_code=201,
     summary="Log an activity",
-    response_model=Activity,
     responses=problems(404, 409, body=True),
 )
 async def add_activity(
     context: ContextDep, actor: Writer, task_id: TaskId, body: ActivityIn, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+) -> Activity:
     """What an agent did for a task."""
-    return JSONResponse(await context.tasks.add_activity(actor, task_id, body, idempotency_key), status_code=201)
+    return await context.tasks.add_activity(actor, task_id, body, idempotency_key)
 
 
 @router.get(
     "/tasks/{task_id}/deliverables",
     summary="Deliverables",
-    response_model=list[Deliverable],
     responses=problems(404),
 )
 async def deliverables(
     context: ContextDep, actor: Reader, task_id: TaskId, before: Before = None, limit: Limit = 100
-) -> JSONResponse:
+) -> list[Deliverable]:
     """Newest first."""
-    return JSONResponse(await context.tasks.deliverables(actor, task_id, before, limit))
+    return await context.tasks.deliverables(actor, task_id, before, limit)
 
 
 @router.post(
     "/tasks/{task_id}/deliverables",
     status_code=201,
     summary="Add a deliverable",
-    response_model=Deliverable,
     responses=problems(404, 409, body=True),
 )
 async def add_deliverable(
     context: ContextDep, actor: Writer, task_id: TaskId, body: DeliverableIn, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+) -> Deliverable:
     """A file by its path, a URL, or an artifact."""
-    return JSONResponse(await context.tasks.add_deliverable(actor, task_id, body, idempotency_key), status_code=201)
+    return await context.tasks.add_deliverable(actor, task_id, body, idempotency_key)
 
 
-@router.get(
-    "/tasks/{task_id}/subagent", summary="Sub-agent sessions", response_model=list[Subagent], responses=problems(404)
-)
-async def subagents(context: ContextDep, actor: Reader, task_id: TaskId) -> JSONResponse:
+@router.get("/tasks/{task_id}/subagent", summary="Sub-agent sessions", responses=problems(404))
+async def subagents(context: ContextDep, actor: Reader, task_id: TaskId) -> list[Subagent]:
     """Newest first."""
-    return JSONResponse(await context.tasks.subagents(actor, task_id))
+    return await context.tasks.subagents(actor, task_id)
 
 
 @router.post(
     "/tasks/{task_id}/subagent",
     status_code=201,
     summary="Register a sub-agent session",
-    response_model=Subagent,
     responses=problems(404, 409, body=True),
 )
 async def add_subagent(
     context: ContextDep, actor: Writer, task_id: TaskId, body: SubagentIn, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+) -> Subagent:
     """It starts as `active`."""
-    return JSONResponse(await context.tasks.add_subagent(actor, task_id, body, idempotency_key), status_code=201)
+    return await context.tasks.add_subagent(actor, task_id, body, idempotency_key)
 
 
 @router.patch(
     "/tasks/{task_id}/subagent/{openclaw_session_id}",
     summary="End a sub-agent session",
-    response_model=Subagent,
     responses=problems(404, 409, body=True),
 )
 async def patch_subagent(
@@ -230,20 +209,20 @@ async def patch_subagent(
     task_id: TaskId,
     openclaw_session_id: Annotated[Identifier, Path()],
     body: SubagentPatch,
-) -> JSONResponse:
+) -> Subagent:
     """Active → completed or failed; sets `ended_at` and `duration_ms`."""
-    return JSONResponse(await context.tasks.set_subagent_status(actor, task_id, openclaw_session_id, body.status))
+    return await context.tasks.set_subagent_status(actor, task_id, openclaw_session_id, body.status)
 
 
-@router.get("/feed", tags=["feed"], summary="Who did what, newest first", response_model=FeedPage, responses=problems())
+@router.get("/feed", tags=["feed"], summary="Who did what, newest first", responses=problems())
 async def feed(
     context: ContextDep, _: Reader, cursor: Annotated[ShortText | None, Query()] = None, limit: Limit = 100
-) -> JSONResponse:
+) -> FeedPage:
     """A cursor stays right while rows are added."""
-    return JSONResponse(await context.tasks.feed(cursor, limit))
+    return await context.tasks.feed(cursor, limit)
 
 
-@router.get("/feed/stats", tags=["feed"], summary="Figures of the feed", response_model=FeedStats, responses=problems())
-async def feed_stats(context: ContextDep, _: Reader) -> JSONResponse:
+@router.get("/feed/stats", tags=["feed"], summary="Figures of the feed", responses=problems())
+async def feed_stats(context: ContextDep, _: Reader) -> FeedStats:
     """In all, of 24 hours, and those of 30 days by type, action and actor."""
-    return JSONResponse(await context.tasks.feed_statistics())
+    return await context.tasks.feed_statistics()

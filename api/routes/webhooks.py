@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Request, Security
-from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader
 
 from api import errors
@@ -46,11 +45,10 @@ async def _verified(
     "/{name}",
     status_code=202,
     summary="Tell of an event",
-    response_model=WebhookReceipt,
     responses=problems(404, body=True),
 )
 async def receive(
     context: ContextDep, name: Identifier, given: Annotated[str, Depends(_verified)], body: WebhookIn
-) -> JSONResponse:
+) -> WebhookReceipt:
     """It becomes an operation of type `webhook`. The same delivery again gives the same answer and no second one."""
-    return JSONResponse(await context.webhooks.accept(name, given, body.root), status_code=202)
+    return await context.webhooks.accept(name, given, body.root)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from api import errors
-from api.models.agents import Agent, AgentDetail, AgentEvent, AgentFigures, AgentMetricsIn, TokenClasses
+from api.models.agents import Agent, AgentDetail, AgentMetricsIn, AgentStatus, TokenClasses
 from api.security.scopes import Actor
 from api.services.requests import request_hash
 from store import agents as rows
@@ -28,44 +27,28 @@ class AgentService:
         """Every agent that the actor may see, in an order of `store.agents.SORTS`."""
         async with self._pool.connection() as connection:
             found = await rows.agents(connection, gateways=gateways_of(actor), sort=sort)
-        return [Agent.model_validate(_shape(row)) for row in found]
+        return [Agent.of(row) for row in found]
 
     async def agent(self, actor: Actor, agent: str, gateway: str | None) -> AgentDetail:
         """One agent with its history. Raises NotFoundError; ConflictError when several gateways have one so named."""
         async with self._pool.connection() as connection:
             found = await rows.agents(connection, gateways=gateways_of(actor), agent=agent)
             if gateway is not None:
-                found = [row for row in found if row["gateway"] == gateway]
+                found = [row for row in found if row.gateway == gateway]
             if not found:
                 raise errors.NotFoundError("There is no such agent.", field="path.agent_id")
             if len(found) > 1:
                 raise errors.ConflictError("Several gateways have an agent of this id.", field="query.gateway")
-            only = [found[0]["gateway"]]
+            only = [found[0].gateway]
             history = await rows.history(connection, agent, gateways=only, limit=_HISTORY)
             active = await rows.active_subagents(connection, gateways=only)
-        return AgentDetail(
-            **_shape(found[0]),
-            version=version_of(found[0]["name"], found[0]["model"]),
-            history=[AgentEvent.model_validate(row) for row in history],
-            active_subagents=active,
-        )
+        version = version_of(found[0].name, found[0].model)
+        return AgentDetail.with_history(found[0], version=version, history=history, active_subagents=active)
 
-    async def status(self) -> list[dict[str, Any]]:
-        """What each agent does now, as `agent:status` carries it."""
+    async def status(self) -> list[AgentStatus]:
+        """What each agent does now."""
         async with self._pool.connection() as connection:
-            found = await rows.status(connection)
-        return [
-            {
-                "id": row["agent"],
-                "gateway": row["gateway"],
-                "name": row["name"],
-                "status": row["state"] or "unknown",
-                "activity": row["activity"],
-                "statusAt": row["state_at"],
-                "lastActivityAt": row["last_activity_at"],
-            }
-            for row in found
-        ]
+            return [AgentStatus.of(row) for row in await rows.status(connection)]
 
     async def report(self, actor: Actor, agent: str, figures: AgentMetricsIn, key: str | None) -> None:
         """Keep what an agent reports of itself. Raises ConflictError for a key of another request."""
@@ -103,7 +86,7 @@ def version_of(name: str | None, model: str | None) -> str:
     return hashlib.sha256(json.dumps([name, model]).encode()).hexdigest()[:32]
 
 
-def gateways_of(actor: Actor) -> Sequence[str] | None:
+def gateways_of(actor: Actor) -> list[str] | None:
     """The gateways whose rows an actor may see, as the store wants them: None is all."""
     return None if actor.gateways is None else sorted(actor.gateways)
 
@@ -117,30 +100,3 @@ def tokens_of(row: dict[str, Any]) -> TokenClasses:
         cache_write=row["cache_write_tokens"],
         reasoning=row["reasoning_tokens"],
     )
-
-
-def _shape(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "id": row["agent"],
-        "gateway": row["gateway"],
-        "name": row["name"],
-        "model": row["model"],
-        "is_default": row["is_default"],
-        "configured": row["configured"],
-        "status": row["state"] or "unknown",
-        "activity": row["activity"],
-        "status_at": row["state_at"],
-        "first_call_at": row["first_call_at"],
-        "last_activity_at": row["last_activity_at"],
-        "metrics": AgentFigures(
-            sessions=row["sessions"],
-            calls=row["calls"],
-            errors=row["errors"],
-            tokens=tokens_of(row),
-            cost=row["cost_usd"],
-            equivalent_cost=row["equivalent_cost_usd"],
-            unpriced_calls=row["unpriced_calls"],
-            tasks_completed=row["tasks_completed"],
-            runtime=row["runtime_ms"],
-        ),
-    }

@@ -85,7 +85,7 @@ class Commands:
         client = self.connection(actor)
         async with self._pool.connection() as connection:
             found = await agent_rows.agents(connection, gateways=[self.gateway], agent=agent)
-        if not any(row["configured"] for row in found):
+        if not any(row.configured for row in found):
             if client.state != "connected":
                 raise refusal(NotReadyError("the agents cannot be asked for: the gateway is not connected"))
             raise errors.NotFoundError(f"The gateway {self.gateway} has no agent {agent}.", field="agentId")

@@ -46,21 +46,21 @@ class DispatchService:
 
     async def _result(self, actor: Actor, operation_id: str) -> Result:
         found = await self._operations.operation(actor, operation_id)
-        agent, session = found.get("agentId"), found.get("sessionKey")
+        agent, session = found.agent_id, found.session_key
         reply = None
-        if found["status"] in _ENDED and agent and session:
+        if found.status in _ENDED and agent and session:
             transcript = await self._sessions.transcript(actor, agent, session, _LAST_MESSAGES)
             said = [item.text for item in transcript.items if item.role == "assistant"]
             reply = said[-1] if said else None
-        tokens = (found.get("metrics") or {}).get("tokens") or {}
+        tokens = found.metrics.tokens
         return Result(
             operation_id=operation_id,
             agent_id=agent,
-            status=found["status"],
-            duration=found.get("duration"),
-            tokens=tokens.get("total"),
-            cost=tokens.get("cost"),
-            model=tokens.get("model"),
+            status=found.status,
+            duration=found.duration,
+            tokens=tokens.total,
+            cost=None if tokens.cost is None else float(tokens.cost),
+            model=tokens.model,
             reply=reply,
-            error=(found.get("disposition") or {}).get("error"),
+            error=found.disposition.error if found.disposition else None,
         )

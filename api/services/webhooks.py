@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from api import errors
+from api.models.webhooks import WebhookReceipt
 from store import feed, idempotency, operations
 from store.pool import Pool
 
@@ -28,8 +29,6 @@ SHORTEST_SECRET = 32
 FOLDER = "webhooks"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _LONGEST_EVENT = 100
-
-Document = dict[str, Any]
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
@@ -55,32 +54,33 @@ class WebhookService:
         if secret is None or not right or not self._recent(timestamp):
             raise errors.UnauthenticatedError("The signature is missing, wrong or older than five minutes.")
 
-    async def accept(self, name: str, given: str, content: Mapping[str, Any]) -> Document:
+    async def accept(self, name: str, given: str, content: Mapping[str, Any]) -> WebhookReceipt:
         """Keep a verified delivery as an operation of type `webhook`, once."""
         event = content.get("event") or content.get("type")
         title = f"{name}: {event[:_LONGEST_EVENT]}" if isinstance(event, str) and event else name
         async with self._pool.connection() as connection:
 
-            async def make() -> Document:
+            async def make() -> Mapping[str, Any]:
                 made = await operations.create(
                     connection, type="webhook", name=title, metadata=dict(content), tags=[name], source="webhook"
                 )
-                await operations.patch(connection, made["id"], {"status": "in_progress"})
-                await operations.patch(connection, made["id"], {"status": "completed"})
+                await operations.patch(connection, made.id, {"status": "in_progress"})
+                await operations.patch(connection, made.id, {"status": "completed"})
                 await feed.add(
                     connection,
                     type="webhook",
                     actor=name,
                     action="received",
                     target_type="operation",
-                    target_id=made["id"],
+                    target_id=made.id,
                 )
-                return {"operationId": made["id"]}
+                return WebhookReceipt(operation_id=made.id).model_dump(by_alias=True)
 
             digest = hashlib.sha256(given.encode()).digest()
-            return await idempotency.once(
+            receipt = await idempotency.once(
                 connection, actor=f"webhook:{name}", key=digest.hex(), request_hash=digest, make=make
             )
+        return WebhookReceipt.model_validate(receipt)
 
     def _secret(self, name: str) -> str | None:
         if not _NAME.fullmatch(name):

@@ -14,6 +14,7 @@ from api.errors import RateLimitedError
 from api.live.events import LiveEvent, as_agent_event, as_channel_message, as_operation, as_server_sent_event
 from api.live.hub import RESET, Hub
 from api.live.status import broadcast_agent_status
+from api.models.agents import AgentStatus
 from api.openapi import DESCRIPTION
 from api.routes.live import CHANNELS, STREAM_TOPICS
 from api.security.scopes import Actor, Scope
@@ -152,7 +153,7 @@ async def test_agents_are_not_asked_for_while_nobody_listens():
     class Agents:
         async def status(self):
             asked.set()
-            return [{"id": "main", "gateway": "home"}, {"id": "main", "gateway": "work"}]
+            return [AgentStatus(id="main", gateway=gateway, status="idle") for gateway in ("home", "work")]
 
     one = hub()
     task = asyncio.create_task(broadcast_agent_status(one, Agents(), 0.01))
@@ -162,7 +163,9 @@ async def test_agents_are_not_asked_for_while_nobody_listens():
         assert not asked.is_set()
         with one.subscribe("channels", as_channel_message, ["agents"], HOME) as subscription:
             (text,) = await texts(subscription, 1)
-            assert text == '{"type":"agent:status","data":[{"id":"main","gateway":"home"}],"seq":0}'
+            (agent,) = json.loads(text)["data"]
+            assert (agent["id"], agent["gateway"]) == ("main", "home")
+            assert json.loads(text) == {"type": "agent:status", "data": [agent], "seq": 0}
         asked.clear()
     task.cancel()
 

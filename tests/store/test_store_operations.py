@@ -9,16 +9,16 @@ from decimal import Decimal
 
 import pytest
 
-from store import commands, operations, outbox
+from store import commands, messages, operations, outbox
 from store.errors import ConflictError, InvalidValueError, NotFoundError
 from store.ledger.postgres import PostgresLedger
-from store.operations import DerivedOperation, DerivedStep
+from store.operations import DerivedOperation, DerivedStep, NewStep, OperationFilter
 from store.pool import open_pool
 from store.rows import ModelCall
 from tests.servers import PATIENCE_SECONDS
 
 T0 = datetime(2026, 1, 29, 10, 0, tzinfo=UTC)
-STEPS = [{"id": f"s{number}", "name": f"Step {number}", "description": None} for number in range(1, 8)]
+STEPS = [NewStep(f"s{number}", f"Step {number}") for number in range(1, 8)]
 
 
 @pytest.fixture
@@ -30,6 +30,12 @@ async def pool(postgres_dsn):
 async def make(pool, **fields):
     async with pool.connection() as connection:
         return await operations.create(connection, **{"type": "skill", "name": "Research", **fields})
+
+
+async def listed(pool, **wanted):
+    async with pool.connection() as connection:
+        found, _ = await operations.list_operations(connection, OperationFilter(**wanted))
+    return found
 
 
 async def patch(pool, identifier, **changes):
@@ -45,7 +51,7 @@ async def events(pool, after=0):
 @pytest.mark.req("S0-1")
 @pytest.mark.parametrize("kind", ["skill", "tool_call", "agent_task", "webhook", "scheduled"])
 async def test_each_type_is_kept(pool, kind):
-    assert (await make(pool, type=kind))["type"] == kind
+    assert (await make(pool, type=kind)).type == kind
 
 
 @pytest.mark.req("S0-2")
@@ -56,43 +62,43 @@ async def test_what_was_created_comes_back_equal(pool):
     }  # fmt: skip
     made = await make(pool, **given)
     async with pool.connection() as connection:
-        assert await operations.get(connection, made["id"]) == made
-    assert made["status"] == "pending"
-    assert made["skillName"] == "research"
-    assert [step["id"] for step in made["steps"]] == [step["id"] for step in STEPS]
-    assert made["metadata"] == given["metadata"]
-    assert made["metrics"]["tokens"]["cost"] is None
+        assert await operations.get(connection, made.id) == made
+    assert made.status == "pending"
+    assert made.skill_name == "research"
+    assert [step.id for step in made.steps] == [step.id for step in STEPS]
+    assert made.metadata == given["metadata"]
+    assert made.cost_usd is None
 
 
 @pytest.mark.req("S0-3")
 @pytest.mark.parametrize("ended", ["completed", "failed", "cancelled"])
 async def test_what_has_ended_does_not_begin_again(pool, ended):
-    identifier = (await make(pool))["id"]
+    identifier = (await make(pool)).id
     await patch(pool, identifier, status="in_progress")
     await patch(pool, identifier, status=ended)
     with pytest.raises(ConflictError, match=f"{ended} cannot become in_progress"):
         await patch(pool, identifier, status="in_progress")
-    assert (await patch(pool, identifier, status=ended))["status"] == ended
+    assert (await patch(pool, identifier, status=ended)).status == ended
 
 
 @pytest.mark.req("S0-4", "S0-11")
 async def test_a_step_knows_how_long_it_took_and_progress_is_rounded_down(pool):
-    identifier = (await make(pool, steps=STEPS))["id"]
+    identifier = (await make(pool, steps=STEPS)).id
     for number, progress in ((1, 14), (2, 28), (3, 42)):
         async with pool.connection() as connection:
             running = await operations.patch_step(
                 connection, identifier, f"s{number}", {"status": "running", "started_at": T0}
             )
-            assert running["currentStep"] == f"Step {number}"
+            assert running.current_step == f"Step {number}"
             done = await operations.patch_step(
                 connection,
                 identifier,
                 f"s{number}",
                 {"status": "completed", "completed_at": T0 + timedelta(milliseconds=1200)},
             )
-        assert done["steps"][number - 1]["duration"] == 1200
-        assert done["metrics"]["progress"] == progress
-        assert done["metrics"]["stepsCompleted"] == number
+        assert done.steps[number - 1].duration_ms == 1200
+        assert done.progress == progress
+        assert done.steps_completed == number
     async with pool.connection() as connection:
         with pytest.raises(ConflictError, match="step that is completed"):
             await operations.patch_step(connection, identifier, "s1", {"status": "running"})
@@ -103,36 +109,34 @@ async def test_a_step_knows_how_long_it_took_and_progress_is_rounded_down(pool):
 
 @pytest.mark.req("S0-5")
 async def test_cost_is_exact(pool):
-    identifier = (await make(pool))["id"]
+    identifier = (await make(pool)).id
     async with pool.connection() as connection:
         await operations.patch_metrics(
             connection, identifier, prompt=1200, completion=500, cost=Decimal("0.012345"), model="m"
         )
     async with pool.connection() as connection:
-        tokens = (await operations.get(connection, identifier))["metrics"]["tokens"]
-    assert tokens == {"prompt": 1200, "completion": 500, "total": 1700, "cost": 0.012345, "model": "m"}
+        found = await operations.get(connection, identifier)
+    assert (found.prompt_tokens, found.completion_tokens, found.total_tokens) == (1200, 500, 1700)
+    assert (found.cost_usd, found.model) == (Decimal("0.012345"), "m")
 
 
 @pytest.mark.req("S0-8")
 async def test_a_failure_carries_its_code(pool):
-    identifier = (await make(pool))["id"]
+    identifier = (await make(pool)).id
     disposition = {"success": False, "error": "No answer", "errorCode": "TIMEOUT"}
     failed = await patch(pool, identifier, status="failed", disposition=disposition)
-    assert failed["disposition"] == disposition
-    assert failed["completedAt"] is not None
-    assert failed["duration"] >= 0
+    assert failed.disposition == disposition
+    assert failed.completed_at is not None
+    assert failed.duration_ms >= 0
 
 
 @pytest.mark.req("S0-9")
 async def test_the_list_is_filtered_limited_and_newest_first(pool):
     made = [await make(pool, type="skill" if number % 2 else "webhook", name=str(number)) for number in range(6)]
-    await patch(pool, made[0]["id"], status="in_progress")
-    async with pool.connection() as connection:
-        assert [one["name"] for one in await operations.list_operations(connection, limit=3)] == ["5", "4", "3"]
-        assert len(await operations.list_operations(connection, type="webhook")) == 3
-        assert [one["id"] for one in await operations.list_operations(connection, status="in_progress")] == [
-            made[0]["id"]
-        ]
+    await patch(pool, made[0].id, status="in_progress")
+    assert [one.name for one in await listed(pool, limit=3)] == ["5", "4", "3"]
+    assert len(await listed(pool, type="webhook")) == 3
+    assert [one.id for one in await listed(pool, status="in_progress")] == [made[0].id]
 
 
 @pytest.mark.req("S0-17")
@@ -140,26 +144,24 @@ async def test_since_gives_what_changed_not_only_what_is_new(pool):
     old = await make(pool, name="old")
     await make(pool, name="untouched")
     between = datetime.now(UTC)
-    await patch(pool, old["id"], activity="Reading")
-    async with pool.connection() as connection:
-        missed = await operations.list_operations(connection, since=between)
-    assert [one["name"] for one in missed] == ["old"]
+    await patch(pool, old.id, activity="Reading")
+    assert [one.name for one in await listed(pool, since=between)] == ["old"]
 
 
 @pytest.mark.req("S0-7", "S0-13")
 async def test_every_change_is_told_whole_and_in_order(pool):
-    identifier = (await make(pool))["id"]
+    identifier = (await make(pool)).id
     await patch(pool, identifier, status="in_progress", current_step="Browse", current_step_index=1, activity="Look")
     last = await patch(pool, identifier, status="completed")
     told = await events(pool)
     assert [event.kind for event in told] == ["operation_created", "operation_updated", "operation_updated"]
     assert [event.payload["status"] for event in told] == ["pending", "in_progress", "completed"]
     assert told[1].payload["activity"] == "Look"
-    assert told[2].payload == last
+    assert told[2].payload == messages.operation(last)
 
 
 async def test_a_refused_change_is_not_told(pool):
-    identifier = (await make(pool))["id"]
+    identifier = (await make(pool)).id
     with pytest.raises(InvalidValueError):
         await patch(pool, identifier, id="other")
     with pytest.raises(NotFoundError):
@@ -169,7 +171,7 @@ async def test_a_refused_change_is_not_told(pool):
 
 @pytest.mark.req("S0-16")
 async def test_steps_and_metrics_go_with_their_operation(pool):
-    identifier = (await make(pool, steps=STEPS))["id"]
+    identifier = (await make(pool, steps=STEPS)).id
     async with pool.connection() as connection:
         await operations.patch_metrics(connection, identifier, prompt=1, completion=1)
         await connection.execute("DELETE FROM lobs.operations WHERE id = %s", [identifier])
@@ -214,13 +216,12 @@ async def test_a_run_becomes_an_operation_with_tools_as_steps_tokens_and_cost(po
         await ledger.close()
     ended = DerivedStep("c1", "read", "completed", None, T0 + timedelta(seconds=2))
     (done,) = await derive(pool, run("completed", completed_at=T0 + timedelta(seconds=5), steps=[ended]))
-    assert done["metrics"]["tokens"] == {
-        "prompt": 405, "completion": 60, "total": 465, "cost": 0.0100001, "model": "m",
-    }  # fmt: skip
-    assert done["steps"][0]["duration"] == 2000
-    assert done["duration"] == 5000
-    assert done["metrics"]["progress"] == 100
-    assert done["disposition"] == {"success": True}
+    assert (done.prompt_tokens, done.completion_tokens, done.total_tokens) == (405, 60, 465)
+    assert (done.cost_usd, done.model) == (Decimal("0.0100001"), "m")
+    assert done.steps[0].duration_ms == 2000
+    assert done.duration_ms == 5000
+    assert done.progress == 100
+    assert done.disposition == {"success": True}
     told = await events(pool)
     assert [event.kind for event in told] == ["operation_created", "operation_updated", "operation_updated"]
     assert told[1].payload["metrics"]["tokens"]["total"] == 465
@@ -270,12 +271,10 @@ async def test_calls_that_name_no_run_count_for_what_was_at_work_in_their_sessio
     finally:
         await ledger.close()
     await derive(pool, known[2])  # after its calls
-    async with pool.connection() as connection:
-        found = {one["id"]: one["metrics"]["tokens"] for one in await operations.list_operations(connection)}
-    assert {name: (tokens["prompt"], tokens["cost"]) for name, tokens in found.items()} == {
-        "first": (1, 1.0),
-        "second": (4, 4.0),
-        "job": (16, 16.0),
+    assert {one.id: (one.prompt_tokens, one.cost_usd) for one in await listed(pool)} == {
+        "first": (1, 1),
+        "second": (4, 4),
+        "job": (16, 16),
     }
 
 
@@ -321,9 +320,8 @@ async def test_a_run_that_is_written_while_its_calls_are_has_their_tokens(pool, 
         while not (ended.done() or await waits()):  # noqa: ASYNC110 - what another connection waits for is no event
             await asyncio.sleep(0.01)
         go_on.set()
-    async with pool.connection() as connection:
-        (found,) = await operations.list_operations(connection)
-    assert (found["metrics"]["tokens"]["prompt"], found["metrics"]["tokens"]["cost"]) == (7, 1.0)
+    (found,) = await listed(pool)
+    assert (found.prompt_tokens, found.cost_usd) == (7, 1)
 
 
 async def test_what_was_derived_comes_back_whole_and_in_order(pool):
@@ -376,4 +374,4 @@ async def test_a_run_keeps_the_name_that_its_command_gave_whoever_saw_it_first(p
     await follow("Another name")
     async with pool.connection() as connection:
         found = await operations.get(connection, identifier)
-    assert (found["name"], found["userId"], found["status"]) == ("Count", "ann", "completed")
+    assert (found.name, found.user_id, found.status) == ("Count", "ann", "completed")

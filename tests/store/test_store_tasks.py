@@ -9,6 +9,7 @@ import pytest
 from store import feed, outbox, tasks
 from store.errors import ConflictError, InvalidValueError, NotFoundError
 from store.pool import open_pool
+from store.tasks import TaskFilter
 
 
 @pytest.fixture
@@ -34,28 +35,29 @@ async def kinds(connection):
 @pytest.mark.req("S2-6", "S2-7")
 async def test_create_read_update_delete(connection):
     made = await make(connection)
-    assert (made["status"], made["priority"], made["board"], made["version"]) == ("todo", "medium", "default", 1)
+    assert (made.status, made.priority, made.board, made.version) == ("todo", "medium", "default", 1)
     due = datetime(2026, 5, 1, tzinfo=UTC)
     changed = await tasks.update(
-        connection, made["id"], {"title": "Rewrite", "due_date": due, "tags": ["a"], "metadata": {"k": 1}}, actor="bo"
+        connection, made.id, {"title": "Rewrite", "due_date": due, "tags": ["a"], "metadata": {"k": 1}}, actor="bo"
     )
-    assert (changed["title"], changed["dueDate"], changed["tags"]) == ("Rewrite", "2026-05-01T00:00:00Z", ["a"])
-    assert changed["version"] == 2
-    assert await tasks.get(connection, made["id"]) == {**changed, "comments": []}
-    await tasks.delete(connection, made["id"], actor="bo")
+    assert (changed.title, changed.due_date, changed.tags) == ("Rewrite", due, ["a"])
+    assert changed.version == 2
+    assert await tasks.get(connection, made.id) == changed
+    assert await tasks.comments(connection, made.id) == []
+    await tasks.delete(connection, made.id, actor="bo")
     with pytest.raises(NotFoundError):
-        await tasks.get(connection, made["id"])
+        await tasks.get(connection, made.id)
     assert await kinds(connection) == ["task_created", "task_updated", "task_deleted"]
 
 
 @pytest.mark.req("S2-6")
 async def test_what_hangs_on_a_task_goes_with_it(connection):
-    task = (await make(connection))["id"]
+    task = (await make(connection)).id
     await tasks.add_comment(connection, task, author="ana", content="Looks good")
     await tasks.add_activity(connection, task, activity_type="updated", message="half")
     await tasks.add_deliverable(connection, task, deliverable_type="file", title="Notes", path="notes.md")
     await tasks.add_session(connection, task, openclaw_session_id="agent:main:subagent:1")
-    assert [one["content"] for one in (await tasks.get(connection, task))["comments"]] == ["Looks good"]
+    assert [one.content for one in await tasks.comments(connection, task)] == ["Looks good"]
     await tasks.delete(connection, task, actor="ana")
     for table in ("comments", "task_activities", "task_deliverables", "task_sessions"):
         cursor = await connection.execute(f"SELECT count(*) AS left FROM lobs.{table}")
@@ -67,21 +69,21 @@ async def test_pages_stay_right_while_tasks_are_added(pool):
         async with pool.connection() as connection:
             await make(connection, str(number))
     async with pool.connection() as connection:
-        first, cursor = await tasks.list_tasks(connection, limit=3)
-        assert [one["title"] for one in first] == ["6", "5", "4"]
+        first, cursor = await tasks.list_tasks(connection, TaskFilter(limit=3))
+        assert [one.title for one in first] == ["6", "5", "4"]
     async with pool.connection() as connection:
         await make(connection, "late")
     async with pool.connection() as connection:
-        second, cursor = await tasks.list_tasks(connection, limit=3, cursor=cursor)
-        third, end = await tasks.list_tasks(connection, limit=3, cursor=cursor)
-    assert [one["title"] for one in second + third] == ["3", "2", "1", "0"]
+        second, cursor = await tasks.list_tasks(connection, TaskFilter(limit=3, cursor=cursor))
+        third, end = await tasks.list_tasks(connection, TaskFilter(limit=3, cursor=cursor))
+    assert [one.title for one in second + third] == ["3", "2", "1", "0"]
     assert end is None
 
 
 @pytest.mark.parametrize("cursor", ["x", "////", "MjAyNi0wMS0wMSB4", "\N{SNOWMAN}"])
 async def test_a_cursor_that_is_not_ours_is_refused(connection, cursor):
     with pytest.raises(InvalidValueError, match="cursor"):
-        await tasks.list_tasks(connection, cursor=cursor)
+        await tasks.list_tasks(connection, TaskFilter(cursor=cursor))
 
 
 async def test_filters(connection):
@@ -94,20 +96,20 @@ async def test_filters(connection):
         ({"tag": "x"}, ["a"]),
         ({"board": "other"}, []),
     ):
-        found, _ = await tasks.list_tasks(connection, **given)
-        assert [one["title"] for one in found] == expected, given
+        found, _ = await tasks.list_tasks(connection, TaskFilter(**given))
+        assert [one.title for one in found] == expected, given
 
 
 async def test_a_change_of_an_older_version_is_refused(connection):
     task = await make(connection)
-    await tasks.update(connection, task["id"], {"title": "x"}, actor="ana", expected_version=1)
+    await tasks.update(connection, task.id, {"title": "x"}, actor="ana", expected_version=1)
     with pytest.raises(ConflictError, match="changed since"):
-        await tasks.update(connection, task["id"], {"title": "y"}, actor="bo", expected_version=1)
+        await tasks.update(connection, task.id, {"title": "y"}, actor="bo", expected_version=1)
 
 
 @pytest.mark.req("S1-17")
 async def test_dependencies_form_no_circle(connection):
-    a, b, c = [(await make(connection, name))["id"] for name in "abc"]
+    a, b, c = [(await make(connection, name)).id for name in "abc"]
     await tasks.update(connection, a, {"depends_on": [b]}, actor="ana")
     await tasks.update(connection, b, {"depends_on": [c]}, actor="ana")
     for task, wanted in ((c, a), (c, c), (b, a)):
@@ -117,13 +119,13 @@ async def test_dependencies_form_no_circle(connection):
     with pytest.raises(InvalidValueError, match="no task nothing"):
         async with connection.transaction():
             await tasks.update(connection, c, {"depends_on": ["nothing"]}, actor="ana")
-    assert (await tasks.get(connection, b))["dependsOn"] == [c]
+    assert (await tasks.get(connection, b)).depends_on == [c]
 
 
 @pytest.mark.req("S3-12")
 async def test_the_history_of_statuses_survives_the_task(pool):
     async with pool.connection() as connection:
-        task = (await make(connection))["id"]
+        task = (await make(connection)).id
     for status in ("in_progress", "done"):
         async with pool.connection() as connection:
             await tasks.update(connection, task, {"status": status}, actor="main")
@@ -133,25 +135,25 @@ async def test_the_history_of_statuses_survives_the_task(pool):
         await tasks.delete(connection, task, actor="ana")
     async with pool.connection() as connection:
         history = await tasks.status_history(connection, task)
-        assert [(one["fromStatus"], one["toStatus"]) for one in history] == [
+        assert [(one.from_status, one.to_status) for one in history] == [
             (None, "todo"), ("todo", "in_progress"), ("in_progress", "done"), ("done", None),
         ]  # fmt: skip
         assert await tasks.flow(connection, **span) == before
-    assert before["throughput"] == 1
-    assert before["cycleTimeMs"] >= 0
+    assert before.throughput == 1
+    assert before.cycle_time_ms >= 0
 
 
 @pytest.mark.req("S3-4", "S3-5", "S3-6")
 async def test_the_hub_keeps_activities_deliverables_and_sessions(connection):
-    task = (await make(connection))["id"]
+    task = (await make(connection)).id
     for message in ("one", "two"):
         await tasks.add_activity(connection, task, activity_type="updated", message=message, metadata={"n": 1})
-    assert [one["message"] for one in await tasks.activities(connection, task)] == ["two", "one"]
+    assert [one.message for one in await tasks.activities(connection, task)] == ["two", "one"]
     made = await tasks.add_deliverable(connection, task, deliverable_type="url", title="Page", path="https://e.org")
     assert await tasks.deliverables(connection, task) == [made]
     await tasks.add_session(connection, task, openclaw_session_id="k", agent_name="main")
     ended = await tasks.set_session_status(connection, "k", "completed")
-    assert (ended["status"], ended["duration_ms"] >= 0) == ("completed", True)
+    assert (ended.status, ended.duration_ms >= 0) == ("completed", True)
     with pytest.raises(ConflictError):
         await tasks.set_session_status(connection, "k", "active")
     assert await tasks.sessions(connection, session_type="subagent", status="active") == []
@@ -180,7 +182,7 @@ async def test_the_feed_pages_by_ids_that_inserts_do_not_move(connection):
     await feed.add(connection, type="task", actor="ana", action="late", target_type="task", target_id="t")
     second = await feed.page(connection, before=first[-1].id, limit=10)
     assert [row.action for row in first + second] == ["a4", "a3", "a2", "a1", "a0"]
-    assert (await feed.statistics(connection))["total"] == 6
+    assert (await feed.statistics(connection)).total == 6
 
 
 async def test_the_figures_of_the_feed_are_those_of_its_rows(connection):
@@ -188,10 +190,10 @@ async def test_the_figures_of_the_feed_are_those_of_its_rows(connection):
         for _ in range(2):
             await feed.add(connection, type=kind, actor=actor, action=action, target_type=kind, target_id="t")
     found = await feed.statistics(connection)
-    assert (found["total"], found["last24h"]) == (6, 6)
-    assert found["by_type"] == {"task": 4, "agent": 2}
-    assert found["by_action"] == {"created": 2, "updated": 4}
-    assert found["by_actor"] == {"ana": 4, "ben": 2}
+    assert (found.total, found.last24h) == (6, 6)
+    assert found.by_type == {"task": 4, "agent": 2}
+    assert found.by_action == {"created": 2, "updated": 4}
+    assert found.by_actor == {"ana": 4, "ben": 2}
     await connection.execute("UPDATE lobs.feed_counts SET day = day - 31 WHERE actor = 'ben'")
     found = await feed.statistics(connection)
-    assert (found["total"], found["by_actor"]) == (6, {"ana": 4})
+    assert (found.total, found.by_actor) == (6, {"ana": 4})

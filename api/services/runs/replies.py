@@ -108,7 +108,7 @@ class RunReplies:
         async with self._pool.connection() as connection:
             if not await operations.exists(connection, stage.operation_id):
                 return {"type": "error", "runId": stage.run_id}
-            status = (await operations.get(connection, stage.operation_id))["status"]
+            status = (await operations.get(connection, stage.operation_id)).status
         if status == "completed":
             try:
                 reply = await last_reply(client, stage.session_key)

@@ -119,7 +119,7 @@ class RunRequests:
     async def _known_task(self, actor: Actor, task_id: str) -> None:
         async with self._pool.connection() as connection:
             with contextlib.suppress(NotFoundError):
-                if actor.sees((await tasks.get(connection, task_id)).get("gateway")):
+                if actor.sees((await tasks.get(connection, task_id)).gateway):
                     return
         raise errors.NotFoundError(f"There is no task {task_id}.", field="body.taskId")
 

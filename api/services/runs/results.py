@@ -53,11 +53,8 @@ class RunResults:
                 reply = await last_reply(client, run.at_hand.session_key)
         done = [stage.operation_id for stage in run.stages if stage.operation_id]
         async with self._pool.connection() as connection:
-            documents = [
-                await operations.get(connection, one) for one in done if await operations.exists(connection, one)
-            ]
-        metrics = [(one.get("metrics") or {}).get("tokens") or {} for one in documents]
-        costs = [one["cost"] for one in metrics if one.get("cost") is not None]
+            known = [await operations.get(connection, one) for one in done if await operations.exists(connection, one)]
+        costs = [one.cost_usd for one in known if one.cost_usd is not None]
         seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at and run.started_at else None
         return delivery.Result(
             id=run.id,
@@ -66,7 +63,7 @@ class RunResults:
             agents=list(dict.fromkeys(stage.agent_id for stage in run.stages)),
             error=run.error,
             reply=reply,
-            tokens=sum(one.get("total") or 0 for one in metrics) if metrics else None,
+            tokens=sum(one.total_tokens for one in known) if known else None,
             cost_usd=float(sum(costs)) if costs else None,
             seconds=seconds,
             operation_ids=done,

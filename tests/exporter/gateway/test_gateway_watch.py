@@ -153,7 +153,7 @@ async def test_the_api_and_the_metrics_tell_the_same_state_of_every_agent(pool):
     registry, agents = Registry(), AgentService(pool)
 
     async def both():
-        return states_of_metrics(registry), {row["id"]: row["status"] for row in await agents.status()}
+        return states_of_metrics(registry), {row.id: row.status for row in await agents.status()}
 
     async def agree(expected):
         async def same():
@@ -168,7 +168,7 @@ async def test_the_api_and_the_metrics_tell_the_same_state_of_every_agent(pool):
         watch = GatewayWatch("home", gateway.url, lambda: TOKEN, pool=pool, interval=3600)
         async with running(watch, registry) as runner:
             await agree({"main": "idle", "guarded": "idle", "helper": "idle"})
-            assert {row["lastActivityAt"] for row in await agents.status()} == {None}, "a poll is no activity"
+            assert {row.last_activity_at for row in await agents.status()} == {None}, "a poll is no activity"
             run = {"runId": "r", "sessionKey": "agent:main:main", "agentId": "main", "stream": "lifecycle"}
             await gateway.emit("agent", {**run, "data": {"phase": "start"}, "ts": int(time.time() * 1000)})
             await agree({"main": "thinking", "guarded": "idle", "helper": "idle"})
