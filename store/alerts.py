@@ -1,5 +1,6 @@
 """Alerts as Alertmanager and Prometheus know them: one row per firing, a message to live clients for each change."""
 
+# ruff: noqa: S608 - what is put into statements is names, expressions and constants of ours
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from store import feed, outbox
 from store.pool import Connection
+from store.reading import columns, first, read
 from store.rows import OutboxEvent
 
 
@@ -38,6 +40,31 @@ class Known:
     ends_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class AlertEvent:
+    """One firing as it is kept. `told`: Alertmanager told of it."""
+
+    id: int
+    alert: str
+    severity: str | None
+    gateway: str | None
+    status: str
+    told: bool
+    starts_at: datetime
+    ends_at: datetime | None
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Watchdog:
+    """When the alert that fires always came last. `told_at`: while its silence has been told."""
+
+    heard_at: datetime
+    told_at: datetime | None
+
+
+_EVENT = columns(AlertEvent)
 SLACK = timedelta(minutes=1)  # Prometheus and Alertmanager may differ so much in when a firing began
 _COMPLETING = 7305804402566886020  # any number that nobody else uses
 HEARD_WITHIN = timedelta(hours=3)  # Alertmanager repeats what fires each hour; older news may have ended untold
@@ -112,17 +139,18 @@ async def record(connection: Connection, alerts: Sequence[Alert]) -> int:
     changed = []
     for alert in sorted(alerts, key=lambda one: (one.fingerprint, one.starts_at)):
         tells = await _tell(connection, alert)
-        cursor = await connection.execute(
+        row = await first(
+            connection,
+            AlertEvent,
             "INSERT INTO lobs.alert_events AS e"
             " (fingerprint, gateway, alert, severity, status, starts_at, ends_at, labels, annotations)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
             " ON CONFLICT (fingerprint, starts_at) DO UPDATE SET status = excluded.status, ends_at = excluded.ends_at,"
             " annotations = excluded.annotations, received_at = now(), heard_at = now()"
             " WHERE e.status = 'firing' AND excluded.status = 'resolved'"
-            " RETURNING *",
+            f" RETURNING {_EVENT}",
             _values(alert),
         )
-        row = await cursor.fetchone()
         if row is not None:
             changed.append(row)
             continue
@@ -139,24 +167,26 @@ async def record(connection: Connection, alerts: Sequence[Alert]) -> int:
             connection,
             type="alert",
             actor="alertmanager",
-            action=row["status"],
+            action=row.status,
             target_type="alert",
-            target_id=row["alert"],
+            target_id=row.alert,
             metadata={
-                "severity": row["severity"],
-                "gateway": row["gateway"],
-                "summary": row["annotations"].get("summary"),
+                "severity": row.severity,
+                "gateway": row.gateway,
+                "summary": row.annotations.get("summary"),
             },
         )
     return len(changed)
 
 
-async def _tell(connection: Connection, alert: Alert) -> dict[str, Any] | None:
+async def _tell(connection: Connection, alert: Alert) -> AlertEvent | None:
     """The row of this firing that was untold until now, if there is one: from now on it is the notification's.
 
     It may begin later than the notification says: whoever looked at Prometheus did not see further back.
     """
-    cursor = await connection.execute(
+    return await first(
+        connection,
+        AlertEvent,
         "UPDATE lobs.alert_events SET told = true, fingerprint = %(fingerprint)s, starts_at = %(starts_at)s,"
         " annotations = %(annotations)s, received_at = now()"
         " WHERE id = (SELECT id FROM lobs.alert_events WHERE NOT told AND labels = %(labels)s"
@@ -165,7 +195,7 @@ async def _tell(connection: Connection, alert: Alert) -> dict[str, Any] | None:
         "  ORDER BY starts_at LIMIT 1 FOR UPDATE)"
         " AND NOT EXISTS (SELECT FROM lobs.alert_events"
         "  WHERE fingerprint = %(fingerprint)s AND starts_at = %(starts_at)s AND told)"
-        " RETURNING *",
+        f" RETURNING {_EVENT}",
         {
             "fingerprint": alert.fingerprint,
             "starts_at": alert.starts_at,
@@ -175,39 +205,40 @@ async def _tell(connection: Connection, alert: Alert) -> dict[str, Any] | None:
             "slack": SLACK,
         },
     )
-    return await cursor.fetchone()
 
 
 async def known_since(connection: Connection, since: datetime) -> list[Known]:
     """Every firing of the history that was not over then. Nobody else completes it before this transaction ends."""
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_COMPLETING])
-    cursor = await connection.execute(
-        "SELECT id, labels, status, told, starts_at, ends_at FROM lobs.alert_events"
-        " WHERE ends_at IS NULL OR ends_at >= %s",
+    return await read(
+        connection,
+        Known,
+        f"SELECT {columns(Known)} FROM lobs.alert_events WHERE ends_at IS NULL OR ends_at >= %s",
         [since],
     )
-    return [Known(**row) for row in await cursor.fetchall()]
 
 
 async def complete(connection: Connection, untold: Sequence[Alert], ended: Mapping[int, datetime]) -> None:
     """Add what nobody told of, and the ends that nobody told (id → when); live clients hear of both."""
     changed = []
     for alert in untold:
-        cursor = await connection.execute(
+        changed += await read(
+            connection,
+            AlertEvent,
             "INSERT INTO lobs.alert_events"
             " (fingerprint, gateway, alert, severity, status, starts_at, ends_at, labels, annotations, told)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, false) ON CONFLICT (fingerprint, starts_at) DO NOTHING"
-            " RETURNING *",
+            f" RETURNING {_EVENT}",
             _values(alert),
         )
-        changed += await cursor.fetchall()
     for number, ended_at in ended.items():
-        cursor = await connection.execute(
+        changed += await read(
+            connection,
+            AlertEvent,
             "UPDATE lobs.alert_events SET status = 'resolved', ends_at = greatest(%s, starts_at)"
-            " WHERE id = %s AND status = 'firing' RETURNING *",
+            f" WHERE id = %s AND status = 'firing' RETURNING {_EVENT}",
             [ended_at, number],
         )
-        changed += await cursor.fetchall()
     await _publish(connection, changed)
 
 
@@ -225,19 +256,40 @@ def _values(alert: Alert) -> list[Any]:
     ]
 
 
-async def _publish(connection: Connection, changed: Sequence[Mapping[str, Any]]) -> None:
-    await outbox.publish(
-        connection, [OutboxEvent("alerts", row["status"], document(row), row["gateway"]) for row in changed]
-    )
+async def _publish(connection: Connection, changed: Sequence[AlertEvent]) -> None:
+    await outbox.publish(connection, [OutboxEvent("alerts", row.status, _message(row), row.gateway) for row in changed])
 
 
-async def firing(connection: Connection, gateways: Sequence[str] | None) -> list[dict[str, Any]]:
+def _message(row: AlertEvent) -> dict[str, Any]:
+    """The outbox's own format, in the names that live clients read: what a name means never changes. The API hands it
+    on as it is, and its model has the same names; a test compares them."""
+    return {
+        "id": str(row.id),
+        "alert": row.alert,
+        "severity": row.severity,
+        "gateway": row.gateway,
+        "status": row.status,
+        "told": row.told,
+        "startsAt": _iso(row.starts_at),
+        "endsAt": row.ends_at and _iso(row.ends_at),
+        **{name: row.annotations.get(name) for name in ("summary", "description", "action", "board", "runbook")},
+        "labels": row.labels,
+    }
+
+
+def _iso(instant: datetime) -> str:
+    return instant.isoformat().replace("+00:00", "Z")
+
+
+async def firing(connection: Connection, gateways: Sequence[str] | None) -> list[AlertEvent]:
     """What fires now, the worst and newest first: the newest row of each, heard within `HEARD_WITHIN`.
 
     Not what is untold: another alert says it already, or somebody silenced it.
     """
-    cursor = await connection.execute(
-        "SELECT * FROM (SELECT DISTINCT ON (fingerprint) * FROM public.alert_events"
+    return await read(
+        connection,
+        AlertEvent,
+        f"SELECT {_EVENT} FROM (SELECT DISTINCT ON (fingerprint) * FROM public.alert_events"
         "  WHERE status = 'firing' AND told AND heard_at > now() - %(within)s"
         "  AND (%(gateways)s::text[] IS NULL OR gateway IS NULL OR gateway = ANY(%(gateways)s))"
         "  ORDER BY fingerprint, starts_at DESC) AS newest"
@@ -245,7 +297,6 @@ async def firing(connection: Connection, gateways: Sequence[str] | None) -> list
         " LIMIT 200",
         {"within": HEARD_WITHIN, "gateways": None if gateways is None else list(gateways)},
     )
-    return await cursor.fetchall()
 
 
 async def hear_watchdog(connection: Connection) -> None:
@@ -255,10 +306,9 @@ async def hear_watchdog(connection: Connection) -> None:
     )
 
 
-async def watchdog(connection: Connection) -> dict[str, Any] | None:
-    """`heard_at`, and `told_at` while its silence has been told; None when it was never heard."""
-    cursor = await connection.execute("SELECT heard_at, told_at FROM public.alert_watchdog")
-    return await cursor.fetchone()
+async def watchdog(connection: Connection) -> Watchdog | None:
+    """None when it was never heard."""
+    return await first(connection, Watchdog, "SELECT heard_at, told_at FROM public.alert_watchdog")
 
 
 async def claim_silence(connection: Connection, longest: timedelta) -> datetime | None:
@@ -281,23 +331,3 @@ async def claim_return(connection: Connection) -> datetime | None:
     )
     row = await cursor.fetchone()
     return row["told_at"] if row else None
-
-
-def document(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An alert as clients get it."""
-    return {
-        "id": str(row["id"]),
-        "alert": row["alert"],
-        "severity": row["severity"],
-        "gateway": row["gateway"],
-        "status": row["status"],
-        "told": row["told"],
-        "startsAt": row["starts_at"].isoformat().replace("+00:00", "Z"),
-        "endsAt": row["ends_at"] and row["ends_at"].isoformat().replace("+00:00", "Z"),
-        "summary": row["annotations"].get("summary"),
-        "description": row["annotations"].get("description"),
-        "action": row["annotations"].get("action"),
-        "board": row["annotations"].get("board"),
-        "runbook": row["annotations"].get("runbook"),
-        "labels": row["labels"],
-    }

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection
 
 from store.pool import Connection
+from store.reading import columns, read
 
 MOST_LINES: Final = 20_000  # of one gateway; the newest are kept
 MOST_SIGNATURES: Final = 5_000  # of one gateway; those seen last are kept
@@ -24,6 +25,19 @@ class LogLineRow:
     """One line of the log."""
 
     ts: datetime
+    level: str
+    subsystem: str
+    session: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLine:
+    """One line as it is kept. `id` grows with each line that was read."""
+
+    id: int
+    ts: datetime
+    gateway: str
     level: str
     subsystem: str
     session: str | None
@@ -127,16 +141,17 @@ async def lines(
     contains: str | None,
     before: int | None,
     limit: int,
-) -> list[dict[str, Any]]:
-    """Lines of the log as rows of the view, newest first. `before`: only lines with a smaller id."""
-    cursor = await connection.execute(
-        sql.SQL(
-            "SELECT * FROM public.log_lines WHERE (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s))"
-            " AND (%(levels)s::text[] IS NULL OR level = ANY(%(levels)s))"
-            " AND (%(session)s::text IS NULL OR session = %(session)s)"
-            " AND (%(contains)s::text IS NULL OR strpos(lower(message), lower(%(contains)s)) > 0)"
-            " AND (%(before)s::bigint IS NULL OR id < %(before)s) ORDER BY id DESC LIMIT %(limit)s"
-        ),
+) -> list[StoredLine]:
+    """Lines of the log, newest first. `before`: only lines with a smaller id."""
+    return await read(
+        connection,
+        StoredLine,
+        f"SELECT {columns(StoredLine)} FROM public.log_lines"  # noqa: S608 - names of ours
+        " WHERE (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s))"
+        " AND (%(levels)s::text[] IS NULL OR level = ANY(%(levels)s))"
+        " AND (%(session)s::text IS NULL OR session = %(session)s)"
+        " AND (%(contains)s::text IS NULL OR strpos(lower(message), lower(%(contains)s)) > 0)"
+        " AND (%(before)s::bigint IS NULL OR id < %(before)s) ORDER BY id DESC LIMIT %(limit)s",
         {
             "gateways": gateways,
             "levels": None if levels is None else list(levels),
@@ -146,4 +161,3 @@ async def lines(
             "limit": limit,
         },
     )
-    return await cursor.fetchall()

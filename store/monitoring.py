@@ -1,21 +1,24 @@
 """What the monitoring pages of the API show: the same views that the boards query, and no second formula for money.
 
-Functions give rows of the database as they are; `gateways` None is all of them.
+Functions give rows of the views, typed; `gateways` None is all of them.
 """
 
+# ruff: noqa: S608 - what is put into statements is names, expressions and constants of ours
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from decimal import Decimal
+from typing import Any, Final, Literal, TypeVar
 
-from psycopg import sql
-
+from store.alerts import AlertEvent
 from store.pool import Connection
+from store.reading import columns, of, read
 from store.sorting import Key, Order
 
-Row = dict[str, Any]
 Gateways = Sequence[str] | None
+_Row = TypeVar("_Row")
 Range = Literal["24h", "7d", "30d", "all"]
 Group = Literal["model", "agent", "kind", "channel", "day"]
 
@@ -45,7 +48,6 @@ SESSION_SORTS: Final[Mapping[str, Key]] = {
     "contextRatio": Key("coalesce(context_ratio, 0)::numeric", "numeric"),
 }
 
-
 _NEVER: Final = "'-infinity'"
 JOB_SORTS: Final[Mapping[str, Key]] = {
     "name": Key("name", "text"),
@@ -71,49 +73,243 @@ APPROVAL_SORTS: Final[Mapping[str, Key]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class CostGroup:
+    """Calls, tokens and money of one model, agent, kind, channel or day."""
+
+    name: str
+    calls: int
+    errors: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost_usd: Decimal
+    equivalent_cost_usd: Decimal
+    unpriced_calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class CostWindow:
+    """Money of a window."""
+
+    window_name: str
+    cost_usd: Decimal
+    equivalent_cost_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session, with the sums of its calls."""
+
+    gateway: str
+    agent: str
+    session_id: str
+    session_key: str | None
+    kind: str | None
+    channel: str | None
+    parent_session_key: str | None
+    label: str | None
+    status: str | None
+    provider: str | None
+    model: str | None
+    context_tokens: int | None
+    context_limit: int | None
+    context_ratio: float | None
+    archived: bool | None
+    calls: int
+    errors: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost_usd: Decimal
+    equivalent_cost_usd: Decimal
+    unpriced_calls: int
+    started_at: datetime | None
+    updated_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class HubSession:
+    """A session in the words of the task hub."""
+
+    id: str
+    openclaw_session_id: str
+    agent_name: str | None
+    session_type: str
+    status: str
+    task_id: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    duration_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCount:
+    """Sessions of a kind and status."""
+
+    kind: str
+    status: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class CronJob:
+    """A scheduled job."""
+
+    gateway: str
+    job_id: str
+    agent: str | None
+    name: str
+    schedule: str
+    enabled: bool
+    period_seconds: float | None
+    next_run_at: datetime | None
+    last_run_at: datetime | None
+    last_status: str | None
+    last_duration_ms: int | None
+    consecutive_errors: int
+    last_error: str | None
+    delivery_status: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CronRun:
+    """One run of a scheduled job."""
+
+    gateway: str
+    job_id: str
+    started_at: datetime
+    finished_at: datetime | None
+    duration_ms: int | None
+    status: str
+    error: str | None
+    session_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A sample of a gateway's host."""
+
+    gateway: str
+    ts: datetime
+    cpu_ratio: float | None
+    load1: float | None
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    swap_used_bytes: int | None
+    disk_used_bytes: int | None
+    disk_total_bytes: int | None
+    network_receive_bytes: int | None
+    network_transmit_bytes: int | None
+    gateway_resident_bytes: int | None
+    gateway_cpu_ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """An account of a chat channel."""
+
+    gateway: str
+    channel: str
+    account: str
+    configured: bool | None
+    connected: bool | None
+    last_inbound_at: datetime | None
+    last_outbound_at: datetime | None
+    last_error: str | None
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A request to run a command, without the command, which is content."""
+
+    gateway: str
+    approval_id: str
+    agent: str | None
+    session_key: str | None
+    status: str
+    requested_at: datetime | None
+    expires_at: datetime | None
+    resolved_at: datetime | None
+    resolved_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogSignature:
+    """Errors of a gateway's log that are alike."""
+
+    gateway: str
+    signature: str
+    level: str
+    sample: str
+    count: int
+    first_seen_at: datetime
+    last_seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """Who did what."""
+
+    id: int
+    at: datetime
+    request_id: str | None
+    phase: str
+    actor: str
+    action: str
+    gateway: str | None
+    target: str | None
+    detail: dict[str, Any]
+
+
 async def _page(  # noqa: PLR0917 - the parts of one statement
     connection: Connection,
+    kind: type[_Row],
     source: str,
     order: Order,
     conditions: str,
     values: dict[str, Any],
     cursor: str | None,
     limit: int,
-) -> tuple[list[Row], str | None]:
+) -> tuple[list[_Row], str | None]:
     """A page of the rows that may be seen, and the cursor of the next (None: there is none). `source` and `conditions`
     are statements of ours. Raises InvalidValueError for a cursor that is not of this order."""
     beyond, place = order.beyond(cursor)
-    found = await _rows(
-        connection,
-        f"SELECT *, {order.value} FROM {source} WHERE {beyond}"  # noqa: S608 - expressions of ours
+    statement = (
+        f"SELECT *, {order.value} FROM {source} WHERE {beyond}"
         f" AND (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s)){conditions}"
-        f" ORDER BY {order.by} LIMIT %(limit)s",
-        {**place, **values, "limit": limit + 1},
+        f" ORDER BY {order.by} LIMIT %(limit)s"
     )
-    return found[:limit], order.cursor(found[limit - 1]) if len(found) > limit else None
+    answer = await connection.execute(statement.encode(), {**place, **values, "limit": limit + 1})
+    found = await answer.fetchall()
+    following = order.cursor(found[limit - 1]) if len(found) > limit else None
+    return [of(kind, row) for row in found[:limit]], following
 
 
-async def _every(connection: Connection, source: str, order: Order, gateways: Gateways) -> list[Row]:
+async def _every(connection: Connection, kind: type[_Row], source: str, order: Order, gateways: Gateways) -> list[_Row]:
     """All rows of a short list that may be seen."""
-    return await _rows(
+    return await read(
         connection,
-        f"SELECT * FROM {source} WHERE %(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s)"  # noqa: S608 - as above
+        kind,
+        f"SELECT {columns(kind)} FROM {source} WHERE %(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s)"
         f" ORDER BY {order.by}",
         {"gateways": gateways},
     )
 
 
-async def _rows(connection: Connection, statement: str, values: dict[str, Any]) -> list[Row]:
-    cursor = await connection.execute(statement.encode(), values)
-    return await cursor.fetchall()
-
-
-async def cost_groups(connection: Connection, range_: Range, group: Group, gateways: Gateways) -> list[Row]:
+async def cost_groups(connection: Connection, range_: Range, group: Group, gateways: Gateways) -> list[CostGroup]:
     """Calls, tokens and money of a range by group, dearest first (days: oldest first)."""
     order = "1" if group == "day" else "cost_usd DESC, 1"
-    return await _rows(
+    return await read(
         connection,
-        f"SELECT {_GROUPS[group]} AS name, sum(u.calls)::bigint AS calls, sum(u.errors)::bigint AS errors,"  # noqa: S608 - expressions of ours
+        CostGroup,
+        f"SELECT {_GROUPS[group]} AS name, sum(u.calls)::bigint AS calls, sum(u.errors)::bigint AS errors,"
         " sum(u.input_tokens)::bigint AS input_tokens, sum(u.output_tokens)::bigint AS output_tokens,"
         " sum(u.cache_read_tokens)::bigint AS cache_read_tokens,"
         " sum(u.cache_write_tokens)::bigint AS cache_write_tokens,"
@@ -128,11 +324,12 @@ async def cost_groups(connection: Connection, range_: Range, group: Group, gatew
     )
 
 
-async def cost_windows(connection: Connection, gateways: Gateways) -> list[Row]:
+async def cost_windows(connection: Connection, gateways: Gateways) -> list[CostWindow]:
     """Billed and equivalent US dollars by window, over all agents: what the boards' top strip shows."""
-    return await _rows(
+    return await read(
         connection,
-        "SELECT window_name, sum(cost_usd) AS cost_usd, sum(equivalent_cost_usd) AS equivalent_cost_usd"  # noqa: S608 - a constant of ours
+        CostWindow,
+        "SELECT window_name, sum(cost_usd) AS cost_usd, sum(equivalent_cost_usd) AS equivalent_cost_usd"
         f" FROM public.cost_windows({_ZONE}) WHERE %(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s)"
         " GROUP BY 1",
         {"gateways": gateways},
@@ -151,11 +348,12 @@ async def sessions(
     sort: str = "-updatedAt",
     cursor: str | None = None,
     limit: int,
-) -> tuple[list[Row], str | None]:
+) -> tuple[list[Session], str | None]:
     """Sessions in an order of SESSION_SORTS, and the cursor of the next page (None: there is none). Raises
     InvalidValueError for an unknown order and for a cursor that is not of it."""
     return await _page(
         connection,
+        Session,
         "public.sessions",
         Order.of(sort, SESSION_SORTS, ["gateway", "agent", "session_id"]),
         " AND updated_at IS NOT NULL"
@@ -171,12 +369,13 @@ async def sessions(
 
 async def hub_sessions(
     connection: Connection, *, gateways: Gateways, session_type: str | None, status: str | None, limit: int
-) -> list[Row]:
+) -> list[HubSession]:
     """Sessions in the words of the task hub: those that are known here, with the task that they work on, and those
     that only a task tells of. `failed`: ended otherwise than well; `completed`: ended, or at rest."""
-    return await _rows(
+    return await read(
         connection,
-        "SELECT * FROM (("
+        HubSession,
+        f"SELECT {columns(HubSession)} FROM (("
         "SELECT s.session_id AS id, coalesce(s.session_key, s.session_id) AS openclaw_session_id,"
         "  s.agent AS agent_name, h.session_type, h.status, t.task_id, s.started_at, s.ended_at,"
         "  (extract(epoch FROM s.ended_at - s.started_at) * 1000)::bigint AS duration_ms, s.updated_at"
@@ -204,10 +403,11 @@ async def hub_sessions(
     )
 
 
-async def session_counts(connection: Connection, gateways: Gateways) -> list[Row]:
+async def session_counts(connection: Connection, gateways: Gateways) -> list[SessionCount]:
     """Sessions by kind and status."""
-    return await _rows(
+    return await read(
         connection,
+        SessionCount,
         "SELECT coalesce(kind, 'unknown') AS kind, coalesce(status, 'unknown') AS status, count(*) AS number"
         " FROM public.sessions WHERE NOT archived AND (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s))"
         " GROUP BY 1, 2 ORDER BY 1, 2",
@@ -215,9 +415,10 @@ async def session_counts(connection: Connection, gateways: Gateways) -> list[Row
     )
 
 
-async def cron_jobs(connection: Connection, gateways: Gateways, sort: str = "name") -> list[Row]:
+async def cron_jobs(connection: Connection, gateways: Gateways, sort: str = "name") -> list[CronJob]:
     """Every scheduled job that exists, in an order of JOB_SORTS."""
-    return await _every(connection, "public.cron_jobs", Order.of(sort, JOB_SORTS, ["gateway", "job_id"]), gateways)
+    order = Order.of(sort, JOB_SORTS, ["gateway", "job_id"])
+    return await _every(connection, CronJob, "public.cron_jobs", order, gateways)
 
 
 async def cron_runs(
@@ -229,10 +430,11 @@ async def cron_runs(
     sort: str = "-startedAt",
     cursor: str | None = None,
     limit: int,
-) -> tuple[list[Row], str | None]:
+) -> tuple[list[CronRun], str | None]:
     """Runs of jobs in an order of RUN_SORTS, and the cursor of the next page. Raises InvalidValueError."""
     return await _page(
         connection,
+        CronRun,
         "(SELECT *, (extract(epoch FROM started_at) * 1000000)::bigint::text AS instant FROM public.cron_runs) AS runs",
         Order.of(sort, RUN_SORTS, ["gateway", "job_id", "instant"]),
         " AND (%(job)s::text IS NULL OR job_id = %(job)s)"
@@ -243,20 +445,21 @@ async def cron_runs(
     )
 
 
-async def hosts(connection: Connection, gateways: Gateways) -> list[Row]:
+async def hosts(connection: Connection, gateways: Gateways) -> list[Host]:
     """The newest sample of each gateway's host."""
-    return await _rows(
+    return await read(
         connection,
-        "SELECT DISTINCT ON (gateway) * FROM public.host_samples"
+        Host,
+        f"SELECT DISTINCT ON (gateway) {columns(Host)} FROM public.host_samples"
         " WHERE %(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s) ORDER BY gateway, ts DESC",
         {"gateways": gateways},
     )
 
 
-async def channels(connection: Connection, gateways: Gateways, sort: str = "channel") -> list[Row]:
+async def channels(connection: Connection, gateways: Gateways, sort: str = "channel") -> list[Channel]:
     """Every channel account, in an order of CHANNEL_SORTS."""
     order = Order.of(sort, CHANNEL_SORTS, ["gateway", "channel", "account"])
-    return await _every(connection, "public.channels", order, gateways)
+    return await _every(connection, Channel, "public.channels", order, gateways)
 
 
 async def approvals(
@@ -267,11 +470,12 @@ async def approvals(
     sort: str = "-requestedAt",
     cursor: str | None = None,
     limit: int,
-) -> tuple[list[Row], str | None]:
+) -> tuple[list[Approval], str | None]:
     """Requests to run commands in an order of APPROVAL_SORTS, and the cursor of the next page. Raises
     InvalidValueError."""
     return await _page(
         connection,
+        Approval,
         "public.exec_approvals",
         Order.of(sort, APPROVAL_SORTS, ["gateway", "approval_id"]),
         " AND (%(status)s::text IS NULL OR status = %(status)s)",
@@ -288,26 +492,28 @@ async def log_signatures(
     order: Literal["count", "last_seen"],
     hours: int,
     limit: int,
-) -> list[Row]:
+) -> list[LogSignature]:
     """Errors of the gateway's log grouped by signature, seen within the last hours."""
-    by = {"count": sql.SQL("count DESC, last_seen_at DESC"), "last_seen": sql.SQL("last_seen_at DESC, count DESC")}
-    cursor = await connection.execute(
-        sql.SQL(
-            "SELECT * FROM public.log_signatures WHERE (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s))"
-            " AND last_seen_at >= now() - make_interval(hours => %(hours)s) ORDER BY {}, signature LIMIT %(limit)s"
-        ).format(by[order]),
+    by = {"count": "count DESC, last_seen_at DESC", "last_seen": "last_seen_at DESC, count DESC"}
+    return await read(
+        connection,
+        LogSignature,
+        f"SELECT {columns(LogSignature)} FROM public.log_signatures"
+        " WHERE (%(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s))"
+        " AND last_seen_at >= now() - make_interval(hours => %(hours)s)"
+        f" ORDER BY {by[order]}, signature LIMIT %(limit)s",
         {"gateways": gateways, "hours": hours, "limit": limit},
     )
-    return await cursor.fetchall()
 
 
 async def alerts(
     connection: Connection, *, gateways: Gateways, status: str | None, since: datetime | None, limit: int
-) -> list[Row]:
+) -> list[AlertEvent]:
     """Alerts as Alertmanager told them, newest first; those of no gateway are for everyone."""
-    return await _rows(
+    return await read(
         connection,
-        "SELECT * FROM public.alert_events"
+        AlertEvent,
+        f"SELECT {columns(AlertEvent)} FROM public.alert_events"
         " WHERE (%(gateways)s::text[] IS NULL OR gateway IS NULL OR gateway = ANY(%(gateways)s))"
         " AND (%(status)s::text IS NULL OR status = %(status)s)"
         " AND (%(since)s::timestamptz IS NULL OR starts_at >= %(since)s OR ends_at >= %(since)s)"
@@ -320,16 +526,17 @@ async def starts(connection: Connection, range_: Range) -> datetime | None:
     """When a range began; None for all."""
     if range_ == "all":
         return None
-    rows = await _rows(connection, f"SELECT {_STARTS[range_]} AS at", {})
-    at: datetime = rows[0]["at"]
-    return at
+    answer = await connection.execute(f"SELECT {_STARTS[range_]} AS at".encode())
+    row = await answer.fetchone()
+    return row["at"] if row else None
 
 
-async def audit_rows(connection: Connection, *, before: int | None, limit: int) -> list[Row]:
+async def audit_rows(connection: Connection, *, before: int | None, limit: int) -> list[AuditRow]:
     """The audit log, newest first."""
-    return await _rows(
+    return await read(
         connection,
-        "SELECT * FROM public.audit_log WHERE %(before)s::bigint IS NULL OR id < %(before)s"
+        AuditRow,
+        f"SELECT {columns(AuditRow)} FROM public.audit_log WHERE %(before)s::bigint IS NULL OR id < %(before)s"
         " ORDER BY id DESC LIMIT %(limit)s",
         {"before": before, "limit": limit},
     )

@@ -12,6 +12,7 @@ from pydantic.alias_generators import to_camel
 from api.models.base import Camel, Count, Identifier, Instant, Milliseconds, ShortText, Snake, fields_of
 from api.models.operations import Usd
 from store import agents as rows
+from store import monitoring
 
 SessionSort = Literal[
     "updatedAt", "-updatedAt", "startedAt", "-startedAt", "cost", "-cost",
@@ -46,6 +47,17 @@ class TokenClasses(Camel):
     cache_read: int = 0
     cache_write: int = 0
     reasoning: int = 0
+
+    @classmethod
+    def of(cls, row: monitoring.Session | monitoring.CostGroup) -> Self:
+        """Those of a row."""
+        return cls(
+            input=row.input_tokens,
+            output=row.output_tokens,
+            cache_read=row.cache_read_tokens,
+            cache_write=row.cache_write_tokens,
+            reasoning=row.reasoning_tokens,
+        )
 
 
 class AgentFigures(Camel):
@@ -203,6 +215,18 @@ class Session(Camel):
     updated_at: Instant | None = None
     ended_at: Instant | None = None
 
+    @classmethod
+    def of(cls, row: monitoring.Session) -> Self:
+        """The shape of a row."""
+        return cls.model_validate(
+            {
+                **fields_of(row),
+                "tokens": TokenClasses.of(row),
+                "cost": row.cost_usd,
+                "equivalent_cost": row.equivalent_cost_usd,
+            }
+        )
+
 
 class SessionPage(Camel):
     """One page of sessions, those that changed last first."""
@@ -245,6 +269,11 @@ class CronJob(Camel):
     last_error: str | None = None
     delivery_status: str | None = None
 
+    @classmethod
+    def of(cls, row: monitoring.CronJob) -> Self:
+        """The shape of a row."""
+        return cls.model_validate({**fields_of(row), "last_duration": row.last_duration_ms})
+
 
 class CronRun(Camel):
     """One run of a scheduled job."""
@@ -257,3 +286,8 @@ class CronRun(Camel):
     status: str
     error: str | None = None
     session_id: str | None = None
+
+    @classmethod
+    def of(cls, row: monitoring.CronRun) -> Self:
+        """The shape of a row."""
+        return cls.model_validate({**fields_of(row), "duration": row.duration_ms})

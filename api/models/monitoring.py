@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.models.agents import Agent, CronJob, CronRun, Session, TokenClasses
-from api.models.base import Camel, Instant, Text
+from api.models.base import Camel, Instant, Text, fields_of
 from api.models.operations import Usd
+from store import alerts as alert_rows
+from store import monitoring as rows
 
 
 class CostGroup(Camel):
@@ -22,6 +26,18 @@ class CostGroup(Camel):
     cost: Usd
     equivalent_cost: Usd = Field(description="List price of what a subscription covers; never in `cost`.")
     unpriced_calls: int = Field(description="Calls without a known price: their cost is not in `cost`.")
+
+    @classmethod
+    def of(cls, row: rows.CostGroup) -> Self:
+        """The shape of a row."""
+        return cls.model_validate(
+            {
+                **fields_of(row),
+                "tokens": TokenClasses.of(row),
+                "cost": row.cost_usd,
+                "equivalent_cost": row.equivalent_cost_usd,
+            }
+        )
 
 
 class CostWindow(Camel):
@@ -42,6 +58,23 @@ class Costs(Camel):
         description="1h, today, 7d, 30d, month, month_projected; empty while nothing was ever spent."
     )
     groups: list[CostGroup]
+
+    @classmethod
+    def of(
+        cls, range_: rows.Range, group: rows.Group, groups: Sequence[rows.CostGroup], windows: Sequence[rows.CostWindow]
+    ) -> Self:
+        """The shape of rows. What is unpriced is in no sum."""
+        return cls(
+            range=range_,
+            group=group,
+            total=sum((row.cost_usd for row in groups), Decimal(0)),
+            equivalent_total=sum((row.equivalent_cost_usd for row in groups), Decimal(0)),
+            windows={
+                row.window_name: CostWindow(cost=row.cost_usd, equivalent_cost=row.equivalent_cost_usd)
+                for row in windows
+            },
+            groups=[CostGroup.of(row) for row in groups],
+        )
 
 
 class SessionCount(Camel):
@@ -120,6 +153,13 @@ class Approval(Camel):
     resolved_by: str | None = None
     seconds_left: float | None = Field(default=None, description="Of a pending one, until it expires.")
 
+    @classmethod
+    def of(cls, row: rows.Approval, now: datetime) -> Self:
+        """The shape of a row."""
+        waits = row.expires_at if row.status == "pending" else None
+        left = None if waits is None else max(0.0, (waits - now).total_seconds())
+        return cls.model_validate({**fields_of(row), "seconds_left": left})
+
 
 class LogSignature(Camel):
     """Errors of a gateway's log that are alike."""
@@ -164,6 +204,12 @@ class AlertEvent(Camel):
     board: str | None = Field(default=None, description="Path of the board in Grafana.")
     runbook: str | None = Field(default=None, description="Path of the runbook in the repository.")
     labels: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, row: alert_rows.AlertEvent) -> Self:
+        """The shape of a row."""
+        said = {name: row.annotations.get(name) for name in ("summary", "description", "action", "board", "runbook")}
+        return cls.model_validate({**fields_of(row), **said, "id": str(row.id)})
 
 
 class BannerAlert(AlertEvent):
@@ -237,6 +283,17 @@ class NotifiedAlert(BaseModel):
     def began(self) -> datetime:
         """When it began."""
         return max(self.starts_at, datetime(1970, 1, 1, tzinfo=UTC))
+
+    def row(self) -> alert_rows.Alert:
+        """As the store keeps it."""
+        return alert_rows.Alert(
+            fingerprint=self.fingerprint,
+            status=self.status,
+            starts_at=self.began(),
+            ends_at=self.ended(),
+            labels=self.labels,
+            annotations=self.annotations,
+        )
 
 
 class Notification(BaseModel):

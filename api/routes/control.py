@@ -37,7 +37,7 @@ from api.models.control import (
 )
 from api.responses import problems
 from api.routes.commands import AgentPath, ConfirmationHeader
-from api.routes.conditional import IfMatch, named
+from api.routes.conditional import IfMatch, named, tagged
 from api.routes.operations import IdempotencyKey
 from api.services.service_manager import Verb
 
@@ -111,9 +111,7 @@ async def file(
     context: ContextDep, actor: Commander, response: Response, agent_id: AgentPath, name: FilePath
 ) -> AgentFileContent:
     """Its ETag is for `If-Match`."""
-    found = await context.control.files.one(actor, agent_id, name)
-    response.headers["ETag"] = f'"{found.version}"'
-    return found
+    return tagged(response, await context.control.files.one(actor, agent_id, name))
 
 
 @router.put(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Path, Query, Response
 
 from api.context import Administrator, Commander, ContextDep, Reader, Writer
 from api.models.agents import (
@@ -42,7 +41,7 @@ from api.models.monitoring import (
     System,
 )
 from api.responses import PAGED, problems
-from api.routes.conditional import NextCursor, page, with_etag
+from api.routes.conditional import NextCursor, name_next, tagged
 from api.routes.operations import IdempotencyKey
 
 router = APIRouter(prefix="/api", tags=["monitoring"])
@@ -68,15 +67,17 @@ async def agents(
     "/agents/{agent_id}",
     tags=["agents"],
     summary="One agent with its history",
-    response_model=AgentDetail,
     responses=problems(404, 409),
 )
 async def agent(
-    context: ContextDep, actor: Reader, agent_id: Annotated[Identifier, Path()], gateway: Filter = None
-) -> JSONResponse:
+    context: ContextDep,
+    actor: Reader,
+    response: Response,
+    agent_id: Annotated[Identifier, Path()],
+    gateway: Filter = None,
+) -> AgentDetail:
     """`gateway` is needed when several have an agent of this id (409). Its ETag is for `If-Match`."""
-    found = await context.agents.agent(actor, agent_id, gateway)
-    return with_etag(found.model_dump(by_alias=True, mode="json"))
+    return tagged(response, await context.agents.agent(actor, agent_id, gateway))
 
 
 @router.post(
@@ -140,35 +141,36 @@ async def crons(
     "/crons/runs",
     tags=["cron"],
     summary="Runs of scheduled jobs",
-    response_model=list[CronRun],
     responses={**problems(), **PAGED},
 )
 async def cron_runs(
     *,
     context: ContextDep,
     actor: Reader,
+    response: Response,
     job_id: Annotated[ShortText | None, Query(alias="jobId")] = None,
     before: Annotated[InstantIn | None, Query(description="Only runs that started earlier.")] = None,
     sort: Annotated[RunSort, Query(description="With `-`: falling.")] = "-startedAt",
     cursor: NextCursor = None,
     limit: Limit = 100,
-) -> JSONResponse:
+) -> list[CronRun]:
     """Of one job or of all, newest first unless sorted."""
-    return page(
-        *await context.monitoring.cron_runs(actor, job_id=job_id, before=before, sort=sort, cursor=cursor, limit=limit)
+    found, following = await context.monitoring.cron_runs(
+        actor, job_id=job_id, before=before, sort=sort, cursor=cursor, limit=limit
     )
+    name_next(response, following)
+    return found
 
 
 @router.get(
     "/crons/{job_id}",
     tags=["commands"],
     summary="One scheduled job, with its message",
-    response_model=Job,
     responses=problems(404, 502),
 )
-async def cron(context: ContextDep, actor: Commander, job_id: Annotated[Identifier, Path()]) -> JSONResponse:
+async def cron(context: ContextDep, actor: Commander, response: Response, job_id: Annotated[Identifier, Path()]) -> Job:
     """Asked of the gateway at this moment; 403 unless LOBS_COMMANDS=true. Its ETag is for `If-Match`."""
-    return with_etag((await context.control.jobs.one(actor, job_id)).model_dump(by_alias=True, mode="json"))
+    return tagged(response, await context.control.jobs.one(actor, job_id))
 
 
 @router.get("/channels", summary="Chat channels", responses=problems())
@@ -184,20 +186,22 @@ async def channels(
 @router.get(
     "/approvals",
     summary="Requests to run commands",
-    response_model=list[Approval],
     responses={**problems(), **PAGED},
 )
 async def approvals(
     *,
     context: ContextDep,
     actor: Reader,
+    response: Response,
     status: Literal["pending", "allowed", "denied", "expired", "cancelled"] | None = None,
     sort: Annotated[ApprovalSort, Query(description="With `-`: falling.")] = "-requestedAt",
     cursor: NextCursor = None,
     limit: Limit = 100,
-) -> JSONResponse:
+) -> list[Approval]:
     """Newest first unless sorted; without the command itself, which may hold secrets."""
-    return page(*await context.monitoring.approvals(actor, status=status, sort=sort, cursor=cursor, limit=limit))
+    found, following = await context.monitoring.approvals(actor, status=status, sort=sort, cursor=cursor, limit=limit)
+    name_next(response, following)
+    return found
 
 
 @router.get("/monitoring/costs", summary="Money by group and by window", responses=problems())

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query, Response
 
 from api.context import ContextDep, Reader, Writer
 from api.models.base import Storable
 from api.models.thresholds import AlertThreshold, ThresholdIn, ThresholdOverride
 from api.responses import problems
-from api.routes.conditional import IfMatch, named, with_etag
+from api.routes.conditional import IfMatch, named, tagged
 from api.services.thresholds import ThresholdService
 
 router = APIRouter(prefix="/api/alerts/thresholds", tags=["monitoring"])
@@ -25,13 +24,12 @@ async def thresholds(context: ContextDep, actor: Reader) -> list[AlertThreshold]
     return await ThresholdService(context.pool, context.settings).thresholds(actor)
 
 
-@router.put("", summary="Set a threshold", response_model=ThresholdOverride, responses=problems(412, body=True))
+@router.put("", summary="Set a threshold", responses=problems(412, body=True))
 async def set_threshold(
-    context: ContextDep, actor: Writer, body: ThresholdIn, if_match: IfMatch = None
-) -> JSONResponse:
+    context: ContextDep, actor: Writer, response: Response, body: ThresholdIn, if_match: IfMatch = None
+) -> ThresholdOverride:
     """It wins over the settings' until it is deleted; exporters take it over within one poll."""
-    stored = await ThresholdService(context.pool, context.settings).set(actor, body, named(if_match))
-    return with_etag(stored.model_dump(by_alias=True, mode="json"))
+    return tagged(response, await ThresholdService(context.pool, context.settings).set(actor, body, named(if_match)))
 
 
 @router.delete("", status_code=204, summary="Forget a threshold that was set", responses=problems(404, 412))

@@ -52,14 +52,14 @@ class AlertService:
         async with self._pool.connection() as connection:
             found = await rows.firing(connection, gateways_of(actor))
             watchdog = await rows.watchdog(connection)
-        alerts = [self._linked(AlertEvent.model_validate(rows.document(row))) for row in found]
+        alerts = [self._linked(AlertEvent.of(row)) for row in found]
         severities = [one.severity for one in alerts]
         return Banner(
             worst=next((one for one in SEVERITIES if one in severities), None),
             firing=len(alerts),
             alerts=alerts,
-            watchdog_heard_at=watchdog["heard_at"] if watchdog else None,
-            watchdog_silent=watchdog is not None and datetime.now(UTC) - watchdog["heard_at"] > SILENT_AFTER,
+            watchdog_heard_at=watchdog.heard_at if watchdog else None,
+            watchdog_silent=watchdog is not None and datetime.now(UTC) - watchdog.heard_at > SILENT_AFTER,
         )
 
     def _linked(self, alert: AlertEvent) -> BannerAlert:

@@ -31,15 +31,15 @@ class BudgetService:
             spent = await rows.spent(connection, gateways_of(actor))
         used: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         for row in spent:
-            used[row["gateway"]][row["agent"]] += float(row["cost_usd"] or 0)
-            used[row["gateway"]][""] += float(row["cost_usd"] or 0)
-        named = {one["gateway"] for one in overrides if one["gateway"]}
+            used[row.gateway][row.agent] += float(row.cost_usd or 0)
+            used[row.gateway][""] += float(row.cost_usd or 0)
+        named = {one.gateway for one in overrides if one.gateway}
         gateways = sorted(one for one in {self._own, *used, *named} if actor.sees(one))
         found = []
         for gateway in gateways:
             limits = dict(self._settings)
             for wanted in ("", gateway):  # those of this gateway win over those of all
-                limits |= {one["agent"]: one["value"] for one in overrides if one["gateway"] == wanted}
+                limits |= {one.agent: one.value for one in overrides if one.gateway == wanted}
             found += [
                 Budget(
                     gateway=gateway,

@@ -6,8 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from decimal import Decimal
-from typing import Any
 
 from api.models.agents import CronJob, CronRun, HubSession, Session, SessionPage
 from api.models.monitoring import (
@@ -16,9 +14,7 @@ from api.models.monitoring import (
     Approval,
     AuditRow,
     Channel,
-    CostGroup,
     Costs,
-    CostWindow,
     CronsSummary,
     Host,
     LogLine,
@@ -30,7 +26,7 @@ from api.models.monitoring import (
     System,
 )
 from api.security.scopes import Actor
-from api.services.agents import AgentService, gateways_of, tokens_of
+from api.services.agents import AgentService, gateways_of
 from api.services.alerts import WATCHDOG
 from store import agents as agent_rows
 from store import alerts as alert_rows
@@ -62,28 +58,7 @@ class MonitoringService:
         async with self._pool.connection() as connection:
             groups = await rows.cost_groups(connection, range_, group, gateways)
             windows = await rows.cost_windows(connection, gateways)
-        return Costs(
-            range=range_,
-            group=group,
-            total=sum((row["cost_usd"] for row in groups), Decimal(0)),
-            equivalent_total=sum((row["equivalent_cost_usd"] for row in groups), Decimal(0)),
-            windows={
-                row["window_name"]: CostWindow(cost=row["cost_usd"], equivalent_cost=row["equivalent_cost_usd"])
-                for row in windows
-            },
-            groups=[
-                CostGroup(
-                    name=row["name"],
-                    calls=row["calls"],
-                    errors=row["errors"],
-                    tokens=tokens_of(row),
-                    cost=row["cost_usd"],
-                    equivalent_cost=row["equivalent_cost_usd"],
-                    unpriced_calls=row["unpriced_calls"],
-                )
-                for row in groups
-            ],
-        )
+        return Costs.of(range_, group, groups, windows)
 
     async def sessions(
         self,
@@ -110,7 +85,7 @@ class MonitoringService:
                 cursor=cursor,
                 limit=limit,
             )
-        return SessionPage(sessions=[_session(row) for row in found], next_cursor=following)
+        return SessionPage(sessions=[Session.of(row) for row in found], next_cursor=following)
 
     async def hub_sessions(
         self, actor: Actor, session_type: str | None, status: str | None, limit: int
@@ -133,14 +108,14 @@ class MonitoringService:
         return SessionsSummary(
             counts=[SessionCount.model_validate(row) for row in counts],
             active_subagents=active,
-            sessions=[_session(row) for row in found],
+            sessions=[Session.of(row) for row in found],
         )
 
     async def cron_jobs(self, actor: Actor, sort: str = "name") -> list[CronJob]:
         """Every scheduled job, in an order of `store.monitoring.JOB_SORTS`."""
         async with self._pool.connection() as connection:
             found = await rows.cron_jobs(connection, gateways_of(actor), sort)
-        return [CronJob.model_validate({**row, "last_duration": row["last_duration_ms"]}) for row in found]
+        return [CronJob.of(row) for row in found]
 
     async def cron_runs(
         self,
@@ -163,7 +138,7 @@ class MonitoringService:
                 cursor=cursor,
                 limit=limit,
             )
-        return [CronRun.model_validate({**row, "duration": row["duration_ms"]}) for row in found], following
+        return [CronRun.of(row) for row in found], following
 
     async def crons_summary(self, actor: Actor) -> CronsSummary:
         """Jobs and their last runs."""
@@ -194,18 +169,7 @@ class MonitoringService:
                 connection, gateways=gateways_of(actor), status=status, sort=sort, cursor=cursor, limit=limit
             )
         now = datetime.now(UTC)
-        shown = [
-            Approval.model_validate(
-                {
-                    **row,
-                    "seconds_left": max(0.0, (row["expires_at"] - now).total_seconds())
-                    if row["status"] == "pending" and row["expires_at"]
-                    else None,
-                }
-            )
-            for row in found
-        ]
-        return shown, following
+        return [Approval.of(row, now) for row in found], following
 
     async def log_lines(
         self,
@@ -248,7 +212,7 @@ class MonitoringService:
         async with self._pool.connection() as connection:
             since = await rows.starts(connection, range_)
             found = await rows.alerts(connection, gateways=gateways_of(actor), status=status, since=since, limit=limit)
-        shown = [AlertEvent.model_validate(alert_rows.document(row)) for row in found]
+        shown = [AlertEvent.of(row) for row in found]
         return Alerts(firing=sum(one.status == "firing" for one in shown), alerts=shown)
 
     async def record_alerts(self, notification: Notification) -> int:
@@ -256,21 +220,8 @@ class MonitoringService:
         async with self._pool.connection() as connection:
             if any(one.labels.get("alertname") == WATCHDOG and one.status == "firing" for one in notification.alerts):
                 await alert_rows.hear_watchdog(connection)
-            return await alert_rows.record(
-                connection,
-                [
-                    alert_rows.Alert(
-                        fingerprint=one.fingerprint,
-                        status=one.status,
-                        starts_at=one.began(),
-                        ends_at=one.ended(),
-                        labels=one.labels,
-                        annotations=one.annotations,
-                    )
-                    for one in notification.alerts
-                    if one.labels.get("alertname") != WATCHDOG
-                ],
-            )
+            kept = [one.row() for one in notification.alerts if one.labels.get("alertname") != WATCHDOG]
+            return await alert_rows.record(connection, kept)
 
     async def audit(self, before: int | None, limit: int) -> list[AuditRow]:
         """The audit log, newest first."""
@@ -308,14 +259,3 @@ class MonitoringService:
             self._summaries.clear()
         self._summaries[actor.gateways] = (self._clock(), made)
         return made
-
-
-def _session(row: dict[str, Any]) -> Session:
-    return Session.model_validate(
-        {
-            **row,
-            "tokens": tokens_of(row),
-            "cost": row["cost_usd"],
-            "equivalent_cost": row["equivalent_cost_usd"],
-        }
-    )

@@ -204,6 +204,15 @@ async def test_alertmanager_fills_the_history_once_and_tells_live_clients(client
     assert told == [("resolved", "GatewayDown"), ("firing", "GatewayDown")]
 
 
+async def test_live_clients_get_an_alert_as_the_answer_to_a_question_has_it(client, database):
+    for status in ("firing", "resolved"):
+        await client.post("/api/webhooks/alertmanager", json=notification(status, startsAt="2026-01-29T10:00:00.25Z"))
+        (asked,) = (await client.get("/api/monitoring/alerts", params={"range": "all"})).json()["alerts"]
+        cursor = await database.execute("SELECT payload FROM lobs.events WHERE topic = 'alerts' ORDER BY id DESC")
+        (told,) = await cursor.fetchone()
+        assert told == asked
+
+
 @pytest.mark.req("S1-21", "S1-16")
 async def test_one_document_that_is_made_once_for_many(client, database, filled):
     first = (await client.get("/api/refresh")).json()
