@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,8 +33,9 @@ from lobservatory.wording import counted
 from openclaw import state_dir
 from openclaw.client import GatewayClient
 from openclaw.protocol import GatewayError, Hello, MissingScopeError, RpcError
-from openclaw.stores import Stores
-from store.migrate import READER, WRITER, MigrateError, schema_state
+from openclaw.stores import Stores, schema_version
+from store import health
+from store.migrate import MigrateError, schema_state
 
 _GATEWAY_SECONDS = 10.0
 _WATCHDOG_MINUTES = 15  # three repeats of Alertmanager
@@ -167,7 +167,7 @@ def stores(found: Path, settings: Settings, config: state_dir.OpenClawConfig) ->
         yield Line("ok", "stores", f"{counts}; {counted(agents, 'agent')}, {counted(len(discovery.sources), 'source')}")
     for problem in discovery.problems:
         yield Line("wrong" if problem.fatal or problem.schema else "note", "stores", problem.text)
-    versions = sorted({version for path in _databases(discovery.sources) if (version := _schema_version(path)) > 0})
+    versions = sorted({version for path in _databases(discovery.sources) if (version := schema_version(path)) > 0})
     if versions:
         yield Line("ok", "schema", f"agent databases have schema version {', '.join(map(str, versions))}")
     policy = BillingPolicy(settings.billing, config.subscription_providers)
@@ -181,16 +181,6 @@ def stores(found: Path, settings: Settings, config: state_dir.OpenClawConfig) ->
 
 def _databases(sources: Any) -> set[Path]:
     return {source.path for source in sources if source.store == "sqlite"}
-
-
-def _schema_version(path: Path) -> int:
-    try:
-        with contextlib.closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2)
-        ) as database:
-            return int(database.execute("PRAGMA user_version").fetchone()[0])
-    except sqlite3.Error:
-        return 0  # the stores' own finding says why it cannot be read
 
 
 async def gateway(settings: Settings, config: state_dir.OpenClawConfig) -> list[Line]:
@@ -250,9 +240,9 @@ def database(settings: Settings) -> Iterator[Line]:
         with psycopg.connect(url, connect_timeout=5) as connection:
             version = connection.info.server_version
             yield Line("ok", "database", f"PostgreSQL {version // 10000}.{version % 10000}")
-            rest = _roles(connection)
+            rest = [_roles(health.roles(connection))]
             if not schema.pending and not schema.unknown:
-                rest.append(_watchdog(connection, settings))
+                rest.append(_watchdog(health.watchdog(connection), settings))
     except (MigrateError, settings_module.SettingsError, UserError) as error:
         yield Line("wrong", "database", f"{error}")
         return
@@ -270,15 +260,12 @@ def database(settings: Settings) -> Iterator[Line]:
     yield from rest
 
 
-def _watchdog(connection: psycopg.Connection[Any], settings: Settings) -> Line:
+def _watchdog(heard: health.Watchdog | None, settings: Settings) -> Line:
     """Whether the alert that fires always still comes all the way to the API, as far as it can have come by now.
 
     What was heard before the servers that run now had started says nothing of them: the row may even be that of
     another installation, whose database was restored here.
     """
-    row = connection.execute(
-        "SELECT heard_at, extract(epoch FROM now() - heard_at)::bigint / 60 FROM public.alert_watchdog"
-    ).fetchone()
     known = up.servers(settings)
     unable = [
         f"{part.capitalize()} lacks {needed}"
@@ -296,19 +283,19 @@ def _watchdog(connection: psycopg.Connection[Any], settings: Settings) -> Line:
     }
     began = [_started(urls.get(part), *where) for part, where in _STARTS.items()]
     answering = [moment for moment in began if moment is not None]
-    stale = row is not None and bool(answering) and row[0] < max(answering)
-    if row is not None and row[1] <= _WATCHDOG_MINUTES and not stale:
-        return Line("ok", "alerts", f"the alert that fires always was heard {row[1]} min ago")
-    heard = "never heard" if row is None else f"not heard for {row[1]} min"
+    stale = heard is not None and bool(answering) and heard.heard_at < max(answering)
+    if heard is not None and heard.minutes_ago <= _WATCHDOG_MINUTES and not stale:
+        return Line("ok", "alerts", f"the alert that fires always was heard {heard.minutes_ago} min ago")
+    silence = "never heard" if heard is None else f"not heard for {heard.minutes_ago} min"
     if len(answering) < len(began):
-        level: Level = "note" if row is None else "wrong"
-        return Line(level, "alerts", f"{heard}: start Prometheus and Alertmanager, which send and deliver them")
+        level: Level = "note" if heard is None else "wrong"
+        return Line(level, "alerts", f"{silence}: start Prometheus and Alertmanager, which send and deliver them")
     seconds = (datetime.now(UTC) - max(answering)).total_seconds()
     if seconds < _FIRST_WATCHDOG_MINUTES * 60:
         up_for = f"Prometheus and Alertmanager have been up for {seconds:.0f} s"
         return Line("note", "alerts", f"not heard yet: {up_for}, and it comes within {_FIRST_WATCHDOG_MINUTES} min")
     up_for = f"Prometheus and Alertmanager have been up for {seconds / 60:.0f} min"
-    return Line("wrong", "alerts", f"{heard}, and {up_for}: `lobservatory alert-test` finds where alerts are lost")
+    return Line("wrong", "alerts", f"{silence}, and {up_for}: `lobservatory alert-test` finds where alerts are lost")
 
 
 # What each needs for it.
@@ -331,29 +318,16 @@ def _started(url: str | None, path: str, *keys: str) -> datetime | None:
         return None
 
 
-def _roles(connection: psycopg.Connection[Any]) -> list[Line]:
-    known = dict(
-        connection.execute(
-            "SELECT rolname, rolsuper FROM pg_roles WHERE rolname = ANY(%s)", [[WRITER, READER]]
-        ).fetchall()
-    )
-    missing = [role for role in (WRITER, READER) if role not in known]
-    if missing:
-        return [Line("wrong", "roles", f"missing: {', '.join(missing)}. Run `lobservatory migrate` as the owner")]
-    reach = connection.execute(
-        "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname = 'lobs' AND c.relkind IN ('r', 'p') AND has_table_privilege(%s, c.oid, 'SELECT')",
-        [READER],
-    ).fetchone()
-    if known[READER] or known[WRITER]:
-        return [Line("wrong", "roles", "lobs_reader or lobs_writer is a superuser: ALTER ROLE … NOSUPERUSER")]
-    if reach and reach[0]:
-        return [
-            Line(
-                "wrong", "roles", f"lobs_reader can read {counted(reach[0], 'base table')}: run `lobservatory migrate`"
-            )
-        ]
-    return [Line("ok", "roles", "lobs_writer writes, lobs_reader reads views only")]
+def _roles(found: health.Roles) -> Line:
+    if found.missing:
+        said = f"missing: {', '.join(found.missing)}. Run `lobservatory migrate` as the owner"
+        return Line("wrong", "roles", said)
+    if found.superuser:
+        return Line("wrong", "roles", "lobs_reader or lobs_writer is a superuser: ALTER ROLE … NOSUPERUSER")
+    if found.readable_tables:
+        tables = counted(found.readable_tables, "base table")
+        return Line("wrong", "roles", f"lobs_reader can read {tables}: run `lobservatory migrate`")
+    return Line("ok", "roles", "lobs_writer writes, lobs_reader reads views only")
 
 
 def servers(settings: Settings) -> Iterator[Line]:

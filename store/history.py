@@ -89,6 +89,11 @@ def quarter_of(at: datetime) -> datetime:
     return _EPOCH + (at - _EPOCH) // QUARTER * QUARTER
 
 
+def hold_still(connection: psycopg.Connection[Any]) -> None:
+    """All that is asked in this transaction is answered as of one instant. It must be the first of it."""
+    connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+
 def first_call(connection: psycopg.Connection[Any], gateway: str) -> datetime | None:
     """The quarter hour of the oldest call that is known."""
     row = connection.execute("SELECT min(bucket) FROM public.usage_15m WHERE gateway = %s", [gateway]).fetchone()

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from api import errors, web
 from api.context import Context, ContextDep, Reader
 from api.responses import problems
+from store.health import ensure_answers
 
 router = APIRouter()
 _READY_SECONDS = 3.0
@@ -54,7 +55,7 @@ async def ready(context: ContextDep, response: Response) -> Readiness:
 async def _database(context: Context) -> bool:
     try:
         async with asyncio.timeout(_READY_SECONDS), context.pool.connection(_READY_SECONDS) as connection:
-            await connection.execute("SELECT 1")
+            await ensure_answers(connection)
     except (TimeoutError, *errors.DATABASE_AWAY):
         return False
     return True

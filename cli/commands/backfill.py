@@ -109,7 +109,7 @@ def _filled(settings: Settings, promtool: Path, into: Path, address: str, since:
     scraped = asked(address, gateway, up.addresses(settings)["exporter"].url.removeprefix("http://"))
     try:
         with psycopg.connect(url, connect_timeout=10) as connection:
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")  # one instant for all
+            history.hold_still(connection)
             oldest = history.first_call(connection, gateway)
             if oldest is None:
                 raise UserError(f"backfill: there are no calls of gateway {gateway!r} in the database")

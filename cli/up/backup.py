@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from cli.up import clients, embedded
 from cli.up.clients import Pause, Tell
 from cli.up.postgres import DATABASE, OWNER, READER, SUPERUSER, WRITER, Cluster
 from lobservatory.errors import UserError
 from lobservatory.settings import Settings
+from store import server
 from store.contents import Contents, contents, is_blank, is_ours
 from store.migrate import MigrateError, check_schema, migrate, refuse_newer
 
@@ -147,11 +147,9 @@ def _into_embedded(cluster: Cluster, path: Path, listed: bytes, tell: Tell, paus
     with psycopg.connect(cluster.dsn(SUPERUSER), autocommit=True) as connection:
         if not is_blank(connection):
             raise embedded.occupied("restore", cluster.root, "a database with content")
-    fresh, name, owner = sql.Identifier(_FRESH), sql.Identifier(DATABASE), sql.Identifier(OWNER)
     with psycopg.connect(cluster.dsn(SUPERUSER, "postgres"), autocommit=True) as admin:
-        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
-        admin.execute(drop.format(fresh))  # of one that was killed
-        admin.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8'").format(fresh, owner))
+        server.drop_database(admin, _FRESH)  # of one that was killed
+        server.create_database(admin, _FRESH, OWNER)
         try:
             tell(f"restore: restoring {path} …")
             url = cluster.dsn(OWNER, _FRESH)
@@ -163,31 +161,31 @@ def _into_embedded(cluster: Cluster, path: Path, listed: bytes, tell: Tell, paus
             found = contents(cluster.dsn(READER, _FRESH))
             pause(0)
         except BaseException:
-            admin.execute(drop.format(fresh))
+            server.drop_database(admin, _FRESH)
             raise
-        admin.execute(drop.format(name))
-        admin.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(fresh, name))
+        server.drop_database(admin, DATABASE)
+        server.rename_database(admin, _FRESH, DATABASE)
     return found
 
 
 def _fill(connection: psycopg.Connection[Any], url: str, path: Path, listed: bytes, pause: Pause) -> None:
     """Everything of the backup, in one transaction. Raises UserError, psycopg.Error."""
     timescale = _needs_timescale(connection, listed)
-    if timescale:
-        connection.execute("SELECT public.timescaledb_pre_restore()")
     try:
-        if connection.info.server_version >= _KNOWS_TRANSACTION_TIMEOUT:
-            clients.run(
-                "pg_restore", url, "--exit-on-error", "--no-owner", "--no-privileges", "--single-transaction",
-                str(path), pause=pause,
-            )  # fmt: skip
-        else:
-            _by_script(url, path, pause)
+        with server.restoring_timescale(connection) if timescale else contextlib.nullcontext():
+            _restore(connection.info.server_version, url, path, pause)
     except UserError as error:
         raise UserError(f"restore: {path} was not restored, nothing is changed: {error}") from error
-    finally:
-        if timescale:
-            connection.execute("SELECT public.timescaledb_post_restore()")
+
+
+def _restore(server_version: int, url: str, path: Path, pause: Pause) -> None:
+    if server_version >= _KNOWS_TRANSACTION_TIMEOUT:
+        clients.run(
+            "pg_restore", url, "--exit-on-error", "--no-owner", "--no-privileges", "--single-transaction", str(path),
+            pause=pause,
+        )  # fmt: skip
+    else:
+        _by_script(url, path, pause)
 
 
 def _needs_timescale(connection: psycopg.Connection[Any], listed: bytes) -> bool:
@@ -195,12 +193,11 @@ def _needs_timescale(connection: psycopg.Connection[Any], listed: bytes) -> bool
     of the backup). Raises UserError."""
     if b" EXTENSION - timescaledb" not in listed:
         return False
-    if not connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'").fetchone():
+    if not server.create_available_timescale(connection):
         raise UserError(
             "restore: the backup is of a database with TimescaleDB, which this server does not have: restore it on one "
             "with the same version of the extension"
         )
-    connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
     return True
 
 

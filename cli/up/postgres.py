@@ -28,7 +28,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
-from psycopg import sql
+
+from store import server
 
 DATABASE = "lobservatory"
 SUPERUSER = "lobs_superuser"
@@ -176,32 +177,12 @@ class Cluster:
                 self.dsn(SUPERUSER, "postgres"), autocommit=True, connect_timeout=10, client_encoding="utf8"
             ) as connection:
                 for role in ROLES:
-                    known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
-                    connection.execute(
-                        sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
-                            sql.SQL("ALTER" if known else "CREATE"), sql.Identifier(role), self.passwords[role]
-                        )
-                    )
-                for setting, value in (("statement_timeout", "15s"), ("default_transaction_read_only", "on")):
-                    connection.execute(
-                        sql.SQL("ALTER ROLE {} SET {} = {}").format(sql.Identifier(READER), sql.SQL(setting), value)
-                    )
-                # pg_monitor: our own metrics want the size of the database and of its WAL.
-                connection.execute(sql.SQL("GRANT pg_monitor TO {}").format(sql.Identifier(WRITER)))
-                if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
-                    connection.execute(
-                        sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8'").format(
-                            sql.Identifier(DATABASE), sql.Identifier(OWNER)
-                        )
-                    )
-                connection.execute(
-                    sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(DATABASE), sql.Identifier(OWNER))
-                )
+                    server.keep_role(connection, role, self.passwords[role])
+                server.only_read(connection, READER)
+                server.let_monitor(connection, WRITER)  # our own metrics want sizes
+                server.keep_database(connection, DATABASE, OWNER)
             with psycopg.connect(self.dsn(SUPERUSER), autocommit=True, connect_timeout=10) as connection:
-                # TimescaleDB, where the server has it loaded; only a superuser may create it.
-                loaded = connection.execute("SELECT current_setting('shared_preload_libraries')").fetchone()
-                if loaded and "timescaledb" in loaded[0]:
-                    connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+                server.create_loaded_timescale(connection)
         except psycopg.Error as error:
             raise PostgresError(f"roles of the embedded database: {error}") from error
 

@@ -19,13 +19,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
-from psycopg import sql
 
 from cli.up import clients, postgres
 from cli.up.clients import Pause, Tell
 from cli.up.postgres import SUPERUSER, Cluster, PostgresError
 from lobservatory.errors import UserError
 from lobservatory.given import path_of
+from store import server
+from store.server import RowCounts
 
 VARIABLE = "LOBS_OLD_POSTGRES_BIN"
 # Where systems install several major versions beside each other: Debian, PostgreSQL's own packages for Red Hat, SUSE,
@@ -118,10 +119,7 @@ def _dump(cluster: Cluster, folder: Path, pause: Pause) -> dict[str, Path]:
     roles = folder / "roles.sql"
     clients.run("pg_dumpall", _url(cluster, _OTHERS_KEEP), "--roles-only", f"--file={roles}", pause=pause)
     with psycopg.connect(cluster.dsn(SUPERUSER, _OTHERS_KEEP)) as connection:
-        names = connection.execute(
-            "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1"
-        )
-        files = {name: folder / f"{number}.dump" for number, (name,) in enumerate(names.fetchall())}
+        files = {name: folder / f"{number}.dump" for number, name in enumerate(server.databases(connection))}
     for name, file in files.items():
         clients.run("pg_dump", _url(cluster, name), "--format=custom", "--compress=1", f"--file={file}", pause=pause)
     return files
@@ -144,20 +142,12 @@ def _load(cluster: Cluster, dumped: Mapping[str, Path], folder: Path, pause: Pau
         clients.run("pg_restore", url, "--exit-on-error", *create, str(file), pause=pause)
 
 
-def _rows(cluster: Cluster, database: str) -> dict[tuple[str, str], int]:
-    """Table → number of its rows, of everything that is not PostgreSQL's own."""
+def _rows(cluster: Cluster, database: str) -> RowCounts:
     with psycopg.connect(_url(cluster, database)) as connection:
-        tables = connection.execute(
-            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
-        ).fetchall()
-        counted = {}
-        for table in tables:
-            row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(*table))).fetchone()
-            counted[table] = row[0] if row else 0
-        return counted
+        return server.row_counts(connection)
 
 
-def _compare(cluster: Cluster, expected: Mapping[str, Mapping[tuple[str, str], int]]) -> None:
+def _compare(cluster: Cluster, expected: Mapping[str, RowCounts]) -> None:
     for name, rows in expected.items():
         if _rows(cluster, name) != rows:
             raise PostgresError(f"the new database {name} does not have the rows of the old one")

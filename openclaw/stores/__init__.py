@@ -36,7 +36,7 @@ from openclaw.stores.contract import (
     Store,
     StoreError,
 )
-from openclaw.stores.database import Rows, row_entry
+from openclaw.stores.database import Rows, row_entry, schema_version
 from openclaw.stores.discovery import Place, place
 from openclaw.stores.files import Block, Lines, decode_line
 from openclaw.stores.stores import Stores
@@ -63,4 +63,5 @@ __all__ = [
     "decode_line",
     "place",
     "row_entry",
+    "schema_version",
 ]

@@ -585,6 +585,15 @@ def _ids(connection: sqlite3.Connection, session_id: str) -> frozenset[str]:
 _inflate = zstandard.ZstdDecompressor(max_window_size=MAX_EVENT)
 
 
+def schema_version(path: Path) -> int:
+    """The version of a database's schema; 0 when it cannot be read (`contents` says why)."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2)) as found:
+            return int(found.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
 def _entry(row: _Row) -> Entry | RejectReason:
     """The entry of a row, or the reason why it has none."""
     text = _row_text(row)

@@ -1,6 +1,7 @@
 """The arrows between the rooms point one way, and nothing of this workplace's outside is imported by accident."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -157,13 +158,66 @@ class E:
     assert sorted(reaches(text)) == ["_b", "_d", "_i", "_j"]
 
 
+# Statements that change something, wherever they stand; questions only where they are asked, for boards ask views.
+CHANGES = re.compile(r"\b(INSERT INTO|DELETE FROM|CREATE TABLE|ALTER TABLE|TRUNCATE|GRANT \w+ (ON|TO))\b")
+ASKS = re.compile(
+    r"\s*(SELECT\b.*\bFROM\b|WITH\b.*\bSELECT\b|UPDATE\b.*\bSET\b|SET TRANSACTION\b|SET LOCAL\b)", re.DOTALL
+)
+
+
+def sql_of_ours(source, *, boards=False):
+    """What a module has of statements to our database. One of sqlite3 and not of psycopg speaks to OpenClaw's files."""
+    nodes = list(ast.walk(ast.parse(source)))
+    imported = {alias.name.partition(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module).partition(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+    if "sqlite3" in imported and "psycopg" not in imported:
+        return []
+    return [f"line {node.lineno}" for node in nodes if is_sql(node, boards=boards)]
+
+
+def is_sql(node, *, boards):
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "psycopg" and any(alias.name == "sql" for alias in node.names)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.func.attr in {"execute", "executemany", "executescript"}
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return bool(CHANGES.search(node.value) or (not boards and ASKS.match(node.value)))
+    return False
+
+
 def test_only_the_store_speaks_sql():
     """Statements in other rooms would be a second place that knows the schema; views in dashboards are the contract."""
-    words = ("INSERT INTO", "DELETE FROM", "CREATE TABLE", "ALTER TABLE")
-    wrong = [
-        str(path.relative_to(ROOT))
-        for room in ("exporter", "api", "openclaw", "dashboards")
+    wrong = {
+        str(path.relative_to(ROOT)): found
+        for room in ("lobservatory", "openclaw", "exporter", "api", "cli", "dashboards", "alerts")
         for path in (ROOT / room).rglob("*.py")
-        if any(word in path.read_text(encoding="utf-8") for word in words)
-    ]
-    assert wrong == []
+        if (found := sql_of_ours(path.read_text(encoding="utf-8"), boards=room == "dashboards"))
+    }
+    assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "connection.execute('SELECT 1')",
+        "def f(query):\n    cursor.executemany(query, rows)",
+        "from psycopg import sql",
+        "QUERY = 'SELECT a FROM public.agents WHERE a = %s'",
+        "QUERY = f'SELECT a\\n FROM {view}'",
+        "a = 'INSERT INTO lobs.agents VALUES (1)'",
+        "a = 'ALTER TABLE lobs.agents ADD b int'",
+        "a = 'GRANT SELECT ON lobs.agents TO lobs_reader'",
+        "a = 'SET TRANSACTION READ ONLY'",
+        "a = 'UPDATE lobs.agents SET a = 1'",
+    ],
+)
+def test_the_rule_notices_sql(source):
+    assert sql_of_ours(source)
+    assert "psycopg" in source or sql_of_ours(f"import sqlite3\n{source}") == []
+    assert sql_of_ours(f"import sqlite3\nfrom psycopg.rows import dict_row\n{source}")
+
+
+def test_the_rule_leaves_advice_and_boards_alone():
+    assert sql_of_ours("a = 'as an administrator, run CREATE ROLE lobs_writer LOGIN'") == []
+    assert sql_of_ours("a = 'SELECT ts FROM cost_hourly'", boards=True) == []
+    assert sql_of_ours("a = 'DELETE FROM cost_hourly'", boards=True)
