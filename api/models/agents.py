@@ -49,7 +49,7 @@ class TokenClasses(Camel):
     reasoning: int = 0
 
     @classmethod
-    def of(cls, row: monitoring.Session | monitoring.CostGroup) -> Self:
+    def of(cls, row: rows.Agent | monitoring.Session | monitoring.CostGroup) -> Self:
         """Those of a row."""
         return cls(
             input=row.input_tokens,
@@ -82,13 +82,7 @@ class AgentFigures(Camel):
             sessions=row.sessions,
             calls=row.calls,
             errors=row.errors,
-            tokens=TokenClasses(
-                input=row.input_tokens,
-                output=row.output_tokens,
-                cache_read=row.cache_read_tokens,
-                cache_write=row.cache_write_tokens,
-                reasoning=row.reasoning_tokens,
-            ),
+            tokens=TokenClasses.of(row),
             cost=row.cost_usd,
             equivalent_cost=row.equivalent_cost_usd,
             unpriced_calls=row.unpriced_calls,
