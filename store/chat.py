@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
 from store.pool import Connection
+from store.reading import columns, read
 
 MOST_CONVERSATIONS = 100
 MOST_MESSAGES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation of one user."""
+
+    id: str
+    title: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A question or an answer. `figures`: what an answer rests on, as it was kept."""
+
+    id: int
+    at: datetime
+    role: str
+    content: str
+    figures: list[Mapping[str, Any]]
+    error: str | None
 
 
 async def begin(connection: Connection, *, identifier: str, owner: str, gateway: str, title: str) -> None:
@@ -35,7 +60,7 @@ async def add(
     conversation: str,
     role: str,
     content: str,
-    figures: Sequence[dict[str, Any]] = (),
+    figures: Sequence[Mapping[str, Any]] = (),
     error: str | None = None,
 ) -> None:
     """A question or an answer."""
@@ -46,26 +71,26 @@ async def add(
     await connection.execute("UPDATE lobs.chat_conversations SET updated_at = now() WHERE id = %s", [conversation])
 
 
-async def conversations(
-    connection: Connection, *, owner: str, gateways: Collection[str] | None
-) -> list[dict[str, Any]]:
+async def conversations(connection: Connection, *, owner: str, gateways: Collection[str] | None) -> list[Conversation]:
     """The newest conversations of a user."""
-    cursor = await connection.execute(
-        "SELECT id, title, created_at, updated_at FROM lobs.chat_conversations"
+    return await read(
+        connection,
+        Conversation,
+        f"SELECT {columns(Conversation)} FROM lobs.chat_conversations"  # noqa: S608 - names of ours
         " WHERE owner = %s AND (%s::text[] IS NULL OR gateway = ANY(%s)) ORDER BY updated_at DESC, id LIMIT %s",
         [owner, *[None if gateways is None else sorted(gateways)] * 2, MOST_CONVERSATIONS],
     )
-    return list(await cursor.fetchall())
 
 
-async def messages(connection: Connection, *, conversation: str) -> list[dict[str, Any]]:
+async def messages(connection: Connection, *, conversation: str) -> list[Message]:
     """The newest messages of a conversation, in their order."""
-    cursor = await connection.execute(
-        "SELECT * FROM (SELECT id, at, role, content, figures, error FROM lobs.chat_messages"
+    return await read(
+        connection,
+        Message,
+        f"SELECT * FROM (SELECT {columns(Message)} FROM lobs.chat_messages"  # noqa: S608 - names of ours
         " WHERE conversation_id = %s ORDER BY id DESC LIMIT %s) AS newest ORDER BY id",
         [conversation, MOST_MESSAGES],
     )
-    return list(await cursor.fetchall())
 
 
 async def forget(connection: Connection, *, identifier: str, owner: str) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from api.models.base import Camel, Identifier, Instant, Storable
+from api.models.events import StreamEvent
 
 LONGEST_MESSAGE = 4_000
 
@@ -68,3 +69,53 @@ class AvailableQuestion(Camel):
     about: str
     source: Literal["sql", "promql"] = Field(description="What it is asked of: the database or Prometheus.")
     parameters: dict[str, Any] = Field(description="JSON schema.")
+
+
+class ConversationEvent(StreamEvent):
+    """Where the answer will be kept."""
+
+    type: Literal["conversation"] = "conversation"
+    conversation_id: str
+
+
+class QueryEvent(StreamEvent):
+    """What the model has asked of the data. `rows`: how many it got; `error`: why there are none."""
+
+    type: Literal["query"] = "query"
+    query: str
+    params: dict[str, Any]
+    rows: int
+    error: str | None = None
+
+    @classmethod
+    def of(cls, figure: Figure) -> Self:
+        """The question of a figure."""
+        why = {"error": figure.error} if figure.error else {}
+        return cls.model_validate({"query": figure.query, "params": figure.params, "rows": len(figure.rows), **why})
+
+
+class DeltaEvent(StreamEvent):
+    """What is new of the answer; with `replace`, the whole of it, because it does not go on with what was shown."""
+
+    type: Literal["delta"] = "delta"
+    text: str
+    replace: bool = False
+
+
+class AnswerEvent(StreamEvent):
+    """The whole answer, and what it rests on."""
+
+    type: Literal["answer"] = "answer"
+    text: str
+    figures: list[Figure]
+
+
+class ErrorEvent(StreamEvent):
+    """Why there is no answer: `code` for programs, `detail` for people."""
+
+    type: Literal["error"] = "error"
+    code: str
+    detail: str
+
+
+ChatEvent = ConversationEvent | QueryEvent | DeltaEvent | AnswerEvent | ErrorEvent

@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 
 from api.models.base import Camel, Identifier, Instant, Name
 from api.models.commands import AgentId, DeliverTo, Prompt
+from api.models.events import StreamEvent
 from store import requested_runs as rows
 
 MOST_STAGES = 10
@@ -109,3 +110,26 @@ class Cancelled(Camel):
 
     ok: bool = True
     aborted: bool = Field(description="Whether a run of the gateway was stopped for it.")
+
+
+class ReplyEvent(StreamEvent):
+    """What the stage at hand says: `delta` has what is new of the text, `final` all of it."""
+
+    type: Literal["delta", "final", "aborted", "error"]
+    run_id: str | None
+    text: str | None = None
+
+
+class RunResult(Camel):
+    """What came of a run, as LOBS_RESULT_WEBHOOK_URL gets it. `reply` is the gateway's at this moment."""
+
+    id: str
+    label: str
+    status: str
+    agent_ids: list[str]
+    error: str | None
+    reply: str | None
+    tokens: int | None
+    cost_usd: float | None
+    duration_seconds: float | None
+    operation_ids: list[str]

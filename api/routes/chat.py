@@ -58,8 +58,7 @@ async def ask(context: ContextDep, actor: Commander, body: ChatIn) -> StreamingR
         number = 0
         async for event in events:
             number += 1
-            payload = {name: value for name, value in event.items() if name != "type"}
-            yield server_sent_event(event["type"], payload, number)
+            yield server_sent_event(event.type, event.payload(), number)
 
     return StreamingResponse(stream(), headers=STREAM_HEADERS)
 
@@ -73,13 +72,13 @@ async def questions(context: ContextDep, _: Reader) -> list[AvailableQuestion]:
 @router.get("/conversations", summary="Your conversations", responses=problems())
 async def conversations(context: ContextDep, actor: Reader) -> list[Conversation]:
     """The newest 100."""
-    return [Conversation.model_validate(row) for row in await context.chat.conversations(actor)]
+    return await context.chat.conversations(actor)
 
 
 @router.get("/conversations/{conversation_id}", summary="One conversation", responses=problems(404))
 async def messages(context: ContextDep, actor: Reader, conversation_id: ConversationId) -> ConversationMessages:
     """Questions and answers with the figures that they rest on."""
-    return ConversationMessages.model_validate(await context.chat.messages(actor, conversation_id))
+    return await context.chat.messages(actor, conversation_id)
 
 
 @router.delete(

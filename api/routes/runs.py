@@ -16,7 +16,6 @@ from api.models.commands import Run
 from api.models.runs import Cancelled, RequestedRun, RequestedRuns, RunIn, RunStatus
 from api.responses import problems
 from api.routes.operations import IdempotencyKey
-from api.services.runs.replies import KEEP_ALIVE
 
 router = APIRouter(prefix="/api/runs", tags=["commands"])
 RunId = Annotated[Identifier, Path(description="Of `POST /api/runs`, `POST /api/agents/spawn` and the like.")]
@@ -88,10 +87,10 @@ async def reply(context: ContextDep, actor: Commander, run_id: RunId) -> Streami
     async def stream() -> AsyncIterator[str]:
         number = 0
         async for event in events:
-            if event["type"] == KEEP_ALIVE:
-                yield f": {KEEP_ALIVE}\n\n"
+            if event is None:
+                yield ": keep-alive\n\n"  # no proxy ends the connection while the model thinks
                 continue
             number += 1
-            yield server_sent_event(event["type"], {k: v for k, v in event.items() if k != "type"}, number)
+            yield server_sent_event(event.type, event.payload(), number)
 
     return StreamingResponse(stream(), headers=STREAM_HEADERS)

@@ -7,11 +7,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from http.client import HTTPException, HTTPMessage
 from typing import IO, Any, Literal
 
+from api.models.runs import RunResult
 from api.services.webhooks import signature
 from lobservatory.settings import Settings
 
@@ -28,22 +28,6 @@ class DeliveryError(Exception):
     """It did not arrive. The text names neither the address nor what was to be delivered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What is told of a run. `reply` is the gateway's at this moment."""
-
-    id: str
-    label: str
-    status: str
-    agents: list[str]
-    error: str | None
-    reply: str | None
-    tokens: int | None
-    cost_usd: float | None
-    seconds: float | None
-    operation_ids: list[str]
-
-
 def missing(settings: Settings, receiver: Receiver) -> str | None:
     """The setting that a receiver lacks."""
     if receiver == "slack":
@@ -58,7 +42,7 @@ def pause(attempts: int) -> timedelta | None:
     return None if attempts >= MOST_ATTEMPTS else min(_FIRST_PAUSE * 4 ** (attempts - 1), _LONGEST_PAUSE)
 
 
-def post(settings: Settings, receiver: Receiver, result: Result) -> None:
+def post(settings: Settings, receiver: Receiver, result: RunResult) -> None:
     """Deliver once; blocks. Raises DeliveryError."""
     lacks = missing(settings, receiver)
     if lacks:
@@ -66,7 +50,7 @@ def post(settings: Settings, receiver: Receiver, result: Result) -> None:
     if receiver == "slack":
         _send(settings.slack_webhook_url.get_secret_value().strip(), json.dumps(slack_message(result)).encode(), {})
         return
-    body = json.dumps(webhook_document(result)).encode()
+    body = json.dumps(result.model_dump(by_alias=True)).encode()
     timestamp = str(int(time.time()))
     secret = settings.result_webhook_secret.get_secret_value()
     headers = {
@@ -77,28 +61,12 @@ def post(settings: Settings, receiver: Receiver, result: Result) -> None:
     _send(settings.result_webhook_url.get_secret_value().strip(), body, headers)
 
 
-def webhook_document(result: Result) -> dict[str, Any]:
-    """The body for a webhook."""
-    return {
-        "id": result.id,
-        "label": result.label,
-        "status": result.status,
-        "agentIds": result.agents,
-        "error": result.error,
-        "reply": result.reply,
-        "tokens": result.tokens,
-        "costUsd": result.cost_usd,
-        "durationSeconds": result.seconds,
-        "operationIds": result.operation_ids,
-    }
-
-
-def slack_message(result: Result) -> dict[str, Any]:
+def slack_message(result: RunResult) -> dict[str, Any]:
     """The message for Slack: what others wrote is text, never a mention, a link or a mark."""
     mark = {"completed": "✅", "failed": "🔴"}.get(result.status, "⚪")
-    facts = [result.status, *result.agents]
-    if result.seconds is not None:
-        facts.append(f"{result.seconds:.0f} s")
+    facts = [result.status, *result.agent_ids]
+    if result.duration_seconds is not None:
+        facts.append(f"{result.duration_seconds:.0f} s")
     if result.cost_usd is not None:
         facts.append(f"{result.cost_usd:.2f} US$")
     said = result.error or result.reply or "It gave no reply."

@@ -56,7 +56,8 @@ async def service_of(postgres_dsn, postgres_reader_dsn, settings):
 
 
 async def told(service: ChatService, message: str = "What did it cost?", actor: Actor = ANNA, **more: Any):
-    return [event async for event in await service.ask(actor, ChatIn(message=message, **more))]
+    events = await service.ask(actor, ChatIn(message=message, **more))
+    return [{"type": event.type, **event.payload()} async for event in events]
 
 
 def kinds(events):
@@ -79,12 +80,12 @@ async def test_an_answer_rests_on_figures_that_are_kept_for_its_user_only(servic
     assert "data only" in model.heard[1][1]
 
     identifier = events[0]["conversationId"]
-    kept = (await service.messages(ANNA, identifier))["messages"]
-    assert [(one["role"], one["content"], one["error"]) for one in kept] == [
+    kept = (await service.messages(ANNA, identifier)).messages
+    assert [(one.role, one.content, one.error) for one in kept] == [
         ("user", "What did it cost?", None),
         ("assistant", "It cost 0 US$.", None),
     ]
-    assert [one["id"] for one in await service.conversations(ANNA)] == [identifier]
+    assert [one.id for one in await service.conversations(ANNA)] == [identifier]
     assert await service.conversations(BEN) == []
     for refused in (service.messages(BEN, identifier), service.forget(BEN, identifier)):
         with pytest.raises(errors.NotFoundError):
@@ -92,7 +93,7 @@ async def test_an_answer_rests_on_figures_that_are_kept_for_its_user_only(servic
     with pytest.raises(errors.NotFoundError):
         await service.ask(BEN, ChatIn(message="And now?", conversation_id=identifier))
     await told(service, "And now?", conversation_id=identifier)
-    assert len((await service.messages(ANNA, identifier))["messages"]) == 4
+    assert len((await service.messages(ANNA, identifier)).messages) == 4
     await service.forget(ANNA, identifier)
     assert await service.conversations(ANNA) == []
 
@@ -130,8 +131,8 @@ async def test_a_model_that_asks_for_ever_is_stopped_after_five_rounds(service_o
     assert kinds(events) == ["conversation", *["query"] * MOST_ROUNDS, "error"]
     assert events[-1]["code"] == "too_many_rounds"
     assert "You may not ask again" in model.heard[-1][1]
-    kept = (await service.messages(ANNA, events[0]["conversationId"]))["messages"]
-    assert kept[-1]["error"] == "too_many_rounds"
+    kept = (await service.messages(ANNA, events[0]["conversationId"])).messages
+    assert kept[-1].error == "too_many_rounds"
     assert kinds(await told(service, "Once more"))[-1] == "error", "the user may ask again"
 
 
@@ -223,12 +224,12 @@ class Slow(Model):
 async def test_one_question_at_a_time_and_a_stop_is_kept(service_of):
     service = service_of(Slow("x"))
     events = await service.ask(ANNA, ChatIn(message="What?"))
-    assert (await anext(events))["type"] == "conversation"
+    assert (await anext(events)).type == "conversation"
     with pytest.raises(errors.ChatBusyError):
         await service.ask(ANNA, ChatIn(message="And?"))
     await service.close()
     (conversation,) = await service.conversations(ANNA)
-    assert (await service.messages(ANNA, conversation["id"]))["messages"][-1]["error"] == "stopped"
+    assert (await service.messages(ANNA, conversation.id)).messages[-1].error == "stopped"
 
 
 class Client:
@@ -320,15 +321,15 @@ async def test_who_does_not_read_gets_the_end_all_the_same(service_of, monkeypat
     (task,) = service._tasks
     await task  # nobody has read until the answer was there
     found = [event async for event in events]
-    assert kinds(found) == ["conversation", *["delta"] * 3, "answer"]
-    assert found[-1]["text"] == ("It cost 4 US$. " * 50).strip()
+    assert [event.type for event in found] == ["conversation", *["delta"] * 3, "answer"]
+    assert found[-1].text == ("It cost 4 US$. " * 50).strip()
 
 
 async def test_an_answer_to_a_conversation_that_was_deleted_meanwhile_is_told(service_of):
     class Deleting(Model):
         async def ask(self, session_key: str, message: str) -> AsyncIterator[str]:
             (conversation,) = await service.conversations(ANNA)
-            await service.forget(ANNA, conversation["id"])
+            await service.forget(ANNA, conversation.id)
             yield "It cost 4."
 
     service = service_of(Deleting("x"))
@@ -351,11 +352,11 @@ async def test_a_lost_connection_ends_a_question_at_once(service_of):
             await gateway.drop_clients()
             async with asyncio.timeout(chat.REPLY_SECONDS / 2):
                 found = [event async for event in events]
-    assert found[-1]["type"] == "error"
-    assert found[-1]["code"] == "gateway"
-    assert found[-1]["detail"]
+    assert found[-1].type == "error"
+    assert found[-1].code == "gateway"
+    assert found[-1].detail
     (conversation,) = await service.conversations(ANNA)
-    assert (await service.messages(ANNA, conversation["id"]))["messages"][-1]["error"] == "gateway"
+    assert (await service.messages(ANNA, conversation.id)).messages[-1].error == "gateway"
 
 
 async def test_it_is_off_by_default_and_needs_the_scope_for_commands(app):

@@ -278,6 +278,22 @@ async def test_rules_are_added_and_removed_and_nothing_else_of_the_file_changes(
     assert [one["pattern"] for one in (await setup.client.get("/api/approval-rules")).json()] == ["/usr/bin/git"]
 
 
+async def test_what_a_gateway_does_not_tell_of_a_command_is_not_in_its_answer(setup):
+    """Only commands that may start a run say which; whoever repeats a key gets the same document."""
+    setup.gateway.answers["cron.run"] = lambda _: {"ok": True}
+    for key, method, path, body, answer in (
+        ("skill", "PATCH", "/api/skills/1password", {"enabled": False}, {"ok": True}),
+        ("run", "POST", "/api/crons/j1/run", None, {"ok": True, "runId": None}),
+        ("job", "PATCH", "/api/crons/j1", {"enabled": False}, {"ok": True}),
+    ):
+        for _ in range(2):
+            found = await setup.client.request(method, path, json=body, headers={"Idempotency-Key": key})
+            assert found.is_success, found.text
+            assert found.json() == answer
+    for method in ("skills.update", "cron.run", "cron.update"):
+        assert len(setup.sent(method)) == 1
+
+
 @pytest.mark.req("S4-11")
 async def test_skills_are_shown_installed_and_turned_off(setup):
     skills = (await setup.client.get("/api/skills")).json()

@@ -18,6 +18,7 @@ import pytest
 from fastapi import FastAPI
 
 from api.context import of_app
+from api.models.runs import ReplyEvent
 from api.security.scopes import Actor, Scope
 from api.services import delivery
 from api.services.runs import replies, worker
@@ -667,10 +668,10 @@ def said(run_id: str, state: str, text: str = "") -> dict[str, Any]:
     return {"runId": run_id, "state": state, "message": {"content": [{"type": "text", "text": text}]}}
 
 
-async def events(setup: Setup, identifier: str, told: asyncio.Queue[tuple[str, dict[str, Any]]]) -> None:
+async def events(setup: Setup, identifier: str, told: asyncio.Queue[ReplyEvent | None]) -> None:
     answer = await of_app(setup.app).runs.replies.follow(ACTOR, identifier)
     async for event in answer:
-        await told.put((event["type"], event))
+        await told.put(event)
 
 
 ACTOR = Actor("test command", Scope.COMMAND, "none")
@@ -692,11 +693,12 @@ async def test_what_a_run_says_is_streamed_to_its_end(setup):
     async with asyncio.timeout(PATIENCE_SECONDS):
         await setup.gateway.emit("chat", said("another", "delta", "not ours"))
         await setup.gateway.emit("chat", said(run["runId"], "delta", "So "))
-        assert (await told.get())[1]["text"] == "So "
+        assert (await told.get()).text == "So "
         await setup.gateway.emit("chat", said(run["runId"], "delta", "So far"))
-        assert (await told.get())[1]["text"] == "far"
+        assert (await told.get()).text == "far"
         await setup.gateway.emit("chat", said(run["runId"], "final", "Other words"))
-        assert await told.get() == ("final", {"type": "final", "runId": run["runId"], "text": "Other words"})
+        last = await told.get()
+        assert (last.type, last.payload()) == ("final", {"runId": run["runId"], "text": "Other words"})
         await reading
     assert len(client._news.events) == before
 
@@ -721,7 +723,7 @@ async def test_a_run_that_says_nothing_for_long_is_kept_alive_and_listeners_are_
     told: asyncio.Queue[Any] = asyncio.Queue()
     reading = asyncio.create_task(events(setup, run["id"], told))
     async with asyncio.timeout(PATIENCE_SECONDS):
-        assert (await told.get())[0] == replies.KEEP_ALIVE
+        assert await told.get() is None
         refused = await setup.client.get(f"/api/runs/{run['id']}/reply")
         assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
         await setup.gateway.emit("chat", said(run["runId"], "final", "done"))

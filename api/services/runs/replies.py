@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from api import errors
+from api.models.runs import ReplyEvent
 from api.security.scopes import Actor
 from api.services.commands import Commands
 from api.services.gateway import last_reply, written
@@ -22,9 +23,7 @@ _STREAM_LOOK_SECONDS = 2.0  # at the operation, for an end that no event told
 _MOST_EVENTS = 16  # each has all that was written so far, so that the newest tell everything
 _MOST_STREAMS = 100
 _KEEP_ALIVE_LOOKS = 7
-KEEP_ALIVE = "keep-alive"  # no proxy ends the connection while the model thinks
-
-Event = dict[str, Any]
+_ENDS: Mapping[str, Literal["error", "aborted"]] = {"failed": "error", "cancelled": "aborted"}  # by status
 
 
 class RunReplies:
@@ -37,8 +36,9 @@ class RunReplies:
         self._requests = requests
         self._streams = 0
 
-    async def follow(self, actor: Actor, run_id: str) -> AsyncIterator[Event]:
-        """What the stage at hand writes, as it comes: `delta`, then `final`, `aborted` or `error`, and no more.
+    async def follow(self, actor: Actor, run_id: str) -> AsyncIterator[ReplyEvent | None]:
+        """What the stage at hand writes, as it comes: `delta`, then `final`, `aborted` or `error`, and no more. None:
+        it has said nothing for some time.
 
         Raises NotFoundError, ConflictError while it waits; CommandsDisabledError, WrongGatewayError.
         """
@@ -50,7 +50,9 @@ class RunReplies:
             raise errors.RateLimitedError(_STREAM_LOOK_SECONDS, "Too many replies are listened to at once.")
         return self._stream(client, run, run.at_hand.run_id)
 
-    async def _stream(self, client: GatewayClient, run: rows.RequestedRun, gateway_run: str) -> AsyncIterator[Event]:
+    async def _stream(
+        self, client: GatewayClient, run: rows.RequestedRun, gateway_run: str
+    ) -> AsyncIterator[ReplyEvent | None]:
         told: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(_MOST_EVENTS)
 
         def hear(event: Pushed) -> None:
@@ -70,21 +72,21 @@ class RunReplies:
                     if event is None:
                         quiet += 1
                         if quiet % _KEEP_ALIVE_LOOKS == 0:
-                            yield {"type": KEEP_ALIVE}
+                            yield None
                         continue
                     yield event
-                    if event["type"] != "delta":
+                    if event.type != "delta":
                         return
-                    known += event["text"]
+                    known += event.text or ""
         except TimeoutError:
-            yield {"type": "error", "runId": gateway_run}
+            yield ReplyEvent(type="error", run_id=gateway_run)
         finally:
             self._streams -= 1
             stop()
 
     async def _next(
         self, client: GatewayClient, run: rows.RequestedRun, told: asyncio.Queue[Mapping[str, Any]], known: str
-    ) -> Event | None:
+    ) -> ReplyEvent | None:
         """What comes after `known`, within a short while."""
         try:
             async with asyncio.timeout(_STREAM_LOOK_SECONDS):
@@ -92,28 +94,28 @@ class RunReplies:
         except TimeoutError:
             return await self._end_of(client, run, known)
         state, now = payload.get("state"), written(payload)
-        common = {"runId": payload.get("runId")}
+        run_id = run.at_hand.run_id
         if state in {"error", "aborted"}:
-            return {"type": str(state), **common}
+            return ReplyEvent(type="error" if state == "error" else "aborted", run_id=run_id)
         if state == "final":
-            return {"type": "final", **common, "text": now or known}
+            return ReplyEvent(type="final", run_id=run_id, text=now or known)
         fresh = now.startswith(known) and len(now) > len(known)
-        return {"type": "delta", **common, "text": now[len(known) :]} if fresh else None
+        return ReplyEvent(type="delta", run_id=run_id, text=now[len(known) :]) if fresh else None
 
-    async def _end_of(self, client: GatewayClient, run: rows.RequestedRun, known: str) -> Event | None:
+    async def _end_of(self, client: GatewayClient, run: rows.RequestedRun, known: str) -> ReplyEvent | None:
         """The end of a stage that no event told: of one that had ended before anybody listened."""
         stage = run.at_hand
         if stage.operation_id is None:
             return None
         async with self._pool.connection() as connection:
             if not await operations.exists(connection, stage.operation_id):
-                return {"type": "error", "runId": stage.run_id}
+                return ReplyEvent(type="error", run_id=stage.run_id)
             status = (await operations.get(connection, stage.operation_id)).status
         if status == "completed":
             try:
                 reply = await last_reply(client, stage.session_key)
             except GatewayError:
                 reply = None
-            return {"type": "final", "runId": stage.run_id, "text": reply or known}
-        kind = {"failed": "error", "cancelled": "aborted"}.get(status)
-        return {"type": kind, "runId": stage.run_id} if kind else None
+            return ReplyEvent(type="final", run_id=stage.run_id, text=reply or known)
+        kind = _ENDS.get(status)
+        return ReplyEvent(type=kind, run_id=stage.run_id) if kind else None

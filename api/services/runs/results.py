@@ -8,6 +8,7 @@ import contextlib
 import structlog
 
 from api.counts import Counts
+from api.models.runs import RunResult
 from api.services import delivery
 from api.services.gateway import last_reply, refusal
 from lobservatory.settings import Settings
@@ -46,7 +47,7 @@ class RunResults:
         async with self._pool.connection() as connection:
             await rows.delivered(connection, run.id)
 
-    async def _result(self, client: GatewayClient, run: rows.RequestedRun) -> delivery.Result:
+    async def _result(self, client: GatewayClient, run: rows.RequestedRun) -> RunResult:
         reply = None
         if run.status == "completed":
             with contextlib.suppress(RpcError, MalformedReplyError):  # a session that is gone has no reply
@@ -56,15 +57,15 @@ class RunResults:
             known = [await operations.get(connection, one) for one in done if await operations.exists(connection, one)]
         costs = [one.cost_usd for one in known if one.cost_usd is not None]
         seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at and run.started_at else None
-        return delivery.Result(
+        return RunResult(
             id=run.id,
             label=run.label,
             status=run.status,
-            agents=list(dict.fromkeys(stage.agent_id for stage in run.stages)),
+            agent_ids=list(dict.fromkeys(stage.agent_id for stage in run.stages)),
             error=run.error,
             reply=reply,
             tokens=sum(one.total_tokens for one in known) if known else None,
             cost_usd=float(sum(costs)) if costs else None,
-            seconds=seconds,
+            duration_seconds=seconds,
             operation_ids=done,
         )
