@@ -10,10 +10,10 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from store import feed, outbox
+from store import feed, messages, outbox
 from store.pool import Connection
 from store.reading import columns, first, read
-from store.rows import OutboxEvent
+from store.rows import AlertEvent, OutboxEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +38,6 @@ class Known:
     told: bool
     starts_at: datetime
     ends_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class AlertEvent:
-    """One firing as it is kept. `told`: Alertmanager told of it."""
-
-    id: int
-    alert: str
-    severity: str | None
-    gateway: str | None
-    status: str
-    told: bool
-    starts_at: datetime
-    ends_at: datetime | None
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,28 +241,9 @@ def _values(alert: Alert) -> list[Any]:
 
 
 async def _publish(connection: Connection, changed: Sequence[AlertEvent]) -> None:
-    await outbox.publish(connection, [OutboxEvent("alerts", row.status, _message(row), row.gateway) for row in changed])
-
-
-def _message(row: AlertEvent) -> dict[str, Any]:
-    """The outbox's own format, in the names that live clients read: what a name means never changes. The API hands it
-    on as it is, and its model has the same names; a test compares them."""
-    return {
-        "id": str(row.id),
-        "alert": row.alert,
-        "severity": row.severity,
-        "gateway": row.gateway,
-        "status": row.status,
-        "told": row.told,
-        "startsAt": _iso(row.starts_at),
-        "endsAt": row.ends_at and _iso(row.ends_at),
-        **{name: row.annotations.get(name) for name in ("summary", "description", "action", "board", "runbook")},
-        "labels": row.labels,
-    }
-
-
-def _iso(instant: datetime) -> str:
-    return instant.isoformat().replace("+00:00", "Z")
+    await outbox.publish(
+        connection, [OutboxEvent("alerts", row.status, messages.alert(row), row.gateway) for row in changed]
+    )
 
 
 async def firing(connection: Connection, gateways: Sequence[str] | None) -> list[AlertEvent]:

@@ -11,7 +11,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from store.rows import AgentEvent
+from store.rows import AgentEvent, AlertEvent
 from store.work import Activity, Deliverable, FeedRow, Operation, Step, Task, TaskSession
 
 Message = dict[str, Any]
@@ -82,6 +82,14 @@ def agent_event(row: AgentEvent) -> Message:
     """Of what an agent just did; its gateway stands beside the message."""
     message = _plain(row)
     return {name: message[name] for name in ("agent", "event", "activity", "tool", "heat", "ts")}
+
+
+def alert(row: AlertEvent) -> Message:
+    """Of `firing` and `resolved`: the alert, with what its annotations are for."""
+    message = _camel(_plain(row))
+    notes = message.pop("annotations")
+    message |= {name: notes.get(name) for name in ("summary", "description", "action", "board", "runbook")}
+    return {**message, "id": str(row.id)}
 
 
 def _plain(row: Any) -> Message:

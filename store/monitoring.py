@@ -12,9 +12,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeVar
 
-from store.alerts import AlertEvent
 from store.pool import Connection
 from store.reading import columns, of, read
+from store.rows import AlertEvent
 from store.sorting import Key, Order
 
 Gateways = Sequence[str] | None

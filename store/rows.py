@@ -327,6 +327,22 @@ class AgentEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertEvent:
+    """One firing of an alert. `told`: Alertmanager told of it."""
+
+    id: int
+    alert: str
+    severity: str | None
+    gateway: str | None
+    status: str
+    told: bool
+    starts_at: datetime
+    ends_at: datetime | None
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxEvent:
     """A message for live clients; its id is given by the database, in commit order. `topic`: operations, agents,
     tasks, feed, alerts. `payload` is what the client gets."""

@@ -14,6 +14,7 @@ from api.models.base import Camel, Instant, Text, fields_of
 from api.models.operations import Usd
 from store import alerts as alert_rows
 from store import monitoring as rows
+from store.rows import AlertEvent as AlertRow
 
 
 class CostGroup(Camel):
@@ -206,7 +207,7 @@ class AlertEvent(Camel):
     labels: dict[str, str] = {}
 
     @classmethod
-    def of(cls, row: alert_rows.AlertEvent) -> Self:
+    def of(cls, row: AlertRow) -> Self:
         """The shape of a row."""
         said = {name: row.annotations.get(name) for name in ("summary", "description", "action", "board", "runbook")}
         return cls.model_validate({**fields_of(row), **said, "id": str(row.id)})

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Header, Query, Response
-from fastapi.responses import JSONResponse
 
 from api import errors
-from api.models.base import Camel, Cursor
+from api.models.base import Cursor
 
 IfMatch = Annotated[
     str | None,
@@ -55,14 +53,3 @@ def name_next(response: Response, cursor: str | None) -> None:
     """Say where the next page of a list begins, if there is one."""
     if cursor:
         response.headers["X-Next-Cursor"] = cursor
-
-
-def page(rows: Sequence[Mapping[str, Any] | Camel], following: str | None) -> JSONResponse:
-    """A page of a list, with the cursor of the next."""
-    shown = [row.model_dump(by_alias=True, mode="json") if isinstance(row, Camel) else row for row in rows]
-    return JSONResponse(shown, headers={"X-Next-Cursor": following} if following else None)
-
-
-def with_etag(document: Mapping[str, Any], status: int = 200, **headers: str) -> JSONResponse:
-    """A document with its `version` as its ETag."""
-    return JSONResponse(document, status_code=status, headers={**headers, "ETag": f'"{document["version"]}"'})

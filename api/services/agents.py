@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from api import errors
-from api.models.agents import Agent, AgentDetail, AgentMetricsIn, AgentStatus, TokenClasses
+from api.models.agents import Agent, AgentDetail, AgentMetricsIn, AgentStatus
 from api.security.scopes import Actor
 from api.services.requests import request_hash
 from store import agents as rows
@@ -89,14 +89,3 @@ def version_of(name: str | None, model: str | None) -> str:
 def gateways_of(actor: Actor) -> list[str] | None:
     """The gateways whose rows an actor may see, as the store wants them: None is all."""
     return None if actor.gateways is None else sorted(actor.gateways)
-
-
-def tokens_of(row: dict[str, Any]) -> TokenClasses:
-    """The token classes of a row."""
-    return TokenClasses(
-        input=row["input_tokens"],
-        output=row["output_tokens"],
-        cache_read=row["cache_read_tokens"],
-        cache_write=row["cache_write_tokens"],
-        reasoning=row["reasoning_tokens"],
-    )
