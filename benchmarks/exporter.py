@@ -18,7 +18,9 @@ from typing import Any
 
 from benchmarks.corpus import SCHEMA
 from exporter.accounting import Accountant, BillingPolicy, price_book
-from exporter.ingest.ingest import Ingest, IngestThread, OnRegistry
+from exporter.ingest.counters import OnRegistry
+from exporter.ingest.ingest import Ingest
+from exporter.ingest.thread import IngestThread
 from exporter.ingest.watch import Watch
 from exporter.metrics.registry import Registry
 from lobservatory.metrics.exposition import Format, Sample

@@ -9,7 +9,9 @@ from hashlib import sha256
 from typing import Final
 
 from exporter.accounting import Accountant, BillingPolicy, PricesError, price_book
-from exporter.ingest.ingest import Ingest, IngestThread, OnRegistry
+from exporter.ingest.counters import OnRegistry
+from exporter.ingest.ingest import Ingest
+from exporter.ingest.thread import IngestThread
 from exporter.ingest.watch import Watch
 from exporter.metrics.registry import Registry
 from exporter.surroundings import Missing, StartError, StateDirectory, found_ledger

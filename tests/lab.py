@@ -61,7 +61,7 @@ def make_ledger(request, tmp_path):
 class Life:
     """One life of an exporter's ingest, from start to stop."""
 
-    def __init__(self, state_dir, ledger, *, zero_hold=30.0, sleep=asyncio.sleep, mark=None):
+    def __init__(self, state_dir, ledger, *, zero_hold=30.0, mark=None, accountant=None, **options):
         config = load_config(state_dir, environment={})
         self.registry = Registry(zero_hold=zero_hold)
         self.stores = Stores(state_dir)
@@ -69,12 +69,12 @@ class Life:
         self.ingest = Ingest(
             gateway="g",
             stores=self.stores,
-            accountant=Accountant("g", price_book(config.prices), BillingPolicy()),
+            accountant=accountant or Accountant("g", price_book(config.prices), BillingPolicy()),
             ledger=ledger,
             watch=Watch(state_dir),
             registry=self.registry,
-            sleep=sleep,
             shown=ShownTotals(mark) if mark is not None else None,
+            **options,
         )
         self.registry.register("ingest", self.ingest.samples)
         self._raised = asyncio.Event()

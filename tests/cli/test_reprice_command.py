@@ -90,9 +90,9 @@ async def books(configured, files_dir, transcript, call_of, life):
     }
     for line in lines.values():
         transcript().append(line)
-    alive = life(files_dir, PostgresLedger(configured.dsn, "g"))
     billing = BillingPolicy(Billing(equivalent=("sub",), billed=()))
-    alive.ingest._accountant = Accountant("g", price_book((), configured.own), billing)
+    accountant = Accountant("g", price_book((), configured.own), billing)
+    alive = life(files_dir, PostgresLedger(configured.dsn, "g"), accountant=accountant)
     async with alive.running():
         pass
     return configured

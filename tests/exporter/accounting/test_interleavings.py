@@ -113,7 +113,7 @@ class Observer:
             self._runner.run(self.ingest.look())
         except LedgerUnavailableError:
             assert breaks_after < NEVER
-            self.ingest._in_step = False  # as `Ingest` does before it tries again
+            self.ingest.status.stage.doubt()  # as `Ingest` does before it tries again
             return False
         finally:
             self.ledger.breaks_after = NEVER
@@ -480,7 +480,7 @@ def run(machine, examples):
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
     """Several commits in a look."""
-    monkeypatch.setattr("exporter.ingest.ingest.BATCH_ROWS", 2)
+    monkeypatch.setattr("exporter.ingest.batch.BATCH_ROWS", 2)
 
 
 @pytest.mark.req("P-1", "P-2")

@@ -97,7 +97,7 @@ async def test_a_connection_cut_inside_copy_is_caught_up_with(files_dir, life, t
         cutter.cut_at = list(places)
         async with life(files_dir, PostgresLedger(dsn, "g"), sleep=soon).running() as running:
             assert cutter.cuts == [("model_calls", at) for at in places], "each was inside the data of a COPY"
-            assert running.ingest.failures["unavailable"] >= len(places)
+            assert running.ingest.status.failures["unavailable"] >= len(places)
             assert (running.exact(CALLS), running.exact(COST)) == (300, Decimal(3))
             assert running.total("claw_duplicate_entries_total") == 0
         # The same to what was written while the exporter was away.

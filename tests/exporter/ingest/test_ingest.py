@@ -218,15 +218,14 @@ async def test_a_second_ingest_of_the_same_books_refuses(files_dir, make_ledger,
 
     times = iter(range(0, 10_000, 3))
     async with life(files_dir, make_ledger()).running():
-        second = life(files_dir, make_ledger(), sleep=sleep)
-        second.ingest._clock = lambda: next(times)
+        second = life(files_dir, make_ledger(), sleep=sleep, clock=lambda: next(times))
         with pytest.raises(LedgerHeldError, match="another exporter"):
             await second.ingest.run()
 
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr("exporter.ingest.ingest.BATCH_ROWS", 5)
+    monkeypatch.setattr("exporter.ingest.batch.BATCH_ROWS", 5)
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -237,15 +236,15 @@ async def test_a_first_scan_that_was_stopped_goes_on_where_it_was(files_dir, mak
             session.append(call("0.01"))
     first = life(files_dir, make_ledger())
     await first.ledger.open()
-    commit, commits = first.ingest._commit, []
+    transaction, begun = first.ledger.transaction, []
 
-    async def stop_after_two(batch):
-        if len(commits) == 2:
+    def stop_after_two():
+        if len(begun) == 2:
             raise asyncio.CancelledError
-        await commit(batch)
-        commits.append(batch)
+        begun.append(True)
+        return transaction()
 
-    first.ingest._commit = stop_after_two
+    first.ledger.transaction = stop_after_two
     with pytest.raises(asyncio.CancelledError):
         await first.ingest.look()
     await first.ledger.close()
@@ -351,7 +350,7 @@ async def test_a_restored_backup_shows_no_fall(files_dir, tmp_path, life, transc
     # A life later all is as ever: the totals are shown before the first look.
     fourth = life(files_dir, CheckpointLedger(tmp_path / "data", "g"), mark=mark)
     await fourth.ledger.open()
-    await fourth.ingest._get_in_step()
+    await fourth.ingest._restoring.take_over()
     assert fourth.ingest.status.first_scan == "done"
     await fourth.ledger.close()
 
@@ -365,14 +364,14 @@ async def test_a_backup_restored_under_a_running_exporter_is_counted_again_but_n
     await alive.ledger.open()
     await alive.ingest.look()
     await alive.ledger.close()
-    alive.ingest._ledger = restored = CheckpointLedger(tmp_path / "b", "g")  # empty books in the place of full ones
-    alive.ingest._in_step = False
-    await restored.open()
+    alive.ledger.path.unlink()  # empty books in the place of full ones
+    alive.ingest.status.stage.doubt()
+    await alive.ledger.open()
     session.append(call("0.25"))
     await alive.ingest.look()
     assert (alive.exact(COST), alive.exact(CALLS)) == (Decimal("0.75"), 2)
-    assert {total.metric: total.value for total in await restored.totals()}[COST] == Decimal("0.75")
-    await restored.close()
+    assert {total.metric: total.value for total in await alive.ledger.totals()}[COST] == Decimal("0.75")
+    await alive.ledger.close()
 
 
 @pytest.fixture
@@ -403,7 +402,7 @@ def restored(files_dir, tmp_path, life, transcript, call):
 
 
 @pytest.mark.req("P-2")
-async def test_a_restore_after_a_prune_lowers_no_counter(restored, call):
+async def test_a_restore_after_a_prune_lowers_no_counter(restored, call, tmp_path):
     """What no store can tell again stays in the totals; what it tells again is counted once."""
     make, alive = restored
     kept = await make()
@@ -417,7 +416,7 @@ async def test_a_restore_after_a_prune_lowers_no_counter(restored, call):
         await third.until(lambda: third.exact(COST) == Decimal("3.875"))
         assert {total.metric: total.value for total in await third.ledger.totals()}[CALLS] > 0
     # The ledger itself has it now, whatever becomes of the file beside it.
-    third.ingest._shown_file.path.unlink()
+    (tmp_path / "shown.sqlite").unlink()
     async with alive().running() as fourth:
         assert (fourth.exact(COST), fourth.exact(CALLS)) == (Decimal("3.875"), 5)
 
@@ -457,10 +456,10 @@ async def test_empty_books_begin_anew(restored):
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all" * 400])
-async def test_a_broken_file_of_what_was_shown_stops_nothing(restored, content, call):
+async def test_a_broken_file_of_what_was_shown_stops_nothing(restored, content, call, tmp_path):
     make, alive = restored
     kept = await make()
-    path = alive().ingest._shown_file.path
+    path = tmp_path / "shown.sqlite"
     path.write_bytes(content)
     async with alive().running() as one:
         kept.append(call("0.125"))
@@ -486,7 +485,7 @@ async def test_a_write_to_a_known_transcript_is_read_without_looking_at_all_othe
     session = transcript()
     session.append(call("0.5"))
     async with life(files_dir, make_ledger()).running() as running:
-        await running.until(lambda: running.ingest._files)
+        await running.until(lambda: running.ingest.status.looked)
         running.stores.discover = lambda: pytest.fail("looked at all of them")
         session.append(call("0.25"))
         await running.until(lambda: running.exact(COST) == Decimal("0.75"))

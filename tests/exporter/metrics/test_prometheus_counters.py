@@ -129,7 +129,7 @@ async def test_no_counter_falls_over_a_crash_a_prune_a_reclassification_and_a_re
                 tries.append(1)
                 raise RuntimeError("as if it had crashed here")
 
-            patch.setattr("exporter.ingest.ingest._keep", broken)
+            patch.setattr("exporter.ingest.committing._keep", broken)
             second.append(lab.call("2.5"))
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while len(tries) < 2:  # noqa: ASYNC110 - tried again by the ingest
