@@ -3,6 +3,9 @@
 import asyncio
 import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -118,6 +121,61 @@ async def test_without_notifications_it_polls(tmp_path, monkeypatch):
     watch.ensure()
     assert not watch.native
     assert not await watch.wait()
+
+
+BURST = """
+import os, sys
+from pathlib import Path
+agents, writes = Path(sys.argv[1]), int(sys.argv[2])
+files = [os.open(agents / "main" / "sessions" / name, os.O_WRONLY | os.O_APPEND) for name in ("old.jsonl", "new.jsonl")]
+for number in range(writes):
+    os.write(files[number % 2], b"x")
+(agents / "late" / "sessions").mkdir(parents=True)
+(agents / "late" / "sessions" / "a.jsonl").write_bytes(b"one")
+"""
+
+
+def burst(agents):
+    """More events than the kernel keeps, while the loop of the caller stands still; then a new folder."""
+    kept = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
+    subprocess.run([sys.executable, "-c", BURST, agents, str(4 * kept)], check=True)
+
+
+@linux
+async def test_of_a_burst_that_is_larger_than_the_kernels_queue_nothing_is_left_unread(tmp_path):
+    """The folder that appears at its end is told of nowhere else than by the overflow. watchdog 7.1 only logs that one:
+    with it, the folder waits for the next look by itself."""
+    sessions = tmp_path / "agents" / "main" / "sessions"
+    sessions.mkdir(parents=True)
+    for name in ("old.jsonl", "new.jsonl"):
+        (sessions / name).touch()
+    watch = Watch(tmp_path)
+    watch.ensure()
+    burst(tmp_path / "agents")
+    written = set()
+    while "" not in written:
+        assert await watch.wait(PATIENCE_SECONDS)
+        written |= watch.take()
+    while await watch.wait(0.1):
+        watch.take()
+    late = tmp_path / "agents" / "late" / "sessions" / "a.jsonl"
+    with late.open("ab") as file:
+        file.write(b"two\n")
+    assert await watch.wait(PATIENCE_SECONDS)
+    assert str(late) in watch.take()
+    watch.stop()
+
+
+async def test_a_name_that_is_no_utf_8_is_told_and_stops_nothing(watch, tmp_path):
+    """watchfiles 1.3 ends its watch at such a name, with an error and without the write."""
+    for name in (b"\xff.jsonl", b"old.jsonl"):
+        path = tmp_path / "agents" / "main" / "sessions" / os.fsdecode(name)
+        with path.open("ab") as file:
+            file.write(b"x\n")
+        written = set()
+        while str(path) not in written:
+            assert await watch.wait(PATIENCE_SECONDS)
+            written |= watch.take()
 
 
 @linux
