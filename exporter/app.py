@@ -17,15 +17,15 @@ from typing import Any, Final
 
 from exporter.collectors import Collector
 from exporter.collectors.local import local_collectors
+from exporter.collectors.local_rows import LocalRows, forget_old_rows
 from exporter.collectors.scheduler import Runner
 from exporter.gateway import traces
 from exporter.gateway.traces import Span
 from exporter.gateway.watch import GatewayWatch
+from exporter.ingest.sources import Sources
 from exporter.metrics.registry import Registry
+from exporter.metrics.report import VERSION, Report
 from exporter.metrics.server import Application, MetricsServer, PortTakenError, bind
-from exporter.report import VERSION, Report
-from exporter.rows import LocalRows, forget_old_rows
-from exporter.sources import Sources
 from exporter.surroundings import GatewayToken, Missing, StartError, StateDirectory
 from lobservatory import logging, otlp
 from lobservatory.metrics.exposition import Format

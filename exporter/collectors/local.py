@@ -11,12 +11,12 @@ from pathlib import Path
 from exporter.collectors import Collector
 from exporter.collectors.gpu import GpuCollector
 from exporter.collectors.host import HostCollector
+from exporter.collectors.local_rows import LocalRows
 from exporter.collectors.process import ProcessCollector
 from exporter.collectors.service import ServiceCollector
 from exporter.collectors.storage import StorageCollector
 from exporter.collectors.thresholds import ThresholdsCollector
 from exporter.collectors.windows import Windows, WindowsCollector, compute
-from exporter.rows import LocalRows
 from lobservatory.settings import Settings
 from store.ledger.checkpoint import CheckpointLedger
 from store.ledger.spending import SpendingReader

@@ -20,7 +20,7 @@ from cli.up import postgres
 from exporter.app import Exporter
 from exporter.gateway.rows import PolledRows
 from exporter.ingest.scan import scan
-from exporter.sources import configured_series
+from exporter.ingest.sources import configured_series
 from exporter.surroundings import StartError, only_one
 from openclaw.state_dir import load_config
 from store.gateway import save_agents, save_sessions

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from exporter.sources import Sources
+from exporter.ingest.sources import Sources
 from exporter.surroundings import Missing
 from lobservatory.metrics.exposition import Sample
 from lobservatory.metrics.labels import SOURCES
