@@ -67,6 +67,18 @@ def test_links_to_files_lead_somewhere(path):
     assert [target for target in targets if not (path.parent / unquote(target)).exists()] == []
 
 
+def test_files_that_documents_name_exist():
+    """`store/ledger/tables.py` in a document is a file of the repository."""
+    rooms = "|".join((*ROOMS, "docs", "tests", "benchmarks"))
+    wrong = [
+        f"{path.name}: {name}"
+        for path in DOCUMENTS
+        for name in re.findall(rf"`((?:{rooms})/[\w./-]+\.[a-z]+)`", path.read_text(encoding="utf-8"))
+        if not (ROOT / name).exists()
+    ]
+    assert wrong == []
+
+
 def test_variables_that_any_text_names_exist():
     """Documents, messages, runbooks, units and the compose file: what they tell people to set can be set."""
     known = VARIABLES | RUNNER_VARIABLES | {f"LOBS_{name.upper()}_FILE" for name in SECRETS}
