@@ -7,17 +7,16 @@ import contextlib
 import logging as stdlib_logging
 import signal
 import socket
-import sys
 from collections.abc import Iterator
-from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 
-from api.app import StartError, check_start, create_app
+from api.app import check_start, create_app
 from api.context import of_app
 from api.live.protocol import LiveProtocol
 from lobservatory import logging, settings
+from lobservatory.errors import StartError, end
 from lobservatory.password import PasswordError, password_file
 from lobservatory.settings import Listen
 
@@ -48,11 +47,6 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-def _end(line: str, status: int = 1) -> NoReturn:
-    print(f"api: {line}", file=sys.stderr)  # noqa: T201 - one line for a person
-    raise SystemExit(status)
-
-
 def listening_socket(listen: Listen) -> socket.socket:
     """A bound socket. Raises StartError when the address is taken or not ours."""
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
@@ -63,7 +57,8 @@ def listening_socket(listen: Listen) -> socket.socket:
         bound.listen(_BACKLOG)
     except OSError as error:
         raise StartError(
-            f"LOBS_API_LISTEN: cannot listen on {listen}: {error.strerror}; stop what uses it or choose another port"
+            f"LOBS_API_LISTEN: cannot listen on {listen}: {error.strerror}",
+            remedy="stop what uses it or choose another port",
         ) from None
     return bound
 
@@ -99,7 +94,7 @@ def main() -> None:
         bound = listening_socket(configured.api_listen)
         check_start(configured)
     except (StartError, PasswordError) as error:
-        _end(str(error))
+        end("api", error)
     server = Server(configuration(create_app(configured, password)))
     # uvicorn writes whole URLs of WebSockets at "info", tickets included.
     stdlib_logging.getLogger("uvicorn.error").setLevel(stdlib_logging.WARNING)
@@ -107,7 +102,7 @@ def main() -> None:
     log.info("listening", url=f"http://{Listen(host=host, port=port)}/")
     server.run(sockets=[bound])
     if not server.started:
-        _end("did not start; the line above says why")
+        end("api", StartError("did not start; the line above says why"))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from api.services.tasks import TaskService
 from api.services.webhooks import WebhookService
 from api.tracing import Traced, Tracing
 from lobservatory import __version__, otlp
+from lobservatory.errors import StartError
 from lobservatory.password import PasswordFile
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
@@ -55,16 +56,12 @@ _HOUSEKEEPING_SECONDS = 5.0
 _POOL_SECONDS = 4.0  # for a free connection; then 503
 
 
-class StartError(Exception):
-    """The service cannot start. One line that says what to do."""
-
-
 def check_start(settings: Settings) -> None:
     """Refuse to start without a database or with a schema that is not ours. Raises StartError."""
     dsn = settings.database_url.get_secret_value()
     if not dsn:
         raise StartError(
-            "LOBS_DATABASE_URL is not set: the API needs a database; `lobservatory up` starts one and sets it"
+            "LOBS_DATABASE_URL is not set: the API needs a database", remedy="`lobservatory up` starts one and sets it"
         )
     try:
         check_schema(dsn)

@@ -86,7 +86,7 @@ async def _authorize(
     actor: Actor = request.state.actor
     needed = max((Scope(scope) for scope in scopes.scopes), key=lambda scope: len(scope.held()))
     if not actor.scope.includes(needed):
-        raise errors.MissingScopeError(needed)
+        raise errors.ScopeNeededError(needed)
     wait = context.limiters[needed].take(actor.token_id)
     if wait:
         raise errors.RateLimitedError(wait)

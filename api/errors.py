@@ -1,6 +1,7 @@
-"""Every error a client can cause, one class each, and how they look on the wire (RFC 9457 problem documents).
+"""Every error that a client can cause, and how they look on the wire (RFC 9457 problem documents).
 
-Handlers raise and never catch; `install` turns what was raised into an answer at one boundary.
+Handlers raise and never catch; `install` turns what was raised into an answer at one boundary. What any room can raise
+and a client can cause is in `lobservatory.errors`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import psycopg
 import psycopg_pool
@@ -16,15 +17,15 @@ import structlog
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.routing import Match
 
-import store.errors
 from api.models import patterns
+from api.models.problems import FieldProblem, Problem
 from lobservatory.complaints import explained, show
-from store.errors import StoreError
+from lobservatory.errors import ConflictError, InvalidValueError, LobservatoryError, NotFoundError, sentence
+from openclaw.protocol import RpcError
 
 log = structlog.get_logger(__name__)
 
@@ -39,59 +40,15 @@ DATABASE_AWAY = (
 )
 
 
-class FieldProblem(BaseModel):
-    """One wrong field of a request."""
-
-    field: str = Field(description="Where it is: `body.steps.0.id`, `query.since`.")
-    code: str = Field(description="What is wrong, for programs: `missing`, `string_too_long`.")
-    message: str = Field(description="What is wrong, for people. Never repeats the value.")
-
-
-class Problem(BaseModel):
-    """An error. `code` is stable and meant for programs; `detail` is meant for people."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "about:blank",
-                    "title": "Not Found",
-                    "status": 404,
-                    "code": "not_found",
-                    "detail": "There is no operation op_1.",
-                    "field": "operation_id",
-                    "errors": [],
-                }
-            ]
-        }
-    )
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    code: str
-    detail: str
-    field: str | None = None
-    errors: list[FieldProblem] = []
-
-
-class ApiError(Exception):
-    """Base of what a client can cause. Subclasses fix the status and the code."""
+class ApiError(LobservatoryError):
+    """What only a client of the API can cause. Subclasses fix the status and the code."""
 
     status: ClassVar[HTTPStatus] = HTTPStatus.BAD_REQUEST
     code: ClassVar[str] = "bad_request"
 
     def __init__(self, detail: str, *, field: str | None = None, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.field = field
+        super().__init__(detail, field)
         self.headers = dict(headers or {})
-
-    def problem(self) -> Problem:
-        """The document that the client gets."""
-        return Problem(
-            title=self.status.phrase, status=self.status, code=self.code, detail=self.detail, field=self.field
-        )
 
 
 class UnauthenticatedError(ApiError):
@@ -118,7 +75,7 @@ class WrongPasswordError(ApiError):
         )
 
 
-class MissingScopeError(ApiError):
+class ScopeNeededError(ApiError):
     """The token is valid and may not do this."""
 
     status = HTTPStatus.FORBIDDEN
@@ -192,20 +149,6 @@ class ChatBusyError(ApiError):
         super().__init__("Your last question is still being answered.")
 
 
-class NotFoundError(ApiError):
-    """There is no such thing, or the token may not see it."""
-
-    status = HTTPStatus.NOT_FOUND
-    code = "not_found"
-
-
-class ConflictError(ApiError):
-    """The request does not fit the present state."""
-
-    status = HTTPStatus.CONFLICT
-    code = "conflict"
-
-
 class StaleVersionError(ApiError):
     """`If-Match` names a version that is no longer the present one."""
 
@@ -249,13 +192,6 @@ class SlowBodyError(ApiError):
         super().__init__("The body did not arrive in time.", headers={"Connection": "close"})
 
 
-class InvalidFieldError(ApiError):
-    """A field that is well-formed and still wrong."""
-
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    code = "invalid_field"
-
-
 class RateLimitedError(ApiError):
     """Too many requests, or too many wrong passwords."""
 
@@ -283,7 +219,7 @@ class DatabaseUnavailableError(ApiError):
         super().__init__("The database does not answer now.", headers={"Retry-After": "5"})
 
 
-class GatewayUnavailableError(ApiError):
+class GatewayAwayError(ApiError):
     """The gateway does not answer now."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
@@ -307,11 +243,42 @@ class ServerError(ApiError):
         super().__init__("Something went wrong here; the log of the API says what.")
 
 
-def response(error: ApiError) -> JSONResponse:
-    """The answer for an error."""
-    return JSONResponse(
-        error.problem().model_dump(), status_code=error.status, media_type=MEDIA_TYPE, headers=error.headers
-    )
+# What any room can raise and a client can cause → status and code.
+_KINDS: Mapping[type[LobservatoryError], tuple[HTTPStatus, str]] = {
+    NotFoundError: (HTTPStatus.NOT_FOUND, "not_found"),
+    ConflictError: (HTTPStatus.CONFLICT, "conflict"),
+    InvalidValueError: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_field"),
+}
+REFUSALS: Final[tuple[type[LobservatoryError], ...]] = (ApiError, *_KINDS)  # all that a client can cause
+# A row's field → what clients know it by, where that differs.
+_FIELDS = {"idempotency_key": "header.Idempotency-Key", "step_id": "stepId"}
+
+
+def problem(error: LobservatoryError) -> Problem:
+    """The document that a client gets for one of REFUSALS."""
+    if isinstance(error, ApiError):
+        status, code, detail = error.status, error.code, str(error)
+    else:
+        status, code = next(answer for kind, answer in _KINDS.items() if isinstance(error, kind))
+        detail = sentence(error).replace("idempotency key", "Idempotency-Key")
+    field = None if error.field is None else _FIELDS.get(error.field, error.field)
+    return Problem(title=status.phrase, status=status, code=code, detail=detail, field=field)
+
+
+def code_of(error: LobservatoryError) -> str:
+    """What programs know an error by: the gateway's code or ours, else its kind."""
+    if isinstance(error, RpcError):
+        return error.code
+    return problem(error).code if isinstance(error, REFUSALS) else type(error).__name__
+
+
+def response(error: LobservatoryError) -> JSONResponse:
+    """The answer for one of REFUSALS."""
+    if isinstance(error, ConflictError) and error.field == "version":  # a row that somebody else changed meanwhile
+        error = StaleVersionError()
+    document = problem(error)
+    headers = error.headers if isinstance(error, ApiError) else None
+    return JSONResponse(document.model_dump(), status_code=document.status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def field_problem(problem: Mapping[str, Any], *above: str) -> FieldProblem:
@@ -328,7 +295,7 @@ def _validation(error: RequestValidationError) -> JSONResponse:
     fields = [field_problem(problem) for problem in error.errors()]
     first = fields[0] if fields else None
     status = HTTPStatus.UNPROCESSABLE_ENTITY
-    problem = Problem(
+    document = Problem(
         title=status.phrase,
         status=status,
         code="invalid_field",
@@ -336,25 +303,7 @@ def _validation(error: RequestValidationError) -> JSONResponse:
         field=first.field if first else None,
         errors=fields,
     )
-    return JSONResponse(problem.model_dump(), status_code=status, media_type=MEDIA_TYPE)
-
-
-_KINDS: dict[type[StoreError], type[ApiError]] = {
-    store.errors.NotFoundError: NotFoundError,
-    store.errors.ConflictError: ConflictError,
-    store.errors.InvalidValueError: InvalidFieldError,
-}
-# A row's field → what clients know it by, where that differs.
-_FIELDS = {"idempotency_key": "header.Idempotency-Key", "step_id": "stepId"}
-
-
-def _of_store(error: StoreError) -> ApiError:
-    if error.field == "version":
-        return StaleVersionError()
-    text = str(error).replace("idempotency key", "Idempotency-Key")
-    kind = _KINDS.get(type(error), ConflictError)
-    field = None if error.field is None else _FIELDS.get(error.field, error.field)
-    return kind(text[:1].upper() + text[1:].removesuffix(".") + ".", field=field)
+    return JSONResponse(document.model_dump(), status_code=status, media_type=MEDIA_TYPE)
 
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -389,21 +338,18 @@ def _http(request: Request, error: HTTPException) -> JSONResponse:
         detail = f"There is no {asked}, only {headers['Allow']}; /docs lists what there is."
     elif status == HTTPStatus.BAD_REQUEST:
         detail = "The body is not JSON in UTF-8, or it is nested too deeply."
-    problem = Problem(title=status.phrase, status=status, code=_CODES.get(status, "http_error"), detail=detail)
-    return JSONResponse(problem.model_dump(), status_code=status, media_type=MEDIA_TYPE, headers=headers)
+    document = Problem(title=status.phrase, status=status, code=_CODES.get(status, "http_error"), detail=detail)
+    return JSONResponse(document.model_dump(), status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def install(app: FastAPI) -> None:
     """Register the one boundary where exceptions become answers."""
 
-    async def on_api_error(connection: HTTPConnection, error: Any) -> JSONResponse:
+    async def on_refusal(connection: HTTPConnection, error: Any) -> JSONResponse:
         answer = response(error)
         if isinstance(connection, WebSocket):  # before its upgrade: Starlette gives the answer to nobody
             await connection.send_denial_response(answer)
         return answer
-
-    async def on_store_error(_: Request, error: Any) -> JSONResponse:
-        return response(_of_store(error))
 
     async def on_validation(_: Request, error: Any) -> JSONResponse:
         return _validation(error)
@@ -419,8 +365,8 @@ def install(app: FastAPI) -> None:
         log.error("unhandled error", path=request.scope["path"], exc_info=error)
         return response(ServerError())
 
-    app.add_exception_handler(ApiError, on_api_error)
-    app.add_exception_handler(StoreError, on_store_error)
+    for refusal in REFUSALS:
+        app.add_exception_handler(refusal, on_refusal)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
     for away in DATABASE_AWAY:

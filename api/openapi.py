@@ -8,7 +8,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api.errors import MEDIA_TYPE, Problem
+from api.errors import MEDIA_TYPE
+from api.models.problems import Problem
 
 DESCRIPTION = """\
 Tasks, operations and live updates of OpenClaw gateways, and the figures that the boards show.

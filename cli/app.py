@@ -167,8 +167,8 @@ def migrate(
         url = settings.migrate_url.get_secret_value() or settings.database_url.get_secret_value()
         if not url:
             raise UserError(
-                "migrate: no database is configured. Set LOBS_MIGRATE_URL (as the database's owner); "
-                "the embedded database of `lobservatory up` is migrated by `up` itself"
+                "migrate: no database is configured. Set LOBS_MIGRATE_URL (as the database's owner)",
+                remedy=("the embedded database of `lobservatory up` is migrated by `up` itself"),
             )
         run(url)
     typer.echo("migrate: the schema is up to date")
@@ -205,7 +205,7 @@ def docs(
     from cli.commands.docs import PAGES  # noqa: PLC0415
 
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such directory; run this in a checkout")
+        raise UserError(f"{folder}: there is no such directory", remedy="run this in a checkout")
     for name, build in PAGES.items():
         (folder / name).write_text(build(), encoding="utf-8")
         typer.echo(str(folder / name))

@@ -25,7 +25,7 @@ from exporter.accounting import price_book
 from exporter.accounting.billing import BillingPolicy
 from exporter.accounting.prices import PricesError
 from lobservatory import settings as settings_module
-from lobservatory.errors import UserError
+from lobservatory.errors import SettingsError, UserError
 from lobservatory.given import is_file
 from lobservatory.password import PasswordError, password_file
 from lobservatory.settings import PARTS, Listen, Part, Settings
@@ -243,7 +243,7 @@ def database(settings: Settings) -> Iterator[Line]:
             rest = [_roles(health.roles(connection))]
             if not schema.pending and not schema.unknown:
                 rest.append(_watchdog(health.watchdog(connection), settings))
-    except (MigrateError, settings_module.SettingsError, UserError) as error:
+    except (MigrateError, SettingsError, UserError) as error:
         yield Line("wrong", "database", f"{error}")
         return
     except psycopg.Error as error:

@@ -8,8 +8,8 @@ import sys
 import uvloop
 
 from exporter import app
-from exporter.surroundings import StartError
 from lobservatory import logging, settings
+from lobservatory.errors import StartError, end
 
 
 def main() -> None:
@@ -22,8 +22,7 @@ def main() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(app.run(configured, reload=settings.load))
     except StartError as error:
-        print(f"exporter: {logging.REDACTOR.text(str(error))}", file=sys.stderr)  # noqa: T201 - one line for a person
-        raise SystemExit(2) from None
+        end("exporter", error, status=2, redact=logging.REDACTOR.text)
 
 
 if __name__ == "__main__":

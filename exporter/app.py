@@ -26,8 +26,9 @@ from exporter.ingest.sources import Sources
 from exporter.metrics.registry import Registry
 from exporter.metrics.report import VERSION, Report
 from exporter.metrics.server import Application, MetricsServer, PortTakenError, bind
-from exporter.surroundings import GatewayToken, Missing, StartError, StateDirectory
+from exporter.surroundings import GatewayToken, Missing, StateDirectory
 from lobservatory import logging, otlp
+from lobservatory.errors import StartError
 from lobservatory.metrics.exposition import Format
 from lobservatory.settings import Listen, Settings
 from openclaw.state_dir import gateway_url, load_config

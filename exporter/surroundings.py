@@ -14,7 +14,8 @@ from typing import Final
 import psycopg
 
 from lobservatory import logging
-from lobservatory.settings import Settings, SettingsError
+from lobservatory.errors import SettingsError, StartError
+from lobservatory.settings import Settings
 from openclaw.state_dir import StateDirError, gateway_token, load_config, resolve
 from store.ledger.checkpoint import CheckpointLedger
 from store.ledger.contract import Ledger
@@ -25,10 +26,6 @@ log = logging.get(__name__)
 
 RETRY_STATE_DIR: Final = 10.0  # seconds between two looks for a state directory that is not there
 RETRY_DATABASE: Final = (1.0, 10.0)  # first and longest wait for a database that is not ready
-
-
-class StartError(Exception):
-    """The exporter cannot go on. One clear line: what, and what to do."""
 
 
 class Missing:

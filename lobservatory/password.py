@@ -7,6 +7,7 @@ from pathlib import Path
 
 import argon2
 
+from lobservatory.errors import LobservatoryError
 from lobservatory.settings import Settings
 
 SHORTEST = 12
@@ -31,18 +32,20 @@ COMMON = frozenset(
 DEFAULTS = frozenset({"admin", "password", "changeme", "change-me", "secret", "default", "lobservatory", "openclaw"})
 
 
-class PasswordError(Exception):
+class PasswordError(LobservatoryError):
     """The password cannot be used. The text names where it came from and says what to do, never the value."""
 
 
 def check(password: str, source: str) -> None:
     """Refuse an empty, default, common or short password. Raises PasswordError."""
     if not password:
-        raise PasswordError(f"{source}: the password is empty; write one of at least {SHORTEST} characters")
+        raise PasswordError(f"{source}: the password is empty", remedy=f"write one of at least {SHORTEST} characters")
     if password.lower() in COMMON or password.lower() in DEFAULTS or len(set(password)) < 5:  # noqa: PLR2004 - aaaa…
-        raise PasswordError(f"{source}: this password is a common default; choose another")
+        raise PasswordError(f"{source}: this password is a common default", remedy="choose another")
     if len(password) < SHORTEST:
-        raise PasswordError(f"{source}: the password is shorter than {SHORTEST} characters; choose a longer one")
+        raise PasswordError(
+            f"{source}: the password is shorter than {SHORTEST} characters", remedy="choose a longer one"
+        )
 
 
 class PasswordFile:
@@ -65,14 +68,14 @@ class PasswordFile:
         except FileNotFoundError:
             else_made = f"or unset {self._setting}" if self._setting else "or start `lobservatory up`, which makes one"
             raise PasswordError(
-                f"{self._name}: there is no such file; write a password of at least {SHORTEST} characters into it and "
-                f"chmod it 600, {else_made}"
+                f"{self._name}: there is no such file",
+                remedy=(f"write a password of at least {SHORTEST} characters into it and chmod it 600, {else_made}"),
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise PasswordError(f"{self._name}: cannot be read: {reason}") from None
         if stat.S_IMODE(status.st_mode) & 0o077 and not _is_mounted_secret(self._path):
-            raise PasswordError(f"{self._name}: other users can read it; run chmod 600 {self._path}")
+            raise PasswordError(f"{self._name}: other users can read it", remedy=f"run chmod 600 {self._path}")
         seen = (status.st_mtime_ns, status.st_ino, status.st_size)
         if seen == self._seen:
             return

@@ -12,7 +12,6 @@ import difflib
 import ipaddress
 import os
 import re
-import sys
 import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -33,7 +32,7 @@ from pydantic import (
 
 from lobservatory import thresholds
 from lobservatory.complaints import NotA, complaint, show
-from lobservatory.errors import SettingsError as SettingsError  # noqa: PLC0414 - ours to others
+from lobservatory.errors import SettingsError, end
 from lobservatory.given import PREFIX as PREFIX  # noqa: PLC0414 - as above
 from lobservatory.given import config_file as config_file  # noqa: PLC0414 - as above
 from lobservatory.given import is_file, path_of
@@ -602,6 +601,4 @@ def main_or_exit() -> Settings:
     try:
         return load()
     except SettingsError as error:
-        for line in str(error).splitlines():
-            print(f"lobservatory: {line}", file=sys.stderr)  # noqa: T201 - before logging is set up
-        raise SystemExit(2) from None
+        end("lobservatory", error)

@@ -20,6 +20,8 @@ from uuid import uuid4
 
 import msgspec
 
+from lobservatory.errors import LobservatoryError
+
 MIN_PROTOCOL = 3
 MAX_PROTOCOL = 4
 # The one client identity that keeps its scopes from loopback with the shared token and leaves no pairing record.
@@ -33,7 +35,7 @@ MAX_FRAME_BYTES = 32 << 20  # the gateway's own policy.maxPayload is 25 MiB
 Json = Any
 
 
-class GatewayError(Exception):
+class GatewayError(LobservatoryError):
     """Anything that went wrong between us and the gateway."""
 
 

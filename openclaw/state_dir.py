@@ -16,6 +16,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lobservatory.errors import LobservatoryError
+
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
@@ -29,7 +31,7 @@ _MARKERS = ("agents", "state", *CONFIG_NAMES)
 _SUBSCRIPTION_MODES = frozenset({"oauth", "token"})
 
 
-class StateDirError(Exception):
+class StateDirError(LobservatoryError):
     """The state directory cannot be used. The text is one line: which directory, what is wrong, what to do."""
 
 
@@ -69,8 +71,8 @@ def resolve(
         if (home / name).exists():
             return _checked(home / name, "")
     raise StateDirMissingError(
-        f"no OpenClaw state directory: {home / '.openclaw'} does not exist; "
-        "start OpenClaw once, or name the directory with LOBS_STATE_DIR or OPENCLAW_STATE_DIR"
+        f"no OpenClaw state directory: {home / '.openclaw'} does not exist",
+        remedy=("start OpenClaw once, or name the directory with LOBS_STATE_DIR or OPENCLAW_STATE_DIR"),
     )
 
 
@@ -86,8 +88,8 @@ def _checked(path: Path, source: str) -> Path:
         names = set(os.listdir(path))  # noqa: PTH208 - names only, and OSError carries the reason
     except PermissionError as error:
         raise StateDirUnreadableError(
-            f"{source}state directory {path} cannot be read: {error.strerror}; "
-            "run as the user of the gateway, or give this user read permission"
+            f"{source}state directory {path} cannot be read: {error.strerror}",
+            remedy=("run as the user of the gateway, or give this user read permission"),
         ) from error
     except OSError as error:
         raise StateDirUnreadableError(
@@ -95,8 +97,8 @@ def _checked(path: Path, source: str) -> Path:
         ) from error
     if names and names.isdisjoint(_MARKERS):
         raise NotAStateDirError(
-            f"{source}{path} is no OpenClaw state directory: it holds neither agents/ nor openclaw.json; "
-            "name the directory of a gateway, for example ~/.openclaw"
+            f"{source}{path} is no OpenClaw state directory: it holds neither agents/ nor openclaw.json",
+            remedy=("name the directory of a gateway, for example ~/.openclaw"),
         )
     return path
 

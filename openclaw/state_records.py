@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from lobservatory.errors import LobservatoryError
 from openclaw.fields import items, mapping, text, whole
 from openclaw.protocol import GatewayUnavailableError, MissingScopeError, UnknownMethodError
 from openclaw.state_dir import OpenClawConfig, load_config
@@ -35,7 +36,7 @@ _SETTLED_NS = 2_000_000_000  # longer than any file system's clock ticks
 _State = tuple[tuple[str, int, int, int], ...]  # of files: name, inode, bytes, time of change in nanoseconds
 
 
-class StateRecordsError(Exception):
+class StateRecordsError(LobservatoryError):
     """The records cannot be read now. The text is one line: what, why."""
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from psycopg import errors
 from psycopg.rows import class_row
 
-from store.errors import ConflictError, NotFoundError
+from lobservatory.errors import ConflictError, NotFoundError
 from store.pool import Connection
 from store.tasks import DEFAULT_BOARD
 from store.work import Board

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
+from lobservatory.errors import ConflictError, NotFoundError
 from store import operations
-from store.errors import ConflictError
 from store.pool import Connection
 
 
@@ -31,5 +33,6 @@ async def follow_run(
             session_key=session_key,
         )
     except ConflictError:  # the exporter has seen the run before we were told of it
-        await operations.claim(connection, identifier, name=name, user_id=user)
+        with contextlib.suppress(NotFoundError):  # forgotten meanwhile; the run goes on
+            await operations.claim(connection, identifier, name=name, user_id=user)
     return identifier

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
-from store.errors import ConflictError
+from lobservatory.errors import ConflictError
 from store.pool import Connection
 
 Answer = dict[str, Any]

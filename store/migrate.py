@@ -20,6 +20,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from lobservatory.errors import LobservatoryError, one_line
 from lobservatory.wording import counted
 from store import alert_rules
 
@@ -33,7 +34,7 @@ WRITER = "lobs_writer"
 READER = "lobs_reader"
 
 
-class MigrateError(Exception):
+class MigrateError(LobservatoryError):
     """The schema cannot be brought up to date, or is not the one that this version needs. One clear line."""
 
 
@@ -230,4 +231,4 @@ def _grant(connection: psycopg.Connection[Any]) -> None:
 
 
 def _line(error: psycopg.Error) -> str:
-    return str(error).strip().split("\n", 1)[0]
+    return one_line(error)

@@ -19,8 +19,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row, dict_row, tuple_row
 from psycopg.types.json import Jsonb
 
+from lobservatory.errors import ConflictError, InvalidValueError, NotFoundError
 from store import messages, outbox
-from store.errors import ConflictError, InvalidValueError, NotFoundError
 from store.rows import OutboxEvent
 from store.sorting import SORT_VALUE, Key, Order
 from store.work import Operation, Step

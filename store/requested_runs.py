@@ -17,7 +17,7 @@ import msgspec
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from store.errors import ConflictError
+from lobservatory.errors import ConflictError
 from store.pool import Connection
 
 HOLD: Final = timedelta(minutes=2)  # longer than all calls together that one stage takes

@@ -15,7 +15,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal
 
-from store.errors import InvalidValueError
+from lobservatory.errors import InvalidValueError
 
 SORT_VALUE: Final = "sort_value"
 _ENDS: Final = frozenset({"infinity", "-infinity"})

@@ -17,8 +17,8 @@ from psycopg import AsyncConnection, errors
 from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types.json import Jsonb
 
+from lobservatory.errors import ConflictError, InvalidValueError, NotFoundError
 from store import messages, outbox
-from store.errors import ConflictError, InvalidValueError, NotFoundError
 from store.rows import OutboxEvent
 from store.sorting import SORT_VALUE, Key, Order
 from store.work import Activity, Comment, Deliverable, Flow, StatusChange, Task, TaskSession

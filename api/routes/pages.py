@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from api import errors, web
 from api.context import Context, ContextDep, Reader
 from api.responses import problems
+from lobservatory.errors import NotFoundError
 from store.health import ensure_answers
 
 router = APIRouter()
@@ -90,7 +91,7 @@ async def static(name: str = "icon.svg") -> Response:
     """A file of our pages."""
     page = web.static_files().get(name)
     if page is None:
-        raise errors.NotFoundError(f"There is no file {name}.")
+        raise NotFoundError(f"There is no file {name}.")
     return Response(page.content, media_type=page.media_type, headers={"Cache-Control": "max-age=300"})
 
 
@@ -99,7 +100,7 @@ async def runbook(name: str) -> Response:
     """What to do about an alert."""
     page = web.runbook(name)
     if page is None:
-        raise errors.NotFoundError(f"There is no runbook {name}.")
+        raise NotFoundError(f"There is no runbook {name}.")
     return Response(page.content, media_type=page.media_type)
 
 

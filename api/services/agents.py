@@ -10,6 +10,7 @@ from api import errors
 from api.models.agents import Agent, AgentDetail, AgentMetricsIn, AgentStatus
 from api.security.scopes import Actor
 from api.services.requests import request_hash
+from lobservatory.errors import ConflictError, NotFoundError
 from store import agents as rows
 from store import feed, idempotency
 from store.pool import Pool
@@ -36,9 +37,9 @@ class AgentService:
             if gateway is not None:
                 found = [row for row in found if row.gateway == gateway]
             if not found:
-                raise errors.NotFoundError("There is no such agent.", field="path.agent_id")
+                raise NotFoundError("There is no such agent.", field="path.agent_id")
             if len(found) > 1:
-                raise errors.ConflictError("Several gateways have an agent of this id.", field="query.gateway")
+                raise ConflictError("Several gateways have an agent of this id.", field="query.gateway")
             only = [found[0].gateway]
             history = await rows.history(connection, agent, gateways=only, limit=_HISTORY)
             active = await rows.active_subagents(connection, gateways=only)

@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 import yaml
 
+from lobservatory.errors import LobservatoryError
 from store import alerts as rows
 from store.pool import Pool
 
@@ -37,7 +38,7 @@ _MOST_BYTES = 64 << 20
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class PrometheusError(Exception):
+class PrometheusError(LobservatoryError):
     """It does not answer, or not as Prometheus does."""
 
 

@@ -16,6 +16,7 @@ from api import errors
 from api.counts import Counts
 from api.models.auth import LoginOut, NewToken, Preferences, Theme, Ticket, TokenIn, TokenOut
 from api.security.scopes import Actor, Scope
+from lobservatory.errors import NotFoundError
 from lobservatory.password import PasswordFile
 from store import auth as rows
 from store import idempotency
@@ -187,7 +188,7 @@ class AuthService:
         """End a token now. Raises NotFoundError."""
         async with self._pool.connection() as connection:
             if not await rows.revoke_token(connection, token_id):
-                raise errors.NotFoundError("There is no token with this id.", field="path.token_id")
+                raise NotFoundError("There is no token with this id.", field="path.token_id")
             await rows.audit(connection, phase="succeeded", actor=actor.name, action="token.revoke", target=token_id)
 
     async def logout(self, actor: Actor) -> None:

@@ -40,6 +40,7 @@ from api.security.scopes import Actor
 from api.services.gateway import refusal, written
 from api.services.promql import METRIC_QUESTIONS, MetricQuestion, MetricsError, Prometheus
 from lobservatory.complaints import explained
+from lobservatory.errors import LobservatoryError, NotFoundError
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
 from openclaw.protocol import GatewayError, GatewayUnavailableError, NotReadyError, Pushed
@@ -64,7 +65,7 @@ _TITLE = 80
 _MOST_EVENTS = 5_000  # of one answer
 
 
-class ChatError(Exception):
+class ChatError(LobservatoryError):
     """There is no answer. `code` for programs, the text for people."""
 
     def __init__(self, code: str, text: str) -> None:
@@ -234,7 +235,7 @@ class ChatService:
         """A conversation of the user. Raises NotFoundError."""
         async with self._pool.connection() as connection:
             if not await rows.owns(connection, identifier=identifier, owner=actor.name):
-                raise errors.NotFoundError(f"There is no conversation {identifier}.", field="conversation_id")
+                raise NotFoundError(f"There is no conversation {identifier}.", field="conversation_id")
             found = await rows.messages(connection, conversation=identifier)
         return ConversationMessages.model_validate({"id": identifier, "messages": found})
 
@@ -242,7 +243,7 @@ class ChatService:
         """Delete a conversation of the user. Raises NotFoundError."""
         async with self._pool.connection() as connection:
             if not await rows.forget(connection, identifier=identifier, owner=actor.name):
-                raise errors.NotFoundError(f"There is no conversation {identifier}.", field="conversation_id")
+                raise NotFoundError(f"There is no conversation {identifier}.", field="conversation_id")
 
     async def ask(self, actor: Actor, wanted: ChatIn) -> AsyncIterator[ChatEvent]:
         """The events of an answer. Raises ChatDisabledError, WrongGatewayError, NotFoundError, ChatBusyError at once,
@@ -297,7 +298,7 @@ class ChatService:
                     title=wanted.message[:_TITLE],
                 )
             elif not await rows.owns(connection, identifier=identifier, owner=actor.name):
-                raise errors.NotFoundError(f"There is no conversation {identifier}.", field="body.conversationId")
+                raise NotFoundError(f"There is no conversation {identifier}.", field="body.conversationId")
             await rows.add(connection, conversation=identifier, role="user", content=wanted.message)
         return identifier
 
@@ -313,7 +314,7 @@ class ChatService:
         except NotReadyError:  # it was there at the beginning
             failure = ChatError("gateway", "The gateway is not connected any more; the question was not answered.")
         except GatewayError as error:
-            failure = ChatError("gateway", refusal(error).detail)
+            failure = ChatError("gateway", str(refusal(error)))
         except psycopg.Error as error:
             log.warning("a question to the data failed", error=type(error).__name__)
             failure = ChatError("database", "The database did not answer.")

@@ -19,13 +19,13 @@ from api.models.base import Camel
 from api.models.commands import Accepted
 from api.security.scopes import Actor
 from api.services.gateway import NOT_SENT, RPC_SECONDS, call, done, refusal
+from lobservatory.errors import LobservatoryError, NotFoundError
 from openclaw.client import GatewayClient
 from openclaw.fields import text
 from openclaw.protocol import GatewayError, NotReadyError, RpcError
 from store import agents as agent_rows
 from store import auth as auth_rows
 from store import feed, idempotency
-from store.errors import StoreError
 from store.pool import Connection, Pool
 
 _Answer = TypeVar("_Answer", bound=Camel)
@@ -88,7 +88,7 @@ class Commands:
         if not any(row.configured for row in found):
             if client.state != "connected":
                 raise refusal(NotReadyError("the agents cannot be asked for: the gateway is not connected"))
-            raise errors.NotFoundError(f"The gateway {self.gateway} has no agent {agent}.", field="agentId")
+            raise NotFoundError(f"The gateway {self.gateway} has no agent {agent}.", field="agentId")
 
     async def ask(self, actor: Actor, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the gateway says at this moment; changes nothing there."""
@@ -118,13 +118,13 @@ class Commands:
             await auth_rows.audit(connection, phase="started", detail=command.detail, **common)
         try:
             answer = await send(client)
-        except (GatewayError, errors.ApiError, StoreError) as error:
+        except LobservatoryError as error:
             async with self._pool.connection() as connection:
                 # After a deadline, a lost connection or an answer that makes no sense nobody knows whether it was
                 # carried out: the key stays taken.
-                if key is not None and isinstance(error, (*NOT_SENT, RpcError, errors.ApiError)):
+                if key is not None and isinstance(error, (*NOT_SENT, RpcError, *errors.REFUSALS)):
                     await idempotency.release(connection, actor=actor.token_id, key=key)
-                reason = error.code if isinstance(error, RpcError | errors.ApiError) else type(error).__name__
+                reason = errors.code_of(error)
                 await auth_rows.audit(connection, phase="failed", detail={"reason": reason}, **common)
             if not isinstance(error, GatewayError):  # what was found there did not allow it
                 raise

@@ -13,6 +13,7 @@ from typing import IO, Any, Literal
 
 from api.models.runs import RunResult
 from api.services.webhooks import signature
+from lobservatory.errors import LobservatoryError
 from lobservatory.settings import Settings
 
 Receiver = Literal["slack", "webhook"]
@@ -24,7 +25,7 @@ _SECONDS = 15.0
 _LONGEST_TEXT = 2_900  # Slack cuts a block of text at 3,000 characters
 
 
-class DeliveryError(Exception):
+class DeliveryError(LobservatoryError):
     """It did not arrive. The text names neither the address nor what was to be delivered."""
 
 

@@ -34,8 +34,8 @@ class DispatchService:
                 run = await self._runs.spawn(actor, spawn, None if key is None else f"{key} {agent}")
             except (errors.CommandsDisabledError, errors.WrongGatewayError):
                 raise
-            except errors.ApiError as error:
-                return Dispatched(agent_id=agent, error=error.detail)
+            except errors.REFUSALS as error:
+                return Dispatched(agent_id=agent, error=str(error))
             return Dispatched(agent_id=agent, **run.model_dump())
 
         return list(await asyncio.gather(*(one(agent) for agent in wanted.agent_ids)))

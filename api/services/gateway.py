@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from api import errors
 from api.models.commands import TranscriptItem
 from lobservatory import logging
+from lobservatory.errors import InvalidValueError
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
 from openclaw.fields import items, mapping
@@ -86,7 +87,7 @@ def session_of(agent: str, session_key: str | None) -> str:
     if session_key is None:
         return f"agent:{agent}:main"
     if not session_key.startswith(f"agent:{agent}:"):
-        raise errors.InvalidFieldError("This session belongs to another agent.", field="body.sessionKey")
+        raise InvalidValueError("This session belongs to another agent.", field="body.sessionKey")
     return session_key
 
 
@@ -117,10 +118,10 @@ def refusal(error: GatewayError) -> errors.ApiError:
             f"The gateway's answer is not what {error.method} gives; whether it was carried out is not known."
         )
     if isinstance(error, TooManyRequestsError):
-        return errors.GatewayUnavailableError("Too many requests wait for the gateway's answer; nothing was sent.")
+        return errors.GatewayAwayError("Too many requests wait for the gateway's answer; nothing was sent.")
     if isinstance(error, NotReadyError):
-        return errors.GatewayUnavailableError("The gateway is not connected; nothing was sent.")
-    return errors.GatewayUnavailableError(
+        return errors.GatewayAwayError("The gateway is not connected; nothing was sent.")
+    return errors.GatewayAwayError(
         "The gateway did not answer in time; whether it was carried out is not known."
         if isinstance(error, CallTimeoutError)
         else "The connection to the gateway was lost; whether it was carried out is not known."

@@ -7,6 +7,7 @@ from api.models.operations import MetricsPatch, Operation, OperationIn, Operatio
 from api.security.scopes import Actor
 from api.services.agents import gateways_of
 from api.services.requests import made_once
+from lobservatory.errors import NotFoundError
 from store import feed, work
 from store import operations as rows
 from store.pool import Connection, Pool
@@ -113,5 +114,5 @@ async def _visible(connection: Connection, actor: Actor, operation_id: str) -> w
     """The operation, when the actor may see it: one of another gateway is not there for them."""
     found = await rows.get(connection, operation_id)
     if not actor.sees(found.gateway):
-        raise errors.NotFoundError(f"There is no operation {operation_id}.", field="id")
+        raise NotFoundError(f"There is no operation {operation_id}.", field="id")
     return found

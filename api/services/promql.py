@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from lobservatory.errors import LobservatoryError
 from store.questions import MOST_ROWS, Asked, Nothing
 
 SECONDS = 10.0  # from the question to the last byte of its answer
@@ -32,7 +33,7 @@ _CHUNK = 65_536
 Selector = Callable[..., str]
 
 
-class MetricsError(Exception):
+class MetricsError(LobservatoryError):
     """Prometheus did not answer. The text is for people."""
 
 

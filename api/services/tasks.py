@@ -32,6 +32,7 @@ from api.models.tasks import (
 from api.security.scopes import Actor
 from api.services.agents import gateways_of
 from api.services.requests import Made, made_once
+from lobservatory.errors import InvalidValueError, NotFoundError
 from store import feed, work
 from store import tasks as rows
 from store.pool import Connection, Pool
@@ -199,7 +200,7 @@ class TaskService:
             await _visible(connection, actor, task_id)
             known = await rows.sessions(connection, task_id=task_id)
             if not any(one.openclaw_session_id == session for one in known):
-                raise errors.NotFoundError("The task has no such session.", field="path.openclaw_session_id")
+                raise NotFoundError("The task has no such session.", field="path.openclaw_session_id")
             return Subagent.model_validate(await rows.set_session_status(connection, session, status))
 
     async def feed(self, before: str | None, limit: int) -> FeedPage:
@@ -220,7 +221,7 @@ def _cursor(text: str | None) -> int | None:
     if text is None:
         return None
     if not text.isascii() or not text.isdecimal() or len(text) > 18:  # noqa: PLR2004 - digits of a bigint
-        raise errors.InvalidFieldError("Not a cursor of this list.", field="query.cursor")
+        raise InvalidValueError("Not a cursor of this list.", field="query.cursor")
     return int(text)
 
 
@@ -232,7 +233,7 @@ async def _visible(connection: Connection, actor: Actor, task_id: str) -> work.T
     """The task, when the actor may see it: one of another gateway is not there for them."""
     found = await rows.get(connection, task_id)
     if not actor.sees(found.gateway):
-        raise errors.NotFoundError(f"There is no task {task_id}.", field="id")
+        raise NotFoundError(f"There is no task {task_id}.", field="id")
     return found
 
 

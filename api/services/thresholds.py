@@ -5,6 +5,7 @@ from __future__ import annotations
 from api import errors
 from api.models.thresholds import AlertThreshold, ThresholdIn, ThresholdOverride
 from api.security.scopes import Actor
+from lobservatory.errors import InvalidValueError, NotFoundError
 from lobservatory.settings import Settings
 from lobservatory.thresholds import THRESHOLDS, check
 from store import alerts as rows
@@ -56,7 +57,7 @@ class ThresholdService:
         try:
             check(body.alert, body.severity, body.agent, body.value)
         except ValueError as error:
-            raise errors.InvalidFieldError(str(error), field="body.value") from error
+            raise InvalidValueError(str(error), field="body.value") from error
         override = rows.ThresholdOverride(
             body.alert, body.severity, body.gateway, body.agent, body.value, updated_by=actor.name
         )
@@ -81,7 +82,7 @@ class ThresholdService:
         async with self._pool.connection() as connection:
             await _unchanged(connection, named, version)
             if not await rows.delete_threshold(connection, *named):
-                raise errors.NotFoundError("No such threshold was set at run time.")
+                raise NotFoundError("No such threshold was set at run time.")
             await auth.audit(
                 connection,
                 phase="succeeded",

@@ -167,7 +167,7 @@ def _ask(url: str, body: Any = None, who: str = "Alertmanager") -> Any:
         cause = getattr(error, "reason", error)
         reason = getattr(cause, "strerror", None) or cause
         raise UserError(
-            f"alert-test: {who} does not answer at {url}: {reason}; start it with `lobservatory up`"
+            f"alert-test: {who} does not answer at {url}: {reason}", remedy="start it with `lobservatory up`"
         ) from error
     try:
         return json.loads(text)

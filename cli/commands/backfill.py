@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from lobservatory.errors import UserError
+from lobservatory.errors import UserError, one_line
 from lobservatory.given import is_file, path_of
 from lobservatory.wording import counted
 
@@ -127,7 +127,7 @@ def _filled(settings: Settings, promtool: Path, into: Path, address: str, since:
             for at, metric, labels, amount in history.increments(connection, gateway, oldest, until):
                 counters.add(at, metric, labels, amount)
     except psycopg.Error as error:
-        raise UserError(f"backfill: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"backfill: {one_line(error)}") from error
     try:
         return _blocks(promtool, counters.samples(first, last), into, scraped.target, gateway)
     except OSError as error:
@@ -353,8 +353,8 @@ def _ask(address: str, path: str, **parameters: object) -> Any:
         raise UserError(f"backfill: {address} answered {error.code}: is that Prometheus?") from error
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"backfill: Prometheus does not answer at {address}: start it, or give its address with --prometheus; "
-            "without its answer blocks could overlap what it has scraped"
+            f"backfill: Prometheus does not answer at {address}: start it, or give its address with --prometheus",
+            remedy=("without its answer blocks could overlap what it has scraped"),
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.commands.scan import new_table, plain, print_whole, since_instant
-from lobservatory.errors import UserError
+from lobservatory.errors import UserError, one_line
 from lobservatory.wording import counted, dollars
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ async def _reprice(
                     )
             return await rows.reprice(connection, gateway, since, prices, apply=apply, unpriced=unpriced)
     except psycopg.Error as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = one_line(error)
         raise UserError(f"reprice: nothing was changed: {reason}") from error
 
 

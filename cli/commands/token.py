@@ -69,5 +69,5 @@ def revoke(token_id: Annotated[str, typer.Argument(help="The id, as `lobservator
     from cli.up import tokens  # noqa: PLC0415
 
     if not tokens.revoke(settings_module.load(), token_id):
-        raise UserError(f"token revoke: there is no token {token_id!r}; `lobservatory token list` shows them")
+        raise UserError(f"token revoke: there is no token {token_id!r}", remedy="`lobservatory token list` shows them")
     typer.echo(f"{token_id} is revoked")

@@ -19,7 +19,7 @@ import psycopg
 from cli.up import clients, embedded
 from cli.up.clients import Pause, Tell
 from cli.up.postgres import DATABASE, OWNER, READER, SUPERUSER, WRITER, Cluster
-from lobservatory.errors import UserError
+from lobservatory.errors import UserError, one_line
 from lobservatory.settings import Settings
 from store import server
 from store.contents import Contents, contents, is_blank, is_ours
@@ -97,7 +97,7 @@ def restore(settings: Settings, path: Path, *, tell: Tell = _silent, pause: Paus
         check_schema(given)
         return contents(given)
     except psycopg.Error as error:
-        raise UserError(f"restore: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"restore: {one_line(error)}") from error
 
 
 def _given(settings: Settings) -> str:

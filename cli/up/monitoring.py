@@ -15,8 +15,8 @@ import yaml
 
 from cli.up import parts, secrets
 from cli.up.secrets import private_directory, write_private
-from lobservatory.errors import UserError
-from lobservatory.settings import Listen, Settings, SettingsError
+from lobservatory.errors import SettingsError, UserError
+from lobservatory.settings import Listen, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "provisioning" / "prometheus"

@@ -29,6 +29,7 @@ from urllib.parse import quote
 
 import psycopg
 
+from lobservatory.errors import LobservatoryError
 from store import server
 
 DATABASE = "lobservatory"
@@ -56,7 +57,7 @@ def forget_libpq_variables() -> None:
         del os.environ[name]
 
 
-class PostgresError(Exception):
+class PostgresError(LobservatoryError):
     """The embedded PostgreSQL cannot be prepared, started or stopped. The text says why and what to do."""
 
 

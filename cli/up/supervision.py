@@ -136,8 +136,8 @@ def _plain(path: Path) -> str:
     text = str(path)
     if text != text.strip() or any(mark in text for mark in "\n\r;"):
         raise UserError(
-            f"LOBS_DATA_DIR: {str(path)!r} cannot be used: it must not hold ; or a line break, nor begin or end with a "
-            "space"
+            f"LOBS_DATA_DIR: {str(path)!r} cannot be used: it must not hold ",
+            remedy=("or a line break, nor begin or end with a space"),
         )
     return text.replace("%", "%%")
 

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from cli.up.access import database_url
-from lobservatory.errors import UserError
+from lobservatory.errors import UserError, one_line
 from lobservatory.settings import Settings
 from store import auth
 from store.pool import Connection
@@ -79,4 +79,4 @@ def _in_transaction(settings: Settings, do: Callable[[Connection], Awaitable[_An
     except psycopg.errors.UndefinedTable as error:
         raise UserError("the database has no tables of ours: run lobservatory migrate") from error
     except psycopg.Error as error:
-        raise UserError(f"LOBS_DATABASE_URL: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"LOBS_DATABASE_URL: {one_line(error)}") from error

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.accounting.usage import Usage
+from lobservatory.errors import LobservatoryError
 from openclaw.state_dir import ModelPrice
 
 _ONE_HOUR = Decimal(2)  # times the input price: cache writes that live for an hour
@@ -28,7 +29,7 @@ _SMALLEST = -30  # digits behind the point; beyond them no money is
 _CLASSES = ("input", "output", "cache_read", "cache_write")
 
 
-class PricesError(Exception):
+class PricesError(LobservatoryError):
     """A file of prices cannot be used. The text is one line: which file and place, what is wrong, what to do."""
 
 

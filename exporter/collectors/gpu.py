@@ -18,6 +18,7 @@ from typing import Any
 
 from exporter.collectors.programs import Program, ProgramMissingError
 from lobservatory import logging
+from lobservatory.errors import LobservatoryError
 from lobservatory.metrics.exposition import Sample
 
 log = logging.get(__name__)
@@ -37,7 +38,7 @@ _FIELDS = {
 ARGUMENTS = (f"--query-gpu=index,{','.join(_FIELDS)},name", "--format=csv,noheader,nounits")
 
 
-class GpuError(Exception):
+class GpuError(LobservatoryError):
     """The driver is of no use now. One line: why."""
 
 

@@ -10,6 +10,7 @@ import psycopg
 
 from exporter.collectors.windows import Windows
 from lobservatory import logging
+from lobservatory.errors import one_line
 from store import alerts, cost, maintenance
 from store.gateway import insert_host_samples
 from store.pool import Pool
@@ -34,7 +35,7 @@ class LocalRows:
             async with self._pool.connection(timeout=2) as connection:
                 await insert_host_samples(connection, [sample])
         except psycopg.Error as error:
-            log.debug("a sample of the host was not kept", error=str(error).strip())
+            log.debug("a sample of the host was not kept", error=one_line(error))
 
     async def windows(self, at: datetime) -> Windows:
         """What rows cost by time. Raises psycopg.Error."""
@@ -56,4 +57,4 @@ async def forget_old_rows(dsn: str) -> NoReturn:
             async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=10) as connection:
                 await maintenance.prune(connection)
         except psycopg.Error as error:
-            log.warning("old rows could not be removed", error=str(error).strip())
+            log.warning("old rows could not be removed", error=one_line(error))

@@ -23,6 +23,7 @@ import psycopg
 from exporter.collectors.process import gateways
 from exporter.collectors.programs import Program, ProgramError, ProgramFailedError, ProgramMissingError
 from lobservatory import logging
+from lobservatory.errors import one_line
 from lobservatory.metrics.exposition import Sample
 from openclaw import journal
 from openclaw.client import GatewayClient
@@ -281,7 +282,7 @@ class LogsCollector:
                 async with self._connect() as connection:
                     new = await rows.save(connection, self._gateway, self._waiting_lines, signatures, read)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                log.debug("the log's lines were not kept yet", error=str(error).strip())
+                log.debug("the log's lines were not kept yet", error=one_line(error))
                 return
         self._new.update(self._waiting[kind].level for kind in new if kind not in self._known)
         if len(self._known) < MOST_KNOWN:

@@ -8,13 +8,15 @@ import os
 import shutil
 from collections.abc import Sequence
 
+from lobservatory.errors import LobservatoryError
+
 MAX_OUTPUT = 256 << 10
 _READ = 1 << 16
 _REAP = 0.5  # seconds for a killed program to be gone
 _PASSED_ON = ("PATH", "HOME", "USER", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "LD_LIBRARY_PATH")
 
 
-class ProgramError(Exception):
+class ProgramError(LobservatoryError):
     """The program is of no use now. One line: which, and why."""
 
 

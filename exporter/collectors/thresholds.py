@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 import psycopg
 
 from lobservatory import logging
+from lobservatory.errors import one_line
 from lobservatory.metrics.exposition import Sample
 from lobservatory.thresholds import Key, check
 from store.alerts import ThresholdOverride
@@ -43,7 +44,7 @@ class ThresholdsCollector:
         try:
             overrides = await self._ask()
         except psycopg.Error as error:
-            log.debug("thresholds could not be read", error=str(error).strip())
+            log.debug("thresholds could not be read", error=one_line(error))
             return
         values = dict(self._settings)
         # Those of this gateway after those of all gateways.

@@ -18,6 +18,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from lobservatory.errors import LobservatoryError
 from lobservatory.metrics.exposition import Sample
 from lobservatory.metrics.labels import TOKEN_TYPES
 from openclaw.client import GatewayClient
@@ -33,11 +34,11 @@ _EXACT = Decimal("1e-8")  # the gateway adds floating point numbers; nearer than
 _FIELDS = {"input": "input", "output": "output", "cache_read": "cacheRead", "cache_write": "cacheWrite"}
 
 
-class NotFreshError(Exception):
+class NotFreshError(LobservatoryError):
     """The gateway was still counting when our deadline came."""
 
 
-class NotCountedError(Exception):
+class NotCountedError(LobservatoryError):
     """We were still counting ourselves when our deadline came."""
 
 

@@ -14,6 +14,7 @@ from exporter.gateway.runs.derived import Derived, merged
 from exporter.gateway.runs.tracker import RunTracker
 from exporter.gateway.traces import Traces
 from lobservatory import logging
+from lobservatory.errors import one_line
 from openclaw.fields import mapping, number
 from openclaw.protocol import Hello, Pushed
 from store.pool import Pool
@@ -115,7 +116,7 @@ class OperationsFeed:
                 async with asyncio.timeout(2):
                     await self.step()
             except Exception as error:  # noqa: BLE001 - whatever it is, a stop goes on
-                log.warning("the last operations could not be written", error=str(error) or type(error).__name__)
+                log.warning("the last operations could not be written", error=one_line(error))
 
     @property
     def _unsaved(self) -> bool:

@@ -14,6 +14,7 @@ import psycopg
 from exporter.collectors.usage import Usage
 from exporter.gateway.runs.derived import Derived, merged
 from lobservatory import logging
+from lobservatory.errors import one_line
 from store import gateway as rows
 from store import operations, traces, usage
 from store.operations import DerivedOperation
@@ -60,7 +61,7 @@ class PolledRows:
             async with self._pool.connection(timeout=SAVE_WAIT) as connection:
                 await write(connection, *what)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            log.debug("rows of a poll were not kept", error=str(error).strip())
+            log.debug("rows of a poll were not kept", error=one_line(error))
 
     async def decisions(self) -> Mapping[str, int] | None:
         """How approvals were decided; None while the database is away."""
@@ -68,7 +69,7 @@ class PolledRows:
             async with self._pool.connection(timeout=SAVE_WAIT) as connection:
                 return await rows.approval_decisions(connection, self._gateway)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            log.debug("decisions could not be counted", error=str(error).strip())
+            log.debug("decisions could not be counted", error=one_line(error))
             return None
 
     async def record(self, event: str, detail: Mapping[str, Any]) -> None:
@@ -183,7 +184,7 @@ class DerivedRows:
 
     def _complain(self, error: psycopg.Error) -> None:
         if not self._failing:
-            log.warning("operations cannot be written; they are kept and tried again", error=str(error).strip())
+            log.warning("operations cannot be written; they are kept and tried again", error=one_line(error))
         self._failing = True
 
     def _recovered(self) -> None:

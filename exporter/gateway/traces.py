@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from exporter.gateway.contents import Contents, RunContent
 from lobservatory import logging
+from lobservatory.errors import LobservatoryError, one_line
 from lobservatory.metrics.exposition import Sample
 from store.operations import TERMINAL, DerivedOperation, DerivedStep
 from store.traces import RunCall
@@ -421,7 +422,7 @@ class Traces:
                     await asyncio.to_thread(self._send, spans)
             except Exception as error:  # noqa: BLE001 - a backend of traces must never stop the exporter
                 if not self._failing:
-                    log.warning("traces cannot be sent", error=str(error) or type(error).__name__)
+                    log.warning("traces cannot be sent", error=one_line(error))
                 self._failing = True
                 await asyncio.sleep(self._pause * 2**attempt)
             else:
@@ -439,7 +440,7 @@ class Traces:
             yield Sample("lobservatory_spans_dropped_total", (reason,), count)
 
 
-class SendError(Exception):
+class SendError(LobservatoryError):
     """The backend did not take the spans."""
 
 

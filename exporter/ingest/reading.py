@@ -13,7 +13,7 @@ from exporter.ingest.batch import Batch
 from exporter.ingest.positions import Positions, archived
 from exporter.ingest.sessions import Infos, Sessions
 from lobservatory.metrics.labels import SOURCES
-from openclaw.stores import Chunk, Discovery, Position, SessionInfo, Source, Store, StoreError, place
+from openclaw.stores import Chunk, Discovery, Position, SessionInfo, Source, SourceError, Store, place
 
 
 class SessionStores(Protocol):
@@ -32,7 +32,7 @@ class SessionStores(Protocol):
         """Positions, with those of renamed files."""
 
     def read(self, source: Source, position: Position | None, *, max_bytes: int | None = None) -> Chunk:
-        """The next entries. Raises StoreError."""
+        """The next entries. Raises SourceError."""
 
     def close(self) -> None:
         """Close what is open."""
@@ -93,7 +93,7 @@ class Reading:
         for source in found.pending:
             try:
                 unread[source.store] += await self._read(source, found.positions.get(source.key), batch, found.sessions)
-            except StoreError as error:
+            except SourceError as error:
                 broken[source.key] = (source.store, str(error))
         return Left(unread, broken)
 
@@ -120,13 +120,13 @@ class Reading:
         for source in files:
             try:
                 await self._read(source, self._positions.by_key.get(source.key), batch, sessions)
-            except StoreError:
+            except SourceError:
                 complete = False
         return complete
 
     async def _read(self, source: Source, position: Position | None, batch: Batch, sessions: Infos) -> int:
         """Read one source to its present end into the batch, committing it whenever it is full. Tells how much could
-        not be read yet. Raises StoreError; what was read before it stays in the batch."""
+        not be read yet. Raises SourceError; what was read before it stays in the batch."""
         while True:
             chunk = self._stores.read(source, position)
             self._take(batch, chunk, await self._sessions.of(chunk, sessions))

@@ -33,8 +33,8 @@ from openclaw.stores import (
     Rows,
     SessionInfo,
     Source,
+    SourceError,
     Store,
-    StoreError,
     Stores,
     decode_line,
     row_entry,
@@ -230,7 +230,7 @@ class Reader:
             else:
                 with localcontext(EXACT):
                     self._read_raw(source, raw, tally, seen)
-        except StoreError as error:
+        except SourceError as error:
             tally.problem = Problem(source.store, source.path, str(error))
         return tally
 

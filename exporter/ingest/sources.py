@@ -14,8 +14,9 @@ from exporter.ingest.ingest import Ingest
 from exporter.ingest.thread import IngestThread
 from exporter.ingest.watch import Watch
 from exporter.metrics.registry import Registry
-from exporter.surroundings import Missing, StartError, StateDirectory, found_ledger
+from exporter.surroundings import Missing, StateDirectory, found_ledger
 from lobservatory import logging
+from lobservatory.errors import StartError
 from lobservatory.metrics.labels import CALL_OUTCOMES, REJECT_REASONS, SOURCES, TOKEN_TYPES
 from lobservatory.settings import Settings
 from openclaw.state_dir import OpenClawConfig, load_config

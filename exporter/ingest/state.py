@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from typing import Final
 
+from lobservatory.errors import LobservatoryError
+
 
 class State(Enum):
     """What memory knows of the ledger and what is shown; "in doubt" is what the ledger has to be asked for first.
@@ -84,7 +86,7 @@ TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
 }
 
 
-class IllegalTransitionError(Exception):
+class IllegalTransitionError(LobservatoryError):
     """A state that does not follow the present one: a fault of ours."""
 
 

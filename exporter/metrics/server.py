@@ -16,6 +16,7 @@ from typing import Any
 
 import uvicorn
 
+from lobservatory.errors import LobservatoryError
 from lobservatory.metrics.exposition import Format, accepts_gzip, negotiate
 from lobservatory.settings import Listen
 
@@ -30,7 +31,7 @@ _GZIP_FROM = 1_400  # bytes: one packet is not worth compressing
 _DRAIN_SECONDS = 3
 
 
-class PortTakenError(Exception):
+class PortTakenError(LobservatoryError):
     """Nothing can listen at the address. The text says which and what to do."""
 
 

@@ -10,7 +10,7 @@ All of it is synchronous, bounded and made for `asyncio.to_thread`; one `Stores`
         if not stores.changed(source, position):
             continue
         while True:
-            chunk = stores.read(source, position)   # at most ~max_bytes; may raise StoreError
+            chunk = stores.read(source, position)   # at most ~max_bytes; may raise SourceError
             ...                                     # account for chunk.entries; save chunk.position with the rows
             position = chunk.position
             if chunk.done:
@@ -33,8 +33,8 @@ from openclaw.stores.contract import (
     Problem,
     SessionInfo,
     Source,
+    SourceError,
     Store,
-    StoreError,
 )
 from openclaw.stores.database import Rows, row_entry, schema_version
 from openclaw.stores.discovery import Place, place
@@ -57,8 +57,8 @@ __all__ = [
     "Rows",
     "SessionInfo",
     "Source",
+    "SourceError",
     "Store",
-    "StoreError",
     "Stores",
     "decode_line",
     "place",

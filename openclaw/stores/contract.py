@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from lobservatory.errors import LobservatoryError
+
 Store = Literal["jsonl", "sqlite", "archive"]
 RejectReason = Literal["bad_json", "not_object", "too_long"]
 
@@ -198,5 +200,5 @@ class SessionInfo:
     archived: bool | None = None
 
 
-class StoreError(Exception):
+class SourceError(LobservatoryError):
     """A source cannot be read now. The text is one line: what, why, what to do."""

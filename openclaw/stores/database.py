@@ -27,7 +27,7 @@ from openclaw.stores.contract import (
     RejectReason,
     SessionInfo,
     Source,
-    StoreError,
+    SourceError,
 )
 from openclaw.stores.entries import MAX_ENTRY, decode
 from openclaw.stores.keys import session_kind, thread_parent
@@ -182,7 +182,7 @@ class AgentDatabase:
         return self._connection, immutable
 
     def _query(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run short reads; again when the file was written to meanwhile. Raises StoreError."""
+        """Run short reads; again when the file was written to meanwhile. Raises SourceError."""
         for attempt in range(_ATTEMPTS):
             try:
                 before = self.signature()
@@ -195,12 +195,12 @@ class AgentDatabase:
                 self.close()
                 if attempt + 1 < _ATTEMPTS and isinstance(error, sqlite3.OperationalError) and _may_pass(error):
                     continue
-                raise StoreError(f"{self.path}: {_explained(error)}") from error
+                raise SourceError(f"{self.path}: {_explained(error)}") from error
             except OSError as error:
                 self.close()
-                raise StoreError(f"{self.path}: cannot be read: {error.strerror}") from error
+                raise SourceError(f"{self.path}: cannot be read: {error.strerror}") from error
             return answer
-        raise StoreError(f"{self.path}: changes while it is read; tried again at the next look")
+        raise SourceError(f"{self.path}: changes while it is read", remedy="tried again at the next look")
 
     # --- what is there ------------------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ class AgentDatabase:
                 return self._contents[1]
             contents = self._query(self._list)
             self._stored = {session.session_id: session for session in contents.sessions}
-        except (StoreError, OSError) as error:
+        except (SourceError, OSError) as error:
             return Contents(problem=Problem("sqlite", self.path, str(error)))
         if self.settled(signature):
             self._contents = (signature, contents)
@@ -283,7 +283,7 @@ class AgentDatabase:
     # --- events -------------------------------------------------------------------------------------------
 
     def read(self, source: Source, position: Position | None, *, max_bytes: int) -> Chunk:
-        """The next rows of one session. Raises StoreError."""
+        """The next rows of one session. Raises SourceError."""
         restarted = position is not None and (
             position.fingerprint != source.fingerprint or source.size - 1 < position.offset
         )
@@ -312,7 +312,7 @@ class AgentDatabase:
         )
 
     def rows(self, source: Source, *, max_bytes: int) -> Iterator[Rows]:
-        """All rows of one session, undecoded, about `max_bytes` at a time. Raises StoreError."""
+        """All rows of one session, undecoded, about `max_bytes` at a time. Raises SourceError."""
         after, done = -1, False
         while not done:
             start = after
@@ -324,7 +324,7 @@ class AgentDatabase:
         return session_id in self._stored
 
     def entry_ids(self, session_id: str) -> frozenset[str]:
-        """Ids of all entries of a session, as of the last `contents`. Raises StoreError."""
+        """Ids of all entries of a session, as of the last `contents`. Raises SourceError."""
         session = self._stored.get(session_id)
         if session is None:
             return frozenset()
@@ -335,7 +335,7 @@ class AgentDatabase:
         return known[1]
 
     def archive(self, source: Source) -> bytes:
-        """The bytes of an archive inside the database. Raises StoreError."""
+        """The bytes of an archive inside the database. Raises SourceError."""
         assert source.archive_of is not None  # noqa: S101 - by construction of such sources
         session_id, generation = source.archive_of
         table = source.key.split("#", 1)[1].split(":", 1)[0]
@@ -352,11 +352,11 @@ class AgentDatabase:
     # --- the index ----------------------------------------------------------------------------------------
 
     def sessions(self) -> Mapping[str, SessionInfo]:
-        """What nodes and windows say, by session id; cached until the database changes. Raises StoreError."""
+        """What nodes and windows say, by session id; cached until the database changes. Raises SourceError."""
         try:
             signature = self.signature()
         except OSError as error:
-            raise StoreError(f"{self.path}: cannot be read: {error.strerror}") from error
+            raise SourceError(f"{self.path}: cannot be read: {error.strerror}") from error
         if self._sessions is not None and self._sessions[0] == signature:
             return self._sessions[1]
         found = self._query(self._index)

@@ -19,7 +19,7 @@ from typing import IO, Protocol
 
 import zstandard
 
-from openclaw.stores.contract import Chunk, Entry, LineReject, Position, RejectReason, Source, StoreError
+from openclaw.stores.contract import Chunk, Entry, LineReject, Position, RejectReason, Source, SourceError
 from openclaw.stores.entries import MAX_ENTRY, decode
 
 BLOCK = 1024 * 1024
@@ -154,14 +154,14 @@ def _opened(source: Source) -> Iterator[tuple[int, os.stat_result]]:
         # O_NONBLOCK: a named pipe with a transcript's name must not stop us.
         number = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise StoreError(_unreadable(source.path, error)) from error
+        raise SourceError(_unreadable(source.path, error)) from error
     try:
         status = os.fstat(number)
         if not stat.S_ISREG(status.st_mode):
-            raise StoreError(f"{source.path}: not a regular file, not read")
+            raise SourceError(f"{source.path}: not a regular file, not read")
         yield number, status
     except OSError as error:
-        raise StoreError(_unreadable(source.path, error)) from error
+        raise SourceError(_unreadable(source.path, error)) from error
     finally:
         os.close(number)
 
@@ -241,7 +241,7 @@ def _checksum_of(position: Position, content: Bytes) -> int:
 
 
 def read_file(source: Source, position: Position | None, *, max_bytes: int, compare: bool = True) -> Chunk:
-    """The next lines of a plain file. `compare`: see `need_not_compare`. Raises StoreError."""
+    """The next lines of a plain file. `compare`: see `need_not_compare`. Raises SourceError."""
     with _opened(source) as (number, status):
         content = _Descriptor(number, status.st_size)
         restarted = position is not None and not _continues(content, status, position, compare=compare)
@@ -280,7 +280,7 @@ class Block:
 def read_blocks(source: Source, buffer: bytearray) -> Iterator[Block | Lines]:
     """The whole of a plain file in blocks of complete lines, undecoded; a longer line comes decoded.
 
-    One buffer for all, because fresh memory for each block would cost more than reading it. Raises StoreError.
+    One buffer for all, because fresh memory for each block would cost more than reading it. Raises SourceError.
     """
     final = source.store == "archive"
     view = memoryview(buffer)
@@ -353,7 +353,7 @@ class ArchiveStream:
     def at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`; fewer only at the end, or where the compressed data is broken."""
         if offset < self._start:
-            raise StoreError("an archive was read backwards")
+            raise SourceError("an archive was read backwards")
         while self._start + len(self._kept) < offset + size:
             dropped = min(offset - self._start, len(self._kept))
             self._kept = self._kept[dropped:]
@@ -380,7 +380,7 @@ def continues_archive(source: Source, position: Position) -> bool:
 
 
 def read_archive(source: Source, position: Position | None, archive: ArchiveStream, *, max_bytes: int) -> Chunk:
-    """The next lines of an archive that is open at (or before) the position's offset. Raises StoreError.
+    """The next lines of an archive that is open at (or before) the position's offset. Raises SourceError.
 
     Broken compressed data is one `bad_json` reject behind the last line that could be had.
     """
@@ -407,7 +407,7 @@ def read_archive(source: Source, position: Position | None, archive: ArchiveStre
 
 
 def open_compressed(source: Source) -> ArchiveStream | None:
-    """The stream of a compressed archive file, whatever its name says; None when it is plain. Raises StoreError."""
+    """The stream of a compressed archive file, whatever its name says; None when it is plain. Raises SourceError."""
     with _opened(source) as (number, _status):
         if os.pread(number, len(_ZSTD_MAGIC), 0) != _ZSTD_MAGIC:
             return None

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from openclaw.stores import files
-from openclaw.stores.contract import Chunk, Discovery, Entry, Position, SessionInfo, Source, Store, StoreError
+from openclaw.stores.contract import Chunk, Discovery, Entry, Position, SessionInfo, Source, SourceError, Store
 from openclaw.stores.database import AgentDatabase, Contents, Rows, StoredSession
 from openclaw.stores.discovery import Found, Headers, Walker
 from openclaw.stores.index import MAX_INDEX, index_sessions, parse_index, trajectory_key
@@ -101,7 +101,7 @@ class Stores:
         for agent, path in self._found.indexes:
             parts.append((agent, self._index(agent, path)))
         for database in self._databases.values():
-            with contextlib.suppress(StoreError):  # discovery has reported the database already
+            with contextlib.suppress(SourceError):  # discovery has reported the database already
                 parts.append((database.agent, database.sessions()))
         if self._merged is not None and self._merged[0] is self._found and _same(self._merged[1], parts):
             return self._merged[2]
@@ -179,7 +179,7 @@ class Stores:
     # --- reading ------------------------------------------------------------------------------------------
 
     def read(self, source: Source, position: Position | None, *, max_bytes: int | None = None) -> Chunk:
-        """The next entries after `position` (None: from the beginning). Raises StoreError when it cannot be read."""
+        """The next entries after `position` (None: from the beginning). Raises SourceError when it cannot be read."""
         limit = max_bytes or self._max_bytes
         if source.store == "sqlite":
             database = self._databases[_database_key(source)]
@@ -194,7 +194,7 @@ class Stores:
     def raw(self, source: Source) -> Iterator[files.Block | files.Lines | Rows] | None:
         """All of a source from its beginning, undecoded, for readers that keep no position; None: only `read` can.
 
-        Raises StoreError.
+        Raises SourceError.
         """
         if source.store == "sqlite":
             return self._databases[_database_key(source)].rows(source, max_bytes=self._max_bytes)

@@ -12,13 +12,14 @@ from contextlib import AbstractAsyncContextManager
 from decimal import Context, Decimal
 from typing import Final, Protocol
 
+from lobservatory.errors import LobservatoryError
 from store.rows import ModelCall, OutboxEvent, Position, Reject, Session, SessionEvent, ToolCall, ToolResult, Total
 
 Increments = Mapping[tuple[str, tuple[str, ...]], Decimal | int]
 EXACT: Final = Context(prec=60)  # sums of money: the usual 28 digits would round a long sum of small costs
 
 
-class LedgerUnavailableError(Exception):
+class LedgerUnavailableError(LobservatoryError):
     """The books cannot be reached now. Try again later.
 
     Nothing of the transaction was kept, with one exception: when the connection was lost during the commit itself,
@@ -26,7 +27,7 @@ class LedgerUnavailableError(Exception):
     """
 
 
-class LedgerHeldError(Exception):
+class LedgerHeldError(LobservatoryError):
     """Another exporter keeps the books of this gateway."""
 
 

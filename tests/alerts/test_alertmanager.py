@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from cli.up.monitoring import ALERTMANAGER, ALERTS, prepare_alertmanager
-from lobservatory.settings import Settings, SettingsError, load
+from lobservatory.errors import SettingsError
+from lobservatory.settings import Settings, load
 from tests.alerts.stack import fast_alertmanager
 from tests.alerts.test_alert_rules import NAMES, silenced_by
 from tests.fakes.slack import CONTROL, PATH, fake_slack

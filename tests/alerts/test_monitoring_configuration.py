@@ -19,8 +19,8 @@ from cli.up.monitoring import (
     prepare_prometheus,
     prometheus_arguments,
 )
-from lobservatory.errors import UserError
-from lobservatory.settings import Listen, Settings, SettingsError, load
+from lobservatory.errors import SettingsError, UserError
+from lobservatory.settings import Listen, Settings, load
 from tests.fakes.exporter import fake_exporter
 from tests.servers import prometheus, wait_for
 from tests.tools import REPOSITORY, debian_tool

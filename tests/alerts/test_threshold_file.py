@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from lobservatory.settings import Settings, SettingsError, load
+from lobservatory.errors import SettingsError
+from lobservatory.settings import Settings, load
 from lobservatory.thresholds import THRESHOLDS, document, read
 from tests.tools import REPOSITORY
 

@@ -17,6 +17,7 @@ from api.services import chat
 from api.services.chat import ALLOWED, MOST_ROUNDS, ChatService, ModelConnection
 from api.services.promql import METRIC_QUESTIONS
 from cli.demo.gateway import ReplayGateway
+from lobservatory.errors import NotFoundError
 from openclaw.client import GatewayClient
 from openclaw.protocol import NotReadyError
 from store.pool import open_pool
@@ -88,9 +89,9 @@ async def test_an_answer_rests_on_figures_that_are_kept_for_its_user_only(servic
     assert [one.id for one in await service.conversations(ANNA)] == [identifier]
     assert await service.conversations(BEN) == []
     for refused in (service.messages(BEN, identifier), service.forget(BEN, identifier)):
-        with pytest.raises(errors.NotFoundError):
+        with pytest.raises(NotFoundError):
             await refused
-    with pytest.raises(errors.NotFoundError):
+    with pytest.raises(NotFoundError):
         await service.ask(BEN, ChatIn(message="And now?", conversation_id=identifier))
     await told(service, "And now?", conversation_id=identifier)
     assert len((await service.messages(ANNA, identifier)).messages) == 4

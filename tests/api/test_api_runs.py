@@ -24,7 +24,8 @@ from api.services import delivery
 from api.services.runs import replies, worker
 from api.services.webhooks import signature
 from cli.demo.gateway import ReplayGateway
-from lobservatory.settings import Settings, SettingsError, load
+from lobservatory.errors import SettingsError
+from lobservatory.settings import Settings, load
 from store import operations, requested_runs
 from tests.api.conftest import connected, new_token, started
 from tests.fakes.slack import fake_slack

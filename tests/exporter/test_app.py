@@ -21,7 +21,8 @@ from exporter.app import Exporter
 from exporter.gateway.rows import PolledRows
 from exporter.ingest.scan import scan
 from exporter.ingest.sources import configured_series
-from exporter.surroundings import StartError, only_one
+from exporter.surroundings import only_one
+from lobservatory.errors import StartError
 from openclaw.state_dir import load_config
 from store.gateway import save_agents, save_sessions
 from store.migrate import migrate

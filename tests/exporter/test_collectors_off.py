@@ -2,8 +2,9 @@
 
 import pytest
 
+from lobservatory.errors import SettingsError
 from lobservatory.metrics.labels import COLLECTORS
-from lobservatory.settings import SettingsError, load
+from lobservatory.settings import load
 
 
 async def test_collectors_that_are_off_do_not_run_and_say_so(files_dir, tmp_path, lab):

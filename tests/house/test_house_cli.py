@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 import lobservatory
-from cli import is_explained
-from lobservatory.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).with_name("lobservatory")
@@ -164,15 +162,6 @@ def test_a_wrong_database_is_one_line_without_its_password(tmp_path):
     assert done.stderr.startswith("lobservatory: ")
     assert "hunter2" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_typed_errors_of_the_rooms_are_explained_and_bugs_are_not():
-    class HomelessError(Exception):
-        pass
-
-    assert is_explained(UserError("text"))
-    assert not is_explained(KeyError("a bug"))
-    assert not is_explained(HomelessError("not of a room"))
 
 
 def test_secrets_are_made_once_private_and_never_printed(tmp_path):

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from lobservatory.settings import FILE_ONLY, SECRETS, Settings, SettingsError, load
+from lobservatory.errors import SettingsError
+from lobservatory.settings import FILE_ONLY, SECRETS, Settings, load
 
 RAW = ("Input should be", "validation error", "errors.pydantic.dev", "[type=", "Value error", "<class", "Traceback")
 # For each kind of value some that are wrong for most settings; what a setting takes is no mistake.

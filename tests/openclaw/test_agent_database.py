@@ -11,7 +11,7 @@ import sys
 import pytest
 import zstandard
 
-from openclaw.stores import StoreError, Stores
+from openclaw.stores import SourceError, Stores
 from openclaw.stores import database as database_module
 from tests.openclaw.state_builder import (
     BuiltSession,
@@ -420,5 +420,5 @@ def test_reading_a_source_of_a_vanished_database_is_an_error_of_that_source(tmp_
     stores = Stores(tmp_path)
     (source,) = stores.discover().sources
     (tmp_path / DATABASE).unlink()
-    with pytest.raises(StoreError, match="No such file"):
+    with pytest.raises(SourceError, match="No such file"):
         stores.read(source, None)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from openclaw.stores import StoreError, Stores
+from openclaw.stores import SourceError, Stores
 from openclaw.stores import entries as entries_module
 from openclaw.stores import files as files_module
 from openclaw.stores.discovery import classify
@@ -435,7 +435,7 @@ def test_a_file_that_vanishes_between_listing_and_reading_is_an_error_of_that_fi
     stores = Stores(tmp_path)
     (source,) = stores.discover().sources
     source.path.unlink()
-    with pytest.raises(StoreError, match="No such file"):
+    with pytest.raises(SourceError, match="No such file"):
         stores.read(source, None)
 
 

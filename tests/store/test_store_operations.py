@@ -9,8 +9,8 @@ from decimal import Decimal
 
 import pytest
 
+from lobservatory.errors import ConflictError, InvalidValueError, NotFoundError
 from store import commands, messages, operations, outbox
-from store.errors import ConflictError, InvalidValueError, NotFoundError
 from store.ledger.postgres import PostgresLedger
 from store.operations import DerivedOperation, DerivedStep, NewStep, OperationFilter
 from store.pool import open_pool

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from lobservatory.errors import ConflictError, InvalidValueError, NotFoundError
 from store import feed, outbox, tasks
-from store.errors import ConflictError, InvalidValueError, NotFoundError
 from store.pool import open_pool
 from store.tasks import TaskFilter
 

@@ -13,6 +13,7 @@ from api.services.commands import Command, Commands, Note, once
 from api.services.confirmations import Confirmations
 from api.services.control.turns import Turns
 from api.services.gateway import call, done, required
+from lobservatory.errors import ConflictError
 from openclaw.client import GatewayClient
 from openclaw.fields import agent_model, items, text
 
@@ -108,7 +109,7 @@ async def _applied(client: GatewayClient) -> None:
         if present.get("appliedConfigHash") == present.get("configRevisionHash"):
             return
         if asyncio.get_running_loop().time() >= deadline:
-            raise errors.ConflictError(
+            raise ConflictError(
                 "The gateway does not work with its latest configuration yet, so it cannot be told whether the agent "
                 "is still the one that you read; nothing was changed. Try again later, after a restart of the gateway "
                 "where one is due, or without If-Match.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from api import errors
 from api.models.commands import Accepted, DecisionIn
 from api.models.control import Rule, RuleIn
 from api.security.scopes import Actor
@@ -13,6 +12,7 @@ from api.services.commands import Command, Commands, Note, starting
 from api.services.confirmations import Confirmations
 from api.services.control.turns import Turns
 from api.services.gateway import call, done, required
+from lobservatory.errors import NotFoundError
 from openclaw.client import GatewayClient
 from openclaw.fields import items, mapping, text, whole
 
@@ -64,7 +64,7 @@ class Approvals:
             before = known if isinstance(known, list) else []
             after = [one for one in before if not isinstance(one, dict) or one.get("pattern") != wanted.pattern]
             if not adding and len(after) == len(before):
-                raise errors.NotFoundError("There is no such rule.", field="pattern")
+                raise NotFoundError("There is no such rule.", field="pattern")
             if adding:
                 after.append({"pattern": wanted.pattern})
             changed = {**file, "agents": {**agents, wanted.agent_id: {**agent, "allowlist": after}}}

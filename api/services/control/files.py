@@ -13,6 +13,7 @@ from api.security.scopes import Actor
 from api.services.commands import Command, Commands, Note
 from api.services.control.turns import Turns
 from api.services.gateway import call, done
+from lobservatory.errors import NotFoundError
 from openclaw.client import GatewayClient
 from openclaw.fields import items, mapping, whole
 
@@ -36,7 +37,7 @@ class AgentFiles:
         payload = await self._commands.ask(actor, "agents.files.get", {"agentId": agent, "name": name})
         found = mapping(payload, "file")
         if not found or found.get("missing"):
-            raise errors.NotFoundError(f"The agent {agent} has no file {name}.", field="name")
+            raise NotFoundError(f"The agent {agent} has no file {name}.", field="name")
         await self._commands.note(actor, Note("file_read", "agent", agent, {"file": name}))
         content = str(found.get("content") or "")
         return AgentFileContent(**_file(found).model_dump(), content=content, version=content_version(content))

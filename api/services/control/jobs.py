@@ -13,6 +13,7 @@ from api.security.scopes import Actor
 from api.services.commands import Command, Commands, Note, starting
 from api.services.control.turns import Turns
 from api.services.gateway import call, done, refusal, required
+from lobservatory.errors import NotFoundError
 from openclaw.client import GatewayClient
 from openclaw.fields import items, mapping, text
 from openclaw.protocol import GatewayError, RpcError, UnknownMethodError
@@ -161,7 +162,7 @@ async def _job(client: GatewayClient, job_id: str) -> Mapping[str, Any]:
     for one in jobs:
         if one.get("id") == job_id:
             return one
-    raise errors.NotFoundError(f"The gateway has no scheduled job {job_id}.", field="job_id")
+    raise NotFoundError(f"The gateway has no scheduled job {job_id}.", field="job_id")
 
 
 def _schedule(schedule: Schedule) -> dict[str, Any]:

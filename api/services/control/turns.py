@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from api import errors
+from lobservatory.errors import ConflictError
 from store import commands as rows
 from store.pool import Pool
 
@@ -29,8 +29,8 @@ class Turns:
             async with asyncio.timeout(_TURN_SECONDS):
                 await self._changing.acquire()
         except TimeoutError:
-            raise errors.ConflictError(
-                f"Another change of the gateway {self._gateway} has not ended; nothing was sent. Try again."
+            raise ConflictError(
+                f"Another change of the gateway {self._gateway} has not ended", remedy="nothing was sent. Try again."
             ) from None
         try:
             async with self._pool.connection() as connection:

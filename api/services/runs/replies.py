@@ -12,6 +12,7 @@ from api.security.scopes import Actor
 from api.services.commands import Commands
 from api.services.gateway import last_reply, written
 from api.services.runs.requests import RunRequests
+from lobservatory.errors import ConflictError
 from openclaw.client import GatewayClient
 from openclaw.protocol import GatewayError, Pushed
 from store import operations
@@ -45,7 +46,7 @@ class RunReplies:
         client = self._commands.connection(actor)
         run = await self._requests.row(actor, run_id)
         if run.status == "waiting" or run.at_hand.run_id is None:
-            raise errors.ConflictError("The run has not started yet.")
+            raise ConflictError("The run has not started yet.")
         if self._streams >= _MOST_STREAMS:
             raise errors.RateLimitedError(_STREAM_LOOK_SECONDS, "Too many replies are listened to at once.")
         return self._stream(client, run, run.at_hand.run_id)

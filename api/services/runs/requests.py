@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from api import errors
 from api.models.base import Camel
 from api.models.commands import DeliverTo, Run, SendIn, SpawnIn
 from api.models.runs import Cancelled, RequestedRun, RunIn, RunStatus
@@ -15,12 +14,12 @@ from api.services.agents import gateways_of
 from api.services.commands import Command, Commands, Note
 from api.services.gateway import required, session_of
 from api.services.runs.stages import Stages, abort, new_stage
+from lobservatory.errors import ConflictError, InvalidValueError, NotFoundError
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
 from openclaw.protocol import NotReadyError
 from store import requested_runs as rows
 from store import tasks
-from store.errors import ConflictError, NotFoundError
 from store.pool import Pool
 from store.requested_runs import Stage
 
@@ -58,7 +57,7 @@ class RunRequests:
         for agent in {stage.agent_id for stage in wanted.stages}:
             await self._commands.known_agent(actor, agent)
         if PREVIOUS in wanted.stages[0].task:
-            raise errors.InvalidFieldError(f"There is no stage before for {PREVIOUS}.", field="body.stages.0.task")
+            raise InvalidValueError(f"There is no stage before for {PREVIOUS}.", field="body.stages.0.task")
         if wanted.task_id is not None:
             await self._known_task(actor, wanted.task_id)
         stages = [new_stage(one.agent_id, wanted.label, one.task, one.model) for one in wanted.stages]
@@ -76,7 +75,7 @@ class RunRequests:
                 if now is not None and now.status == "running" and client.state != "connected":
                     raise NotReadyError("chat.abort: the gateway is not connected")
                 if now is None or not await rows.finish(connection, now, "cancelled"):
-                    raise errors.ConflictError("The run has ended already.")
+                    raise ConflictError("The run has ended already.")
             # One that is being sent at this moment is stopped by whoever sends it.
             return Cancelled(ok=True, aborted=now.status == "running" and await abort(client, now))
 
@@ -113,7 +112,7 @@ class RunRequests:
         async with self._pool.connection() as connection:
             run = await rows.get(connection, run_id)
         if run is None or not actor.sees(run.gateway):
-            raise errors.NotFoundError(f"There is no run {run_id}.", field="run_id")
+            raise NotFoundError(f"There is no run {run_id}.", field="run_id")
         return run
 
     async def _known_task(self, actor: Actor, task_id: str) -> None:
@@ -121,11 +120,11 @@ class RunRequests:
             with contextlib.suppress(NotFoundError):
                 if actor.sees((await tasks.get(connection, task_id)).gateway):
                     return
-        raise errors.NotFoundError(f"There is no task {task_id}.", field="body.taskId")
+        raise NotFoundError(f"There is no task {task_id}.", field="body.taskId")
 
     def _receiver(self, receiver: DeliverTo) -> delivery.Receiver | None:
         if receiver is not None and (lacks := delivery.missing(self._settings, receiver)):
-            raise errors.InvalidFieldError(
+            raise InvalidValueError(
                 f"Nothing can be delivered to {receiver}: {lacks} is not set.", field="body.deliverTo"
             )
         return receiver
@@ -146,7 +145,7 @@ class RunRequests:
                         most=self._settings.runs_per_user,
                     )
             except ConflictError as error:
-                raise errors.ConflictError(f"{error}.") from None
+                raise ConflictError(f"{error}.") from None
             if run.status == "waiting":
                 return Run(id=run.id, status="waiting", session_key=first.session_key, run_id=None, operation_id=None)
             return await self._stages.begin(client, run, task)

@@ -36,7 +36,7 @@ class RunResults:
             result = await self._result(client, run)
             await asyncio.to_thread(delivery.post, self._settings, receiver, result)
         except (delivery.DeliveryError, GatewayError) as error:
-            reason = refusal(error).detail if isinstance(error, GatewayError) else str(error)
+            reason = str(refusal(error)) if isinstance(error, GatewayError) else str(error)
             again = delivery.pause(run.delivery_attempts)
             self._counts.deliveries.labels(receiver, "failed").inc()
             log.warning("a result was not delivered", run=run.id, to=receiver, again=again is not None, error=reason)

@@ -6,16 +6,15 @@ import contextlib
 import re
 import secrets
 
-from api import errors
 from api.models.commands import Run
 from api.services.gateway import NOT_SENT, call, refusal, required
+from lobservatory.errors import ConflictError, NotFoundError
 from openclaw.client import GatewayClient
 from openclaw.fields import text
 from openclaw.protocol import MalformedReplyError, RpcError
 from store import commands as command_rows
 from store import requested_runs as rows
 from store import tasks
-from store.errors import NotFoundError
 from store.pool import Connection, Pool
 from store.requested_runs import Stage
 
@@ -38,7 +37,7 @@ class Stages:
                 await rows.withdraw(connection, run)
             raise
         except (RpcError, MalformedReplyError) as error:
-            await self.fail(run, refusal(error).detail)
+            await self.fail(run, str(refusal(error)))
             raise
 
     async def send(self, client: GatewayClient, run: rows.RequestedRun, task: str) -> Run:
@@ -49,7 +48,7 @@ class Stages:
             await call(client, "sessions.create", model)
         async with self._pool.connection() as connection:
             if not await rows.sending(connection, run):
-                raise errors.ConflictError("The run was cancelled.")
+                raise ConflictError("The run was cancelled.")
         params = {"message": task, "sessionKey": stage.session_key, "idempotencyKey": name}
         payload = await call(client, "agent", params)
         run_id = required(text(payload.get("runId")), "agent", "runId")

@@ -19,6 +19,7 @@ from api.services.gateway import NOT_SENT, last_reply, required
 from api.services.runs.requests import PREVIOUS
 from api.services.runs.results import RunResults
 from api.services.runs.stages import Stages, log_stage
+from lobservatory.errors import InvalidValueError
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
 from store import auth as auth_rows
@@ -180,14 +181,14 @@ class RunWorker:
         )
         try:
             await self._commands.run(actor, command, send, None)
-        except errors.GatewayUnavailableError as error:
+        except errors.GatewayAwayError as error:
             if isinstance(error.__cause__, NOT_SENT):
                 async with self._pool.connection() as connection:
                     await rows.put_back(connection, run)
                 await asyncio.sleep(LOOK_SECONDS)  # the next one would fare no better
             # Else it stays held, and is looked for afterwards: by then the exporter may have seen it.
-        except errors.ApiError as error:
-            await self._stages.fail(run, error.detail)
+        except errors.REFUSALS as error:
+            await self._stages.fail(run, str(error))
 
 
 async def _task(client: GatewayClient, run: rows.RequestedRun) -> str:
@@ -198,7 +199,7 @@ async def _task(client: GatewayClient, run: rows.RequestedRun) -> str:
         return task
     reply = await last_reply(client, run.stages[run.stage - 1].session_key) or ""
     if len(task) + task.count(PREVIOUS) * len(reply) > _LONGEST_TASK:
-        raise errors.InvalidFieldError(
+        raise InvalidValueError(
             f"With the reply of the stage before, the task has more than {_LONGEST_TASK:,} characters."
         )
     return task.replace(PREVIOUS, reply)

@@ -5,8 +5,9 @@ import pytest
 
 from exporter.collectors.thresholds import ThresholdsCollector
 from exporter.metrics.registry import Registry
+from lobservatory.errors import SettingsError
 from lobservatory.metrics.exposition import Format, Sample
-from lobservatory.settings import Settings, SettingsError, load
+from lobservatory.settings import Settings, load
 from lobservatory.thresholds import THRESHOLDS
 from store.alerts import ThresholdOverride
 

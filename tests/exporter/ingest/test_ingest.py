@@ -11,7 +11,7 @@ import pytest
 
 from exporter.ingest.scan import scan
 from openclaw.state_dir import load_config
-from openclaw.stores import StoreError
+from openclaw.stores import SourceError
 from store.ledger.checkpoint import CheckpointLedger
 from store.ledger.contract import LedgerHeldError, LedgerUnavailableError
 from store.ledger.shown import ShownTotals
@@ -431,7 +431,7 @@ async def test_a_restore_counts_nothing_twice_when_a_store_can_be_read_only_late
 
     def refuse(source, position, **options):
         if locked and kept.session_id in source.key:
-            raise StoreError(f"{source.key}: cannot be read")
+            raise SourceError(f"{source.key}: cannot be read")
         return read(source, position, **options)
 
     third.stores.read = refuse
