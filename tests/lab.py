@@ -19,6 +19,7 @@ from exporter.app import Exporter
 from exporter.ingest.ingest import Ingest
 from exporter.ingest.watch import Watch
 from exporter.metrics.registry import Registry
+from lobservatory.metrics.catalogue import CATALOGUE
 from lobservatory.settings import Listen, Settings
 from openclaw.state_dir import load_config
 from openclaw.stores import Stores
@@ -56,6 +57,13 @@ def make_ledger(request, tmp_path):
         dsn = request.getfixturevalue("postgres_dsn")
         return lambda: PostgresLedger(dsn, "g")
     return lambda: CheckpointLedger(tmp_path / "data", "g")
+
+
+def labels_of(sample):
+    """The values of a sample's labels without the gateway, in the order of the catalogue."""
+    name = sample.name if sample.name in CATALOGUE else sample.name.rpartition("_")[0]  # of a histogram's parts
+    order = [*CATALOGUE[name].labels, "le"]
+    return tuple(sample.labels[label] for label in sorted(sample.labels, key=order.index) if label != "gateway")
 
 
 class Life:
@@ -111,7 +119,7 @@ class Life:
     def values(self, metric, *, prometheus=False):
         """The series of a metric: {labels without gateway: value}."""
         return {
-            tuple(value for label, value in sample.labels.items() if label != "gateway"): sample.value
+            labels_of(sample): sample.value
             for family in parse_text(self.registry.render(prometheus=prometheus))
             for sample in family.samples
             if sample.name == metric
@@ -212,7 +220,7 @@ class Running:
     async def values(self, metric, **headers):
         text = (await self.client.get("/metrics", headers=headers)).text
         return {
-            tuple(value for label, value in sample.labels.items() if label != "gateway"): sample.value
+            labels_of(sample): sample.value
             for family in parse_text(text)
             for sample in family.samples
             if sample.name == metric
