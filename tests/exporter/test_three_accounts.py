@@ -29,6 +29,7 @@ from openclaw.state_dir import load_config
 from openclaw.stores import Stores
 from store.ledger.postgres import PostgresLedger
 from tests.exporter.accounting.test_conformance import BESIDE, CASES, LIVE
+from tests.lab import labels_of
 from tests.openclaw.state_builder import LAYOUTS, BuiltSession, build, call, header, tool_call, tool_result
 
 CLASSES = ("input", "output", "cache_read", "cache_write", "reasoning")
@@ -66,8 +67,7 @@ async def ingested(state, dsn, gateway):
     shown = {}
     for family in parse_text(registry.render()):
         for sample in family.samples:
-            labels = tuple(value for name, value in sample.labels.items() if name != "gateway")
-            shown.setdefault(sample.name, {})[labels] = Decimal(str(sample.value))
+            shown.setdefault(sample.name, {})[labels_of(sample)] = Decimal(str(sample.value))
     return shown
 
 

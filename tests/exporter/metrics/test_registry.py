@@ -216,8 +216,8 @@ def test_counts_and_histograms_of_this_process():
         registry.observe("claw_tool_call_duration_seconds", ("g", "exec"), seconds)
     assert values(registry, "lobservatory_commit_failures_total") == {("unavailable",): 3}
     text = registry.render()
-    assert 'claw_tool_call_duration_seconds_bucket{gateway="g",le="0.25",tool="exec"} 2\n' in text
-    assert 'claw_tool_call_duration_seconds_count{gateway="g",tool="exec"} 3\n' in text
+    assert 'claw_tool_call_duration_seconds_bucket{gateway="g",le="0.25",tool="exec"} 2.0\n' in text
+    assert 'claw_tool_call_duration_seconds_count{gateway="g",tool="exec"} 3.0\n' in text
     assert 'claw_tool_call_duration_seconds_sum{gateway="g",tool="exec"} 400.3\n' in text
 
 
