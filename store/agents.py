@@ -97,7 +97,7 @@ SORTS: Final[Mapping[str, Key]] = {
     "id": Key("a.agent", "text"),
     "name": Key("coalesce(a.name, a.agent)", "text"),
     "status": Key("coalesce(a.state, 'unknown')", "text"),
-    "lastActivityAt": Key("coalesce(a.last_activity_at, '-infinity')", "timestamptz"),
+    "last_activity_at": Key("coalesce(a.last_activity_at, '-infinity')", "timestamptz"),
     "cost": Key("coalesce(s.cost_usd, 0)", "numeric"),
     "calls": Key("coalesce(s.calls, 0)::bigint", "bigint"),
 }

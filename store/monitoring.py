@@ -40,35 +40,35 @@ _GROUPS: Final = {
 _MOST_GROUPS: Final = 1_000
 _TOKENS: Final = "input_tokens + output_tokens + cache_read_tokens + cache_write_tokens"
 SESSION_SORTS: Final[Mapping[str, Key]] = {
-    "updatedAt": Key("updated_at", "timestamptz"),
-    "startedAt": Key("coalesce(started_at, '-infinity')", "timestamptz"),
+    "updated_at": Key("updated_at", "timestamptz"),
+    "started_at": Key("coalesce(started_at, '-infinity')", "timestamptz"),
     "cost": Key("coalesce(cost_usd, 0)", "numeric"),
     "tokens": Key(f"coalesce({_TOKENS}, 0)::bigint", "bigint"),
     "calls": Key("coalesce(calls, 0)::bigint", "bigint"),
-    "contextRatio": Key("coalesce(context_ratio, 0)::numeric", "numeric"),
+    "context_ratio": Key("coalesce(context_ratio, 0)::numeric", "numeric"),
 }
 
 _NEVER: Final = "'-infinity'"
 JOB_SORTS: Final[Mapping[str, Key]] = {
     "name": Key("name", "text"),
-    "nextRunAt": Key("coalesce(next_run_at, 'infinity')", "timestamptz"),  # one that will not run: last
-    "lastRunAt": Key(f"coalesce(last_run_at, {_NEVER})", "timestamptz"),
-    "lastDuration": Key("coalesce(last_duration_ms, 0)", "bigint"),
-    "consecutiveErrors": Key("consecutive_errors::bigint", "bigint"),
+    "next_run_at": Key("coalesce(next_run_at, 'infinity')", "timestamptz"),  # one that will not run: last
+    "last_run_at": Key(f"coalesce(last_run_at, {_NEVER})", "timestamptz"),
+    "last_duration": Key("coalesce(last_duration_ms, 0)", "bigint"),
+    "consecutive_errors": Key("consecutive_errors::bigint", "bigint"),
 }
 RUN_SORTS: Final[Mapping[str, Key]] = {
-    "startedAt": Key("started_at", "timestamptz"),
+    "started_at": Key("started_at", "timestamptz"),
     "duration": Key("coalesce(duration_ms, 0)", "bigint"),
     "status": Key("status", "text"),
 }
 CHANNEL_SORTS: Final[Mapping[str, Key]] = {
     "channel": Key("channel", "text"),
-    "lastInboundAt": Key(f"coalesce(last_inbound_at, {_NEVER})", "timestamptz"),
-    "lastOutboundAt": Key(f"coalesce(last_outbound_at, {_NEVER})", "timestamptz"),
+    "last_inbound_at": Key(f"coalesce(last_inbound_at, {_NEVER})", "timestamptz"),
+    "last_outbound_at": Key(f"coalesce(last_outbound_at, {_NEVER})", "timestamptz"),
 }
 APPROVAL_SORTS: Final[Mapping[str, Key]] = {
-    "requestedAt": Key(f"coalesce(requested_at, {_NEVER})", "timestamptz"),
-    "expiresAt": Key(f"coalesce(expires_at, {_NEVER})", "timestamptz"),
+    "requested_at": Key(f"coalesce(requested_at, {_NEVER})", "timestamptz"),
+    "expires_at": Key(f"coalesce(expires_at, {_NEVER})", "timestamptz"),
     "status": Key("status", "text"),
 }
 
@@ -345,7 +345,7 @@ async def sessions(
     status: str | None = None,
     channel: str | None = None,
     since: datetime | None = None,
-    sort: str = "-updatedAt",
+    sort: str = "-updated_at",
     cursor: str | None = None,
     limit: int,
 ) -> tuple[list[Session], str | None]:
@@ -427,7 +427,7 @@ async def cron_runs(
     gateways: Gateways,
     job_id: str | None,
     before: datetime | None,
-    sort: str = "-startedAt",
+    sort: str = "-started_at",
     cursor: str | None = None,
     limit: int,
 ) -> tuple[list[CronRun], str | None]:
@@ -467,7 +467,7 @@ async def approvals(
     *,
     gateways: Gateways,
     status: str | None,
-    sort: str = "-requestedAt",
+    sort: str = "-requested_at",
     cursor: str | None = None,
     limit: int,
 ) -> tuple[list[Approval], str | None]:

@@ -63,9 +63,9 @@ _PATCHABLE: Final = frozenset(
 _STEP_PATCHABLE: Final = frozenset({"status", "started_at", "completed_at", "duration_ms", "error"})
 
 SORTS: Final[Mapping[str, Key]] = {
-    "createdAt": Key("o.created_at", "timestamptz"),
-    "updatedAt": Key("o.updated_at", "timestamptz"),
-    "completedAt": Key("coalesce(o.completed_at, 'infinity')", "timestamptz"),  # what runs still: last
+    "created_at": Key("o.created_at", "timestamptz"),
+    "updated_at": Key("o.updated_at", "timestamptz"),
+    "completed_at": Key("coalesce(o.completed_at, 'infinity')", "timestamptz"),  # what runs still: last
     "duration": Key("coalesce(o.duration_ms, 0)::bigint", "bigint"),
     "name": Key("o.name", "text"),
     "status": Key(
@@ -97,7 +97,7 @@ class OperationFilter:
     tag: str | None = None
     since: datetime | None = None
     gateways: list[str] | None = None
-    sort: str = "-createdAt"
+    sort: str = "-created_at"
     cursor: str | None = None
     limit: int = 100
 

@@ -43,9 +43,9 @@ _COLUMNS: Final[Mapping[str, str]] = {
     "metadata": "metadata",
 }
 SORTS: Final[Mapping[str, Key]] = {
-    "createdAt": Key("t.created_at", "timestamptz"),
-    "updatedAt": Key("t.updated_at", "timestamptz"),
-    "dueDate": Key("coalesce(t.due_date, 'infinity')", "timestamptz"),  # without one: last
+    "created_at": Key("t.created_at", "timestamptz"),
+    "updated_at": Key("t.updated_at", "timestamptz"),
+    "due_date": Key("coalesce(t.due_date, 'infinity')", "timestamptz"),  # without one: last
     "priority": Key("array_position(ARRAY['low', 'medium', 'high', 'urgent'], t.priority)::bigint", "bigint"),
     "status": Key(
         "array_position(ARRAY['inbox', 'todo', 'assigned', 'in_progress', 'review', 'done'], t.status)::bigint",
@@ -76,7 +76,7 @@ class TaskFilter:
     board: str | None = None
     search: str | None = None
     gateways: list[str] | None = None
-    sort: str = "-createdAt"
+    sort: str = "-created_at"
     cursor: str | None = None
     limit: int = 100
 

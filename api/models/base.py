@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
-from pydantic.alias_generators import to_camel
+from pydantic.alias_generators import to_camel, to_snake
 
 from api.models import patterns
 from lobservatory.complaints import INSTANT
@@ -60,6 +60,11 @@ def _only_iso(value: Any) -> Any:
         raise ValueError(INSTANT)
     # A "+" that was not percent-encoded in a query arrives as a space.
     return value[:-6] + "+" + value[-5:] if value[-6:-5] == " " and value[-3:-2] == ":" else value
+
+
+def order_of(sort: str) -> str:
+    """A `sort` of the wire in the words of the store: `-updated_at` of `-updatedAt`."""
+    return f"{'-' if sort.startswith('-') else ''}{to_snake(sort.removeprefix('-'))}"
 
 
 def fields_of(row: Any) -> dict[str, Any]:

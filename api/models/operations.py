@@ -24,6 +24,7 @@ from api.models.base import (
     ShortText,
     Tags,
     fields_of,
+    order_of,
 )
 from store import work
 from store.operations import OperationFilter
@@ -94,7 +95,7 @@ class OperationQuery(BaseModel):
 
     def filter(self, gateways: list[str] | None) -> OperationFilter:
         """For the store, limited to these gateways (None: all)."""
-        return OperationFilter(**self.model_dump(), gateways=gateways)
+        return OperationFilter(**self.model_dump() | {"sort": order_of(self.sort)}, gateways=gateways)
 
 
 Usd = Annotated[

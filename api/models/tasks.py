@@ -25,6 +25,7 @@ from api.models.base import (
     Snake,
     Tags,
     fields_of,
+    order_of,
 )
 from store import work
 from store.tasks import TaskFilter
@@ -75,7 +76,7 @@ class TaskQuery(BaseModel):
 
     def filter(self, gateways: list[str] | None) -> TaskFilter:
         """For the store, limited to these gateways (None: all)."""
-        return TaskFilter(**self.model_dump(), gateways=gateways)
+        return TaskFilter(**self.model_dump() | {"sort": order_of(self.sort)}, gateways=gateways)
 
 
 class Comment(Camel):

@@ -8,6 +8,7 @@ from typing import Any
 
 from api import errors
 from api.models.agents import Agent, AgentDetail, AgentMetricsIn, AgentStatus
+from api.models.base import order_of
 from api.security.scopes import Actor
 from api.services.requests import request_hash
 from lobservatory.errors import ConflictError, NotFoundError
@@ -27,7 +28,7 @@ class AgentService:
     async def agents(self, actor: Actor, sort: str = "id") -> list[Agent]:
         """Every agent that the actor may see, in an order of `store.agents.SORTS`."""
         async with self._pool.connection() as connection:
-            found = await rows.agents(connection, gateways=gateways_of(actor), sort=sort)
+            found = await rows.agents(connection, gateways=gateways_of(actor), sort=order_of(sort))
         return [Agent.of(row) for row in found]
 
     async def agent(self, actor: Actor, agent: str, gateway: str | None) -> AgentDetail:

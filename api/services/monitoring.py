@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from api.models.agents import CronJob, CronRun, HubSession, Session, SessionPage
+from api.models.base import order_of
 from api.models.monitoring import (
     AlertEvent,
     Alerts,
@@ -81,7 +82,7 @@ class MonitoringService:
                 kind=kind,
                 status=status,
                 channel=channel,
-                sort=sort,
+                sort=order_of(sort),
                 cursor=cursor,
                 limit=limit,
             )
@@ -114,7 +115,7 @@ class MonitoringService:
     async def cron_jobs(self, actor: Actor, sort: str = "name") -> list[CronJob]:
         """Every scheduled job, in an order of `store.monitoring.JOB_SORTS`."""
         async with self._pool.connection() as connection:
-            found = await rows.cron_jobs(connection, gateways_of(actor), sort)
+            found = await rows.cron_jobs(connection, gateways_of(actor), order_of(sort))
         return [CronJob.of(row) for row in found]
 
     async def cron_runs(
@@ -134,7 +135,7 @@ class MonitoringService:
                 gateways=gateways_of(actor),
                 job_id=job_id,
                 before=before,
-                sort=sort,
+                sort=order_of(sort),
                 cursor=cursor,
                 limit=limit,
             )
@@ -148,7 +149,10 @@ class MonitoringService:
     async def channels(self, actor: Actor, sort: str) -> list[Channel]:
         """Every channel account, in an order of `store.monitoring.CHANNEL_SORTS`."""
         async with self._pool.connection() as connection:
-            return [Channel.model_validate(row) for row in await rows.channels(connection, gateways_of(actor), sort)]
+            return [
+                Channel.model_validate(row)
+                for row in await rows.channels(connection, gateways_of(actor), order_of(sort))
+            ]
 
     async def system(self, actor: Actor) -> System:
         """Hosts and channels."""
@@ -166,7 +170,7 @@ class MonitoringService:
         content; and the cursor of the next page."""
         async with self._pool.connection() as connection:
             found, following = await rows.approvals(
-                connection, gateways=gateways_of(actor), status=status, sort=sort, cursor=cursor, limit=limit
+                connection, gateways=gateways_of(actor), status=status, sort=order_of(sort), cursor=cursor, limit=limit
             )
         now = datetime.now(UTC)
         return [Approval.of(row, now) for row in found], following

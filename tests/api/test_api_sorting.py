@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import httpx
 import pytest
+from pydantic.alias_generators import to_camel
 
 from api.models.agents import AgentSort, ApprovalSort, ChannelSort, JobSort, RunSort, SessionSort
 from api.models.operations import OperationSort
@@ -50,7 +51,7 @@ async def test_every_order_of_tasks_is_whole_and_sorted_over_pages(client):
         "status": lambda task: STATUSES.index(task["status"]),
         "title": lambda task: task["title"],
     }
-    assert set(measures) == set(TASK_SORTS)
+    assert set(measures) == set(map(to_camel, TASK_SORTS))
     for name, measure in measures.items():
         rising = await task_pages(client, name)
         falling = await task_pages(client, f"-{name}")
@@ -112,7 +113,7 @@ async def test_operations_are_sorted_paged_and_filtered(client):
             break
         parameters["cursor"] = page.headers["x-next-cursor"]
     assert names == [f"n{number}" for number in range(7)]
-    for order in OPERATION_SORTS:
+    for order in map(to_camel, OPERATION_SORTS):
         assert len((await client.get("/api/operations", params={"sort": f"-{order}"})).json()) == 7
     assert len((await client.get("/api/operations", params={"agentId": "a1"})).json()) == 3
     assert len((await client.get("/api/operations", params={"tag": "t0", "agentId": "a0"})).json()) == 2
@@ -125,7 +126,7 @@ async def test_sessions_are_sorted_in_every_order(client, database):
             " VALUES ('home', 'main', %s, 'direct', %s, now() - %s * interval '1 minute', %s, %s)",
             [f"s{number}", f"c{number % 2}", number, number * 0.5, 10 - number],
         )
-    for order in SESSION_SORTS:
+    for order in map(to_camel, SESSION_SORTS):
         found: list[str] = []
         parameters: dict[str, Any] = {"sort": order, "limit": 2}
         while True:
@@ -154,7 +155,7 @@ def test_the_documented_orders_are_those_that_there_are():
         (ChannelSort, CHANNEL_SORTS),
         (ApprovalSort, APPROVAL_SORTS),
     ):
-        assert set(get_args(documented)) == {sign + key for key in keys for sign in ("", "-")}
+        assert set(get_args(documented)) == {sign + to_camel(key) for key in keys for sign in ("", "-")}
 
 
 async def test_a_task_that_somebody_changed_is_not_deleted_unseen(client):
@@ -200,7 +201,7 @@ async def test_jobs_and_their_runs_are_sorted_and_paged(client, database):
     assert [job["jobId"] for job in by_next] == ["j6", "j5", "j4", "j3", "j1", "j0", "j2"], "what will not run is last"
     worst = (await client.get("/api/crons", params={"sort": "-consecutiveErrors"})).json()
     assert worst[0]["consecutiveErrors"] == 6
-    for name in RUN_SORTS:
+    for name in map(to_camel, RUN_SORTS):
         rising = await pages(client, "/api/crons/runs", name, 3)
         falling = await pages(client, "/api/crons/runs", f"-{name}", 2)
         assert len({run["startedAt"] for run in rising}) == 7, name
@@ -237,7 +238,7 @@ async def test_approvals_channels_and_agents_are_sorted(client, database):
             "INSERT INTO lobs.sessions (gateway, agent, session_id, cost_usd, calls) VALUES ('home', %s, 's', %s, %s)",
             [f"g{number}", 0.5 * ((number * 3) % 5), number],
         )
-    for name in APPROVAL_SORTS:
+    for name in map(to_camel, APPROVAL_SORTS):
         rising = await pages(client, "/api/approvals", name, 2)
         assert len({one["approvalId"] for one in rising}) == 5, name
         assert await pages(client, "/api/approvals", f"-{name}", 3) == rising[::-1]
@@ -253,7 +254,7 @@ async def test_approvals_channels_and_agents_are_sorted(client, database):
         "cost": lambda one: float(one["metrics"]["cost"]),
         "calls": lambda one: one["metrics"]["calls"],
     }
-    assert set(measures) == set(AGENT_SORTS)
+    assert set(measures) == set(map(to_camel, AGENT_SORTS))
     for name, measure in measures.items():
         rising = (await client.get("/api/agents", params={"sort": name})).json()
         assert len(rising) == 5

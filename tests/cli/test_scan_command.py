@@ -152,7 +152,7 @@ def test_one_of_a_thing_is_one(run, tmp_path):
 def test_a_wrong_option_is_one_clear_line(run, state, option):
     error = run(state, *option).exception
     assert isinstance(error, UserError)
-    assert error.status == 2
+    assert error.exit_status == 2
     assert option[1] in str(error)
     assert "for example" in str(error)
     assert "\n" not in str(error)
