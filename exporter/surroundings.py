@@ -139,7 +139,7 @@ class GatewayToken:
 
 
 async def found_ledger(settings: Settings, missing: Missing) -> Ledger:
-    """The books: those of the database once it is there with our schema; without one, those of a file."""
+    """The ledger: that of the database once it is there with our schema; without one, that of a file."""
     dsn = settings.database_url.get_secret_value()
     if not dsn:
         return CheckpointLedger(settings.data_dir, settings.gateway_name)

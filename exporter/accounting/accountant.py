@@ -1,6 +1,6 @@
 """Entries to rows: which count, who they belong to, what they cost. Pure: no I/O, and the clock is injected.
 
-What was seen before is not decided here: whoever keeps the books answers which rows are new (`Ledger.insert_*`, or the
+What was seen before is not decided here: whoever keeps the ledger answers which rows are new (`Ledger.insert_*`, or the
 sets of a scan), and `increments` makes counters of those only.
 """
 

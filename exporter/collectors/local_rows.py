@@ -1,4 +1,4 @@
-"""The exporter's own use of the database, beside the books and the rows of the gateway."""
+"""The exporter's own use of the database, beside the ledger and the rows of the gateway."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class Ingest:
     # --- life -----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until cancelled. Raises LedgerHeldError when another exporter keeps these books."""
+        """Until cancelled. Raises LedgerHeldError when another exporter holds this ledger."""
         try:
             await self._open()
             while True:

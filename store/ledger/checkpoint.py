@@ -1,4 +1,4 @@
-"""The books without a database: identities, totals and positions in one local SQLite file.
+"""The ledger without a database: identities, totals and positions in one local SQLite file.
 
 The same contract as `store.ledger.postgres`. Rows themselves are not kept; messages for live clients have no reader
 and go nowhere. WAL with `synchronous=FULL`: what was committed survives a power cut. Nothing ever lowers a total.
@@ -54,7 +54,7 @@ class CheckpointLedger:
         self._busy = asyncio.Lock()
 
     async def open(self) -> None:
-        """Take the books of this gateway. Raises LedgerHeldError, LedgerUnavailableError."""
+        """Take the ledger of this gateway. Raises LedgerHeldError, LedgerUnavailableError."""
         async with self._busy:
             await self.call(self._open)
 

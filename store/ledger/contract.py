@@ -1,4 +1,4 @@
-"""The contract between accounting and whatever keeps its books.
+"""The contract between accounting and whatever keeps its ledger.
 
 Two implementations: `store.ledger.postgres` (rows, identities, totals and positions in one database) and
 `store.ledger.checkpoint` (no database: identities, totals and positions in one local SQLite file). What a transaction
@@ -20,7 +20,7 @@ EXACT: Final = Context(prec=60)  # sums of money: the usual 28 digits would roun
 
 
 class LedgerUnavailableError(LobservatoryError):
-    """The books cannot be reached now. Try again later.
+    """The ledger cannot be reached now. Try again later.
 
     Nothing of the transaction was kept, with one exception: when the connection was lost during the commit itself,
     nobody can know. So after this error read `positions()` and `totals()` again and go on from what they say.
@@ -28,7 +28,7 @@ class LedgerUnavailableError(LobservatoryError):
 
 
 class LedgerHeldError(LobservatoryError):
-    """Another exporter keeps the books of this gateway."""
+    """Another exporter holds the ledger of this gateway."""
 
 
 class Transaction(Protocol):
@@ -75,7 +75,7 @@ class Ledger(Protocol):
     """Where totals, identities and positions live."""
 
     async def open(self) -> None:
-        """Take the books of this gateway. Raises LedgerHeldError, LedgerUnavailableError."""
+        """Take the ledger of this gateway. Raises LedgerHeldError, LedgerUnavailableError."""
 
     async def close(self) -> None:
         """Give them back."""

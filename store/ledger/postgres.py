@@ -1,4 +1,4 @@
-"""The books in PostgreSQL: rows, identities, totals, positions and messages in one transaction.
+"""The ledger in PostgreSQL: rows, identities, totals, positions and messages in one transaction.
 
 What is new is decided by one insert into `lobs.identities`; only new rows are written, so a re-read, a retry after a
 lost connection or a crash at any moment can neither lose nor double anything. The rows are declared in
@@ -90,7 +90,7 @@ class PostgresLedger:
         self.poison_rows = 0
 
     async def open(self) -> None:
-        """Take the books of this gateway. Raises LedgerHeldError, LedgerUnavailableError."""
+        """Take the ledger of this gateway. Raises LedgerHeldError, LedgerUnavailableError."""
         async with self._busy:
             await self._connected(first=True)
 
