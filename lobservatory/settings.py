@@ -41,7 +41,7 @@ from lobservatory.thresholds import Key
 
 FILE_SUFFIX = "_FILE"
 FILE_ONLY = frozenset({"billing", "thresholds"})  # tables: they cannot be written in one variable
-# Read by the runner of `make up` (paths of foreign binaries) and by tests, not by the two processes.
+# Read by `lobservatory up` (paths of foreign binaries) and by tests, not by the two processes.
 RUNNER_VARIABLES = frozenset(
     {
         "LOBS_PROMETHEUS_BIN",
