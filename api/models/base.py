@@ -67,9 +67,15 @@ def order_of(sort: str) -> str:
     return f"{'-' if sort.startswith('-') else ''}{to_snake(sort.removeprefix('-'))}"
 
 
+_NAMES: dict[type, tuple[str, ...]] = {}  # of the fields of each kind of row, looked up once
+
+
 def fields_of(row: Any) -> dict[str, Any]:
     """The fields of a row of the store by their names, to be given to a model with some of them renamed."""
-    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    kind = type(row)
+    if kind not in _NAMES:
+        _NAMES[kind] = tuple(field.name for field in dataclasses.fields(row))
+    return {name: getattr(row, name) for name in _NAMES[kind]}
 
 
 Storable = AfterValidator(_storable)
