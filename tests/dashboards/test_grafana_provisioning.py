@@ -77,7 +77,7 @@ def test_the_contract_names_every_variable():
 def test_compose_and_make_up_set_every_variable():
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     assert variables_read() <= set(compose["services"]["grafana"]["environment"])
-    runner = (ROOT / "lobservatory" / "runner" / "foreign.py").read_text()
+    runner = (ROOT / "cli" / "up" / "foreign.py").read_text()
     assert {name for name in variables_read() if f"{name}=" not in runner} == set()
 
 
