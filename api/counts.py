@@ -19,13 +19,15 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the si
 
 _FAMILIES = {metric.name: metric for metric in API_METRICS}
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WS"})
+_MOST_LAST = 100  # values of the last label beyond a family's bound
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 Kind = TypeVar("Kind", Counter, Histogram)
 
 
 class _Bounded(Generic[Kind]):
-    """A family that has no more series than the catalogue allows; what comes beyond that is one of `other`."""
+    """A family that has no more series than the catalogue allows. What comes beyond that is one of `other` and keeps
+    its last label, a status or a code, while there are few of these."""
 
     def __init__(self, family: Kind, bound: int) -> None:
         self._family: Kind = family
@@ -35,7 +37,10 @@ class _Bounded(Generic[Kind]):
     def labels(self, *values: str) -> Kind:
         """The series of these label values."""
         if values not in self._seen and len(self._seen) >= self._bound:
-            values = ("other",) * len(values)
+            *others, last = ["other"] * (len(values) - 1) + [values[-1] if len(values) > 1 else "other"]
+            values = (*others, last)
+            if values not in self._seen and len(self._seen) >= self._bound + _MOST_LAST:
+                values = (*others, "other")
         self._seen.add(values)
         return self._family.labels(*values)
 

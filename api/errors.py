@@ -192,6 +192,13 @@ class SlowBodyError(ApiError):
         super().__init__("The body did not arrive in time.", headers={"Connection": "close"})
 
 
+class InvalidFieldError(ApiError):
+    """A field that is well-formed and still wrong."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    code = "invalid_field"
+
+
 class RateLimitedError(ApiError):
     """Too many requests, or too many wrong passwords."""
 

@@ -59,18 +59,18 @@ def up(
     stop: Annotated[bool, typer.Option("--stop", help="Stop a running one, also after a crash, and exit.")] = False,
 ) -> None:
     """Start everything: database, exporter, API and, where found, Prometheus, Alertmanager and Grafana."""
-    from cli.up import up as runner  # noqa: PLC0415
+    from cli.up import up as everything  # noqa: PLC0415
 
     settings = _settings()
-    raise typer.Exit(runner.stop(settings) if stop else runner.up(settings))
+    raise typer.Exit(everything.stop(settings) if stop else everything.up(settings))
 
 
 @app.command()
 def demo() -> None:
     """The same over recorded data, in a temporary copy: no OpenClaw is needed or touched."""
-    from cli.demo import command as runner  # noqa: PLC0415
+    from cli.demo import command  # noqa: PLC0415
 
-    raise typer.Exit(runner.demo(_settings()))
+    raise typer.Exit(command.demo(_settings()))
 
 
 @app.command()

@@ -56,7 +56,7 @@ class ConflictError(LobservatoryError):
 
 
 class InvalidValueError(LobservatoryError):
-    """A value that is well-formed and still wrong."""
+    """A value that no row can have."""
 
 
 def end(

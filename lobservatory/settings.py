@@ -42,7 +42,7 @@ from lobservatory.thresholds import Key
 FILE_SUFFIX = "_FILE"
 FILE_ONLY = frozenset({"billing", "thresholds"})  # tables: they cannot be written in one variable
 # Read by `lobservatory up` (paths of foreign binaries) and by tests, not by the two processes.
-RUNNER_VARIABLES = frozenset(
+UP_VARIABLES = frozenset(
     {
         "LOBS_PROMETHEUS_BIN",
         "LOBS_ALERTMANAGER_BIN",
@@ -527,7 +527,7 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], d
     values: dict[str, Any] = {}
     names: dict[str, str] = {}
     for variable, value in sorted(environment.items()):
-        if not variable.startswith(PREFIX) or variable in RUNNER_VARIABLES:
+        if not variable.startswith(PREFIX) or variable in UP_VARIABLES:
             continue
         if variable in known_files:
             name = variable.removeprefix(PREFIX).removesuffix(FILE_SUFFIX)
@@ -545,7 +545,7 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], d
             raise SettingsError(f"{variable} is no variable: write the table [{table}] in lobservatory.toml")
         else:
             # Without the prefix, which makes any two names alike.
-            names_only = {name.removeprefix(PREFIX) for name in known | known_files | RUNNER_VARIABLES}
+            names_only = {name.removeprefix(PREFIX) for name in known | known_files | UP_VARIABLES}
             near = difflib.get_close_matches(variable.removeprefix(PREFIX), names_only, n=1)
             hint = f"did you mean {PREFIX}{near[0]}?" if near else "docs/configuration.md lists all settings"
             raise SettingsError(f"unknown setting {variable}: {hint}")

@@ -1,7 +1,7 @@
 """Orders of lists, and cursors that stay right in each of them while rows come and go (keyset pagination).
 
-An order is a name of the wire, with a leading `-` when it falls: `-createdAt`. A cursor holds its order and the place
-of the last row that was given: it fits the order it was made in and no other.
+An order is a name of a list's keys, with a leading `-` when it falls: `-created_at`. A cursor holds its order and the
+place of the last row that was given: it fits the order it was made in and no other.
 """
 
 from __future__ import annotations
@@ -91,9 +91,11 @@ class Order:
             place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         except (ValueError, binascii.Error, RecursionError) as error:
             raise foreign from error
-        if not isinstance(place, list) or len(place) != len(self.ties) + 2 or place[0] != self.name:
+        if not isinstance(place, list) or len(place) != len(self.ties) + 2:
             raise foreign
         if not all(isinstance(part, str) and "\0" not in part for part in place):
+            raise foreign
+        if _spelled(place[0]) != _spelled(self.name):
             raise foreign
         try:
             "".join(place).encode()  # half of a surrogate pair has no UTF-8
@@ -101,3 +103,8 @@ class Order:
         except (ValueError, InvalidOperation) as error:
             raise foreign from error
         return place[1:]
+
+
+def _spelled(name: str) -> str:
+    """What two spellings of an order share: cursors that an earlier version gave out say `-createdAt`."""
+    return name.replace("_", "").lower()

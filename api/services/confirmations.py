@@ -16,7 +16,6 @@ from api.models.commands import Action, Confirmation, ConfirmIn
 from api.models.control import ChannelAccount, ConfigPatch, RuleIn, SkillInstall, SkillUpdate
 from api.security.scopes import Actor
 from api.services.commands import Commands
-from lobservatory.errors import InvalidValueError
 from store import auth as rows
 from store.pool import Pool
 
@@ -70,13 +69,13 @@ def _body(wanted: ConfirmIn) -> Camel | None:
     model = _BODIES.get(wanted.action)
     if model is None:
         if wanted.body:
-            raise InvalidValueError(f"{wanted.action} has no body.", field="body.body")
+            raise errors.InvalidFieldError(f"{wanted.action} has no body.", field="body.body")
         return None
     try:
         return model.model_validate(wanted.body or {})
     except ValidationError as error:
         wrong = errors.field_problem(error.errors()[0], "body", "body")
-        raise InvalidValueError(f"{wrong.field}: {wrong.message}", field=wrong.field) from None
+        raise errors.InvalidFieldError(f"{wrong.field}: {wrong.message}", field=wrong.field) from None
 
 
 def _digest(nonce: str, action: str, target: str, body: Camel | None) -> bytes:

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from api import errors
 from api.models.commands import TranscriptItem
 from lobservatory import logging
-from lobservatory.errors import InvalidValueError
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
 from openclaw.fields import items, mapping
@@ -87,7 +86,7 @@ def session_of(agent: str, session_key: str | None) -> str:
     if session_key is None:
         return f"agent:{agent}:main"
     if not session_key.startswith(f"agent:{agent}:"):
-        raise InvalidValueError("This session belongs to another agent.", field="body.sessionKey")
+        raise errors.InvalidFieldError("This session belongs to another agent.", field="body.sessionKey")
     return session_key
 
 

@@ -32,7 +32,7 @@ from api.models.tasks import (
 from api.security.scopes import Actor
 from api.services.agents import gateways_of
 from api.services.requests import Made, made_once
-from lobservatory.errors import InvalidValueError, NotFoundError
+from lobservatory.errors import NotFoundError
 from store import feed, work
 from store import tasks as rows
 from store.pool import Connection, Pool
@@ -221,7 +221,7 @@ def _cursor(text: str | None) -> int | None:
     if text is None:
         return None
     if not text.isascii() or not text.isdecimal() or len(text) > 18:  # noqa: PLR2004 - digits of a bigint
-        raise InvalidValueError("Not a cursor of this list.", field="query.cursor")
+        raise errors.InvalidFieldError("Not a cursor of this list.", field="query.cursor")
     return int(text)
 
 

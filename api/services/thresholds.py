@@ -5,7 +5,7 @@ from __future__ import annotations
 from api import errors
 from api.models.thresholds import AlertThreshold, ThresholdIn, ThresholdOverride
 from api.security.scopes import Actor
-from lobservatory.errors import InvalidValueError, NotFoundError
+from lobservatory.errors import NotFoundError
 from lobservatory.settings import Settings
 from lobservatory.thresholds import THRESHOLDS, check
 from store import alerts as rows
@@ -57,7 +57,7 @@ class ThresholdService:
         try:
             check(body.alert, body.severity, body.agent, body.value)
         except ValueError as error:
-            raise InvalidValueError(str(error), field="body.value") from error
+            raise errors.InvalidFieldError(str(error), field="body.value") from error
         override = rows.ThresholdOverride(
             body.alert, body.severity, body.gateway, body.agent, body.value, updated_by=actor.name
         )

@@ -17,19 +17,19 @@ _INTERRUPTED = 130  # as shells count an end by Ctrl-C
 
 def backup(file: Annotated[Path, typer.Argument(help="A file that is not there yet.")]) -> None:
     """Write the whole database into a file. Everything may go on running, or not run."""
-    from cli.up import backup as runner  # noqa: PLC0415 - `--help` needs no database
+    from cli.up import backup as database  # noqa: PLC0415 - `--help` needs no database
 
     with _until_a_signal("backup: stopped; there is no new file") as pause:
-        size = runner.backup(settings_module.load(), file, tell=typer.echo, pause=pause)
+        size = database.backup(settings_module.load(), file, tell=typer.echo, pause=pause)
     typer.echo(f"backup: {file} ({size / 1e6:.1f} MB). Keep the folder secrets/ of the data directory with it")
 
 
 def restore(file: Annotated[Path, typer.Argument(help="A file of `lobservatory backup`.")]) -> None:
     """Fill an empty database from a backup and bring its schema up to date. The embedded one is made and started."""
-    from cli.up import backup as runner  # noqa: PLC0415
+    from cli.up import backup as database  # noqa: PLC0415
 
     with _until_a_signal("restore: stopped before its end; the database is as it was") as pause:
-        found = runner.restore(settings_module.load(), file, tell=typer.echo, pause=pause)
+        found = database.restore(settings_module.load(), file, tell=typer.echo, pause=pause)
     typer.echo(f"restore: done. Now in the database: {found}")
 
 

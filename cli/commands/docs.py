@@ -16,11 +16,11 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from lobservatory import thresholds
-from lobservatory.settings import FILE_ONLY, PREFIX, RUNNER_VARIABLES, SECRETS, Billing, Listen, Settings
+from lobservatory.settings import FILE_ONLY, PREFIX, SECRETS, UP_VARIABLES, Billing, Listen, Settings
 
 _NOTE = "<!-- Built from the code by `make docs`. Edits belong there. -->\n"
 
-_RUNNER = {
+_UP = {
     "LOBS_CONFIG_FILE": "Path of the configuration file, instead of the places named above.",
     "LOBS_PROMETHEUS_BIN": "The `prometheus` binary for `lobservatory up`, when it is not on `PATH`.",
     "LOBS_ALERTMANAGER_BIN": "The `alertmanager` (Debian: `prometheus-alertmanager`) binary, likewise.",
@@ -104,8 +104,8 @@ def configuration() -> str:
         if limit.alert != "DailyCostHigh"
     ]
     secrets = ", ".join(f"`{PREFIX}{name.upper()}_FILE`" for name in SECRETS)
-    runner = [(f"`{name}`", _RUNNER[name]) for name in _RUNNER if name in RUNNER_VARIABLES]
-    runner += [(f"`{name}`", "") for name in sorted(RUNNER_VARIABLES - set(_RUNNER))]
+    up = [(f"`{name}`", _UP[name]) for name in _UP if name in UP_VARIABLES]
+    up += [(f"`{name}`", "") for name in sorted(UP_VARIABLES - set(_UP))]
     return f"""{_NOTE}
 # Configuration
 
@@ -134,7 +134,7 @@ of DailyCostHigh is `LOBS_DAILY_COST_LIMIT`. Or all of them in a file of their o
 {_table(("alert", "key", "default", "unit", "meaning"), limits)}
 ## Read by `lobservatory up`, compose and the tests only
 
-{_table(("variable", "meaning"), runner)}
+{_table(("variable", "meaning"), up)}
 ## An example
 
 ```toml

@@ -1,4 +1,4 @@
-"""What the runner makes for Prometheus, in a real one."""
+"""What `lobservatory up` makes for Prometheus, in a real one."""
 
 from __future__ import annotations
 

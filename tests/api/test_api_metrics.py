@@ -122,6 +122,21 @@ async def test_a_gateways_code_cannot_write_lines_of_its_own_and_series_are_boun
     assert len({(s.labels["method"], s.labels["code"]) for s in samples if s.labels["method"] == "m"}) == bound
 
 
+def test_requests_beyond_the_bound_keep_their_status():
+    counts = Counts()
+    for number in range(3_000):
+        counts.request("GET", f"/r{number}", 500 if number % 2 else 200, 0.1)
+    for status in range(300, 600):
+        counts.request("GET", "/more", status, 0.1)
+    text = counts.exposition()
+    for status in ("200", "500"):
+        assert value(text, "lobservatory_http_requests_total", method="other", route="other", status=status) >= 500
+    assert value(text, "lobservatory_http_requests_total", method="other", route="other", status="other") > 100
+    samples = families(text)["lobservatory_http_requests"].samples
+    assert sum(sample.value for sample in samples) == 3_300
+    assert len(samples) <= 2_101
+
+
 def test_messages_that_a_slow_client_lost_are_counted():
     from api.live.hub import Hub  # noqa: PLC0415 - only here
 

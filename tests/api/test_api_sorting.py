@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import Any, get_args
 
 import httpx
@@ -117,6 +119,21 @@ async def test_operations_are_sorted_paged_and_filtered(client):
         assert len((await client.get("/api/operations", params={"sort": f"-{order}"})).json()) == 7
     assert len((await client.get("/api/operations", params={"agentId": "a1"})).json()) == 3
     assert len((await client.get("/api/operations", params={"tag": "t0", "agentId": "a0"})).json()) == 2
+
+
+async def test_a_cursor_of_an_earlier_version_goes_on(client):
+    for number in range(3):
+        await client.post("/api/tasks", json={"title": f"t{number}"})
+    page = (await client.get("/api/tasks", params={"sort": "-createdAt", "limit": 2})).json()
+    text = page["nextCursor"]
+    place = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    assert place[0] == "-created_at"
+    older = base64.urlsafe_b64encode(json.dumps(["-createdAt", *place[1:]]).encode()).decode().rstrip("=")
+    for cursor in (text, older):
+        rest = (await client.get("/api/tasks", params={"sort": "-createdAt", "cursor": cursor})).json()
+        assert [task["title"] for task in rest["tasks"]] == ["t0"]
+    other = await client.get("/api/tasks", params={"sort": "createdAt", "cursor": older})
+    assert (other.status_code, other.json()["field"]) == (422, "cursor")
 
 
 async def test_sessions_are_sorted_in_every_order(client, database):

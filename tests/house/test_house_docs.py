@@ -14,7 +14,7 @@ import pytest
 
 from cli.app import app
 from cli.commands.docs import PAGES
-from lobservatory.settings import FILE_ONLY, RUNNER_VARIABLES, SECRETS, Settings
+from lobservatory.settings import FILE_ONLY, SECRETS, UP_VARIABLES, Settings
 from tests import requirements
 from tests.archives import extract
 
@@ -53,7 +53,7 @@ def test_the_configuration_page_has_every_setting():
     page = PAGES["configuration.md"]()
     missing = [
         name
-        for name in SETTINGS | RUNNER_VARIABLES
+        for name in SETTINGS | UP_VARIABLES
         if name.removeprefix("LOBS_").lower() not in FILE_ONLY and f"`{name}`" not in page
     ]
     assert missing == []
@@ -81,7 +81,7 @@ def test_files_that_documents_name_exist():
 
 def test_variables_that_any_text_names_exist():
     """Documents, messages, runbooks, units and the compose file: what they tell people to set can be set."""
-    known = VARIABLES | RUNNER_VARIABLES | {f"LOBS_{name.upper()}_FILE" for name in SECRETS}
+    known = VARIABLES | UP_VARIABLES | {f"LOBS_{name.upper()}_FILE" for name in SECRETS}
     # What `up` and compose tell Grafana, whose configuration reads it.
     grafana = {name for path in (ROOT / "provisioning" / "grafana").rglob("*.*") for name in _variables(path)}
     assert all(name.startswith("LOBS_GRAFANA_") for name in grafana)

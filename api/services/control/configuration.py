@@ -15,7 +15,6 @@ from api.services.commands import Command, Commands, Note
 from api.services.confirmations import Confirmations
 from api.services.control.turns import Turns
 from api.services.gateway import call, done, refusal
-from lobservatory.errors import InvalidValueError
 from openclaw.client import GatewayClient
 from openclaw.fields import items
 from openclaw.protocol import GatewayError, RpcError
@@ -57,7 +56,7 @@ class Configuration:
         """Look up each path of a patch in the gateway's own schema."""
         found = [one for one in _leaves(patch) if one[1] is not None]
         if len(found) > _MOST_PATHS:
-            raise InvalidValueError(f"At most {_MOST_PATHS} values are checked at once.", field="body.patch")
+            raise errors.InvalidFieldError(f"At most {_MOST_PATHS} values are checked at once.", field="body.patch")
         problems = []
         for path, value in found:
             problem = await self._problem(actor, path, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from api import errors
 from api.models.base import Camel
 from api.models.commands import DeliverTo, Run, SendIn, SpawnIn
 from api.models.runs import Cancelled, RequestedRun, RunIn, RunStatus
@@ -14,7 +15,7 @@ from api.services.agents import gateways_of
 from api.services.commands import Command, Commands, Note
 from api.services.gateway import required, session_of
 from api.services.runs.stages import Stages, abort, new_stage
-from lobservatory.errors import ConflictError, InvalidValueError, NotFoundError
+from lobservatory.errors import ConflictError, NotFoundError
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
 from openclaw.protocol import NotReadyError
@@ -57,7 +58,7 @@ class RunRequests:
         for agent in {stage.agent_id for stage in wanted.stages}:
             await self._commands.known_agent(actor, agent)
         if PREVIOUS in wanted.stages[0].task:
-            raise InvalidValueError(f"There is no stage before for {PREVIOUS}.", field="body.stages.0.task")
+            raise errors.InvalidFieldError(f"There is no stage before for {PREVIOUS}.", field="body.stages.0.task")
         if wanted.task_id is not None:
             await self._known_task(actor, wanted.task_id)
         stages = [new_stage(one.agent_id, wanted.label, one.task, one.model) for one in wanted.stages]
@@ -124,7 +125,7 @@ class RunRequests:
 
     def _receiver(self, receiver: DeliverTo) -> delivery.Receiver | None:
         if receiver is not None and (lacks := delivery.missing(self._settings, receiver)):
-            raise InvalidValueError(
+            raise errors.InvalidFieldError(
                 f"Nothing can be delivered to {receiver}: {lacks} is not set.", field="body.deliverTo"
             )
         return receiver

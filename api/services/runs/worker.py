@@ -19,7 +19,6 @@ from api.services.gateway import NOT_SENT, last_reply, required
 from api.services.runs.requests import PREVIOUS
 from api.services.runs.results import RunResults
 from api.services.runs.stages import Stages, log_stage
-from lobservatory.errors import InvalidValueError
 from lobservatory.settings import Settings
 from openclaw.client import GatewayClient
 from store import auth as auth_rows
@@ -199,7 +198,7 @@ async def _task(client: GatewayClient, run: rows.RequestedRun) -> str:
         return task
     reply = await last_reply(client, run.stages[run.stage - 1].session_key) or ""
     if len(task) + task.count(PREVIOUS) * len(reply) > _LONGEST_TASK:
-        raise InvalidValueError(
+        raise errors.InvalidFieldError(
             f"With the reply of the stage before, the task has more than {_LONGEST_TASK:,} characters."
         )
     return task.replace(PREVIOUS, reply)
