@@ -10,6 +10,7 @@ of the test session what they started.
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import socket
 import subprocess
@@ -47,6 +48,20 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
+        return port
+
+
+def quiet_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on, with the next ones, and that the system gives to nobody by itself: it
+    stays free until it is used."""
+    while True:
+        port = secrets.randbelow(20_000) + 10_000  # below what systems give out: 32,768 and more, or 49,152
+        try:
+            for one in range(port, port + 3):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", one))
+        except OSError:
+            continue
         return port
 
 

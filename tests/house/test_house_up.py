@@ -26,7 +26,7 @@ from cli.up.supervision import Supervision
 from lobservatory.settings import PARTS
 from tests import otlp
 from tests.archives import extract
-from tests.servers import PATIENCE_SECONDS, alertmanager, free_port, prometheus, wait_for
+from tests.servers import PATIENCE_SECONDS, alertmanager, free_port, prometheus, quiet_port, wait_for
 from tests.tools import debian_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -323,7 +323,8 @@ def doctor(installation):
 def test_a_taken_port_of_an_optional_part_moves_it_and_all_that_ask_it_know(installation, tmp_path):
     """As after `apt install prometheus`, whose service has the port already."""
     (tmp_path / "empty.yml").write_text(EMPTY)
-    with prometheus(tmp_path, tmp_path / "empty.yml") as theirs:
+    # The next port is ours, some seconds after it was found free.
+    with prometheus(tmp_path, tmp_path / "empty.yml", port=quiet_port()) as theirs:
         installation.environment["LOBS_PROMETHEUS_LISTEN"] = f"127.0.0.1:{theirs.port}"
         installation.environment["LOBS_METRICS_LISTEN"] = "0.0.0.0:0"
         process, output = installation.up()
