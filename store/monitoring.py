@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from store.pool import Connection
 from store.reading import columns, of, read
-from store.rows import AlertEvent
+from store.rows import AlertEvent, CronJob
 from store.sorting import Key, Order
 
 Gateways = Sequence[str] | None
@@ -155,26 +155,6 @@ class SessionCount:
     kind: str
     status: str
     number: int
-
-
-@dataclass(frozen=True, slots=True)
-class CronJob:
-    """A scheduled job."""
-
-    gateway: str
-    job_id: str
-    agent: str | None
-    name: str
-    schedule: str
-    enabled: bool
-    period_seconds: float | None
-    next_run_at: datetime | None
-    last_run_at: datetime | None
-    last_status: str | None
-    last_duration_ms: int | None
-    consecutive_errors: int
-    last_error: str | None
-    delivery_status: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from api.models.base import Camel, Count, Identifier, Instant, Milliseconds, Sho
 from api.models.operations import Usd
 from store import agents as rows
 from store import monitoring
+from store import rows as store_rows
 
 SessionSort = Literal[
     "updatedAt", "-updatedAt", "startedAt", "-startedAt", "cost", "-cost",
@@ -264,7 +265,7 @@ class CronJob(Camel):
     delivery_status: str | None = None
 
     @classmethod
-    def of(cls, row: monitoring.CronJob) -> Self:
+    def of(cls, row: store_rows.CronJob) -> Self:
         """The shape of a row."""
         return cls.model_validate({**fields_of(row), "last_duration": row.last_duration_ms})
 
