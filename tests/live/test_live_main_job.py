@@ -28,6 +28,12 @@ pytestmark = pytest.mark.live
 PASSWORD = "a-long-password-of-the-tests"
 
 
+def of(samples, name, **labels):
+    """The sum of a metric's series that have these labels."""
+    wanted = set(labels.items())
+    return sum(value for (found, given), value in samples.items() if found == name and wanted <= given)
+
+
 @dataclass
 class Told:
     """A gateway that worked while all of ours watched."""
@@ -52,12 +58,26 @@ class Told:
         }
 
     def total(self, name, **labels):
-        wanted = set(labels.items())
-        return sum(value for (found, given), value in self.samples().items() if found == name and wanted <= given)
+        return of(self.samples(), name, **labels)
 
     def rows(self, query):
         with psycopg.connect(self.reader_dsn) as connection:
             return connection.execute(query).fetchall()
+
+    def counted(self, look):
+        """The independent count and what `look` gives, both of a moment at which metrics and rows have each call that
+        the gateway keeps: it may call its model on its own account at any time."""
+
+        def moment():
+            right = truth.count(self.gateway.state_dir)
+            if self.total("claw_model_calls_total") != right["calls"]:
+                return None
+            if self.rows("SELECT count(*) FROM model_calls") != [(right["calls"],)]:
+                return None
+            found = look()
+            return (right, found) if truth.count(self.gateway.state_dir) == right else None
+
+        return wait_for(moment, "all calls in metrics and rows")
 
 
 def listen(socket, messages):
@@ -118,39 +138,46 @@ def test_nothing_was_refused_by_the_gateway(told):
 
 @pytest.mark.req("S1-1", "S1-2", "P-1", "P-2")
 def test_metrics_equal_the_truth_to_the_cent(told):
-    right = truth.count(told.gateway.state_dir)
-    assert told.total("claw_model_calls_total") == right["calls"]
-    assert told.total("claw_model_calls_total", outcome="error") == right["errors"]
-    assert told.total("claw_cost_usd_total") == pytest.approx(float(right["cost_usd"]), abs=1e-8)
-    assert told.total("claw_reasoning_tokens_total") == right["reasoning"]
+    right, samples = told.counted(told.samples)
+
+    def total(name, **labels):
+        return of(samples, name, **labels)
+
+    assert total("claw_model_calls_total") == right["calls"]
+    assert total("claw_model_calls_total", outcome="error") == right["errors"]
+    assert total("claw_cost_usd_total") == pytest.approx(float(right["cost_usd"]), abs=1e-8)
+    assert total("claw_reasoning_tokens_total") == right["reasoning"]
     for name, tokens in right["tokens"].items():
-        assert told.total("claw_tokens_total", token_type=name) == tokens, name
+        assert total("claw_tokens_total", token_type=name) == tokens, name
     for agent, figures in right["by_agent"].items():
-        assert told.total("claw_cost_usd_total", agent=agent) == pytest.approx(float(figures["cost_usd"]), abs=1e-8)
+        assert total("claw_cost_usd_total", agent=agent) == pytest.approx(float(figures["cost_usd"]), abs=1e-8)
     assert "sessions_spawn" in right["tools"]
     for tool, calls in right["tools"].items():
-        assert told.total("claw_tool_calls_started_total", tool=tool) == calls, tool
-    assert told.total("claw_tool_calls_started_total") == sum(right["tools"].values())
+        assert total("claw_tool_calls_started_total", tool=tool) == calls, tool
+    assert total("claw_tool_calls_started_total") == sum(right["tools"].values())
 
 
 @pytest.mark.req("S1-1", "S1-2")
 def test_rows_equal_the_truth_exactly(told):
-    right = truth.count(told.gateway.state_dir)
-    ((calls, cost, given, taken),) = told.rows(
-        "SELECT count(*), sum(cost_usd), sum(input_tokens), sum(output_tokens) FROM model_calls"
+    stored = "SELECT count(*), sum(cost_usd), sum(input_tokens), sum(output_tokens) FROM model_calls"
+    right, (((calls, cost, given, taken),), daily) = told.counted(
+        lambda: (told.rows(stored), told.rows("SELECT sum(cost_usd) FROM cost_daily"))
     )
     assert calls == right["calls"]
     assert round(Decimal(cost), 12) == round(right["cost_usd"], 12)
     assert (given, taken) == (right["tokens"]["input"], right["tokens"]["output"])
-    daily = told.rows("SELECT sum(cost_usd) FROM cost_daily")
     assert daily == [(cost,)]
 
 
 def test_the_model_answered_as_many_requests_as_there_are_calls(told):
-    """The independent count: each answered turn is a call that the books hold."""
-    answered = [r for r in told.gateway.model_requests() if r["kind"] == "turn"]
-    ((ok,),) = told.rows("SELECT count(*) FROM model_calls WHERE outcome = 'ok'")
-    assert ok == len(answered)
+    """The independent count: each answered turn is a call that the ledger holds."""
+
+    def both():
+        answered = [r for r in told.gateway.model_requests() if r["kind"] == "turn"]
+        ((ok,),) = told.rows("SELECT count(*) FROM model_calls WHERE outcome = 'ok'")
+        return ok == len(answered)
+
+    wait_for(both, "as many calls as answers")
 
 
 @pytest.mark.req("S1-4", "S1-5", "S4-15")
@@ -206,12 +233,12 @@ def test_every_run_is_an_operation_with_its_tokens_and_cost(told):
 @pytest.mark.req("S0-12", "S0-13", "S0-18")
 def test_live_messages_told_each_operation_from_start_to_end(told):
     wait_for(lambda: told.messages, "a message")
-    ended = {o["id"]: o["status"] for o in told.api.get("/api/operations").json()}
 
-    def last():
-        return {m["id"]: m.get("status") for m in told.messages if m.get("id") in ended}
+    def all_told():  # a run of the gateway's own may begin meanwhile
+        stored = {o["id"]: o["status"] for o in told.api.get("/api/operations").json()}
+        return {m["id"]: m.get("status") for m in told.messages if m.get("id") in stored} == stored
 
-    wait_for(lambda: last() == ended, "the last state of each operation on the socket")
+    wait_for(all_told, "the last state of each operation on the socket")
     first = {}
     for message in told.messages:
         first.setdefault(message.get("id"), message.get("status"))
@@ -269,12 +296,7 @@ def test_a_restart_of_the_exporter_changes_no_total(told, tmp_path):
     assert told.exporter.stop() == 0
     with our_process("exporter", told.settings, tmp_path) as again:
         wait_ready(again, told.metrics_url, "the exporter")
-        right = lambda: truth.count(told.gateway.state_dir)  # noqa: E731
-        # A gateway may call its model on its own account, also between our stop and our start.
-        wait_for(lambda: told.total("claw_model_calls_total") == right()["calls"], "all calls in /metrics")
-        wait_for(
-            lambda: told.rows("SELECT count(*) FROM model_calls") == [(right()["calls"],)], "all calls in rows", 60
-        )
-        after = totals()
-        assert [key for key, value in before.items() if after.get(key, 0) < value] == []
-        assert told.total("claw_cost_usd_total") == pytest.approx(float(right()["cost_usd"]), abs=1e-8)
+        right, samples = told.counted(told.samples)
+        fallen = {key for key, value in before.items() if samples.get(key, 0) < value}
+        assert fallen == set()
+        assert of(samples, "claw_cost_usd_total") == pytest.approx(float(right["cost_usd"]), abs=1e-8)

@@ -136,10 +136,9 @@ async def test_a_real_gateway_is_watched_with_operator_read_alone(live_gateway, 
             await becomes(told, expected=True)
             assert set(watch.client.stats.frames_dropped) <= {"late_reply"}  # on a busy machine
             assert not watch.client.stats.gaps
-            # A gateway that has just started may say once that its own account is not available yet; a busy one lets
-            # questions wait for too long.
-            refused = {method for method, code in watch.client.stats.rpc_errors if code != "TIMEOUT"}
-            assert refused <= {"usage.cost"}
+            # A busy gateway may let a question wait for too long or ask for patience; each is asked again, as above.
+            for_now = {"TIMEOUT", "UNAVAILABLE"}
+            assert {call for call in watch.client.stats.rpc_errors if call[1] not in for_now} == set()
             activities = await rows(postgres_reader_dsn, "SELECT event, activity FROM agent_events")
             assert {"event": "tool_start", "activity": "Running a command"} in activities
         finally:
