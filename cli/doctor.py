@@ -25,7 +25,7 @@ from exporter.accounting import price_book
 from exporter.accounting.billing import BillingPolicy
 from exporter.accounting.prices import PricesError
 from lobservatory import settings as settings_module
-from lobservatory.errors import SettingsError, UserError
+from lobservatory.errors import SettingsError, UserError, one_line
 from lobservatory.given import is_file
 from lobservatory.password import PasswordError, password_file
 from lobservatory.settings import PARTS, Listen, Part, Settings
@@ -247,7 +247,7 @@ def database(settings: Settings) -> Iterator[Line]:
         yield Line("wrong", "database", f"{error}")
         return
     except psycopg.Error as error:
-        yield Line("wrong", "database", f"{str(error).splitlines()[0]}. Check LOBS_DATABASE_URL")
+        yield Line("wrong", "database", f"{one_line(error)}. Check LOBS_DATABASE_URL")
         return
     if schema.unknown:
         yield Line("wrong", "migrations", f"newer than this version ({schema.unknown[-1]}): upgrade Lobservatory")

@@ -68,7 +68,7 @@ def migrate(dsn: str) -> SchemaState:
             try:
                 _apply(connection, path)
             except psycopg.Error as error:
-                raise MigrateError(f"migration {path.stem} failed and was rolled back: {_line(error)}") from error
+                raise MigrateError(f"migration {path.stem} failed and was rolled back: {one_line(error)}") from error
         _grant(connection)
         alert_rules.keep(connection, alert_rules.shipped())
         return _state(connection)
@@ -118,9 +118,9 @@ def _connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
                 )
             yield connection
     except psycopg.OperationalError as error:
-        raise MigrateError(f"the database cannot be reached: {_line(error)}") from error
+        raise MigrateError(f"the database cannot be reached: {one_line(error)}") from error
     except psycopg.errors.InsufficientPrivilege as error:
-        raise MigrateError(f"{_line(error)}: migrate as the owner of the schema (LOBS_MIGRATE_URL)") from error
+        raise MigrateError(f"{one_line(error)}: migrate as the owner of the schema (LOBS_MIGRATE_URL)") from error
 
 
 def _lock(connection: psycopg.Connection[Any]) -> None:
@@ -228,7 +228,3 @@ def _grant(connection: psycopg.Connection[Any]) -> None:
             connection.execute(
                 sql.SQL("GRANT SELECT ON {} TO {}, {}").format(sql.Identifier("public", view), writer, reader)
             )
-
-
-def _line(error: psycopg.Error) -> str:
-    return one_line(error)

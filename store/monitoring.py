@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from store.pool import Connection
 from store.reading import columns, of, read
-from store.rows import AlertEvent, CronJob
+from store.rows import AlertEvent, CronJob, HostSample
 from store.sorting import Key, Order
 
 Gateways = Sequence[str] | None
@@ -169,25 +169,6 @@ class CronRun:
     status: str
     error: str | None
     session_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """A sample of a gateway's host."""
-
-    gateway: str
-    ts: datetime
-    cpu_ratio: float | None
-    load1: float | None
-    memory_used_bytes: int | None
-    memory_total_bytes: int | None
-    swap_used_bytes: int | None
-    disk_used_bytes: int | None
-    disk_total_bytes: int | None
-    network_receive_bytes: int | None
-    network_transmit_bytes: int | None
-    gateway_resident_bytes: int | None
-    gateway_cpu_ratio: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,12 +406,12 @@ async def cron_runs(
     )
 
 
-async def hosts(connection: Connection, gateways: Gateways) -> list[Host]:
+async def hosts(connection: Connection, gateways: Gateways) -> list[HostSample]:
     """The newest sample of each gateway's host."""
     return await read(
         connection,
-        Host,
-        f"SELECT DISTINCT ON (gateway) {columns(Host)} FROM public.host_samples"
+        HostSample,
+        f"SELECT DISTINCT ON (gateway) {columns(HostSample)} FROM public.host_samples"
         " WHERE %(gateways)s::text[] IS NULL OR gateway = ANY(%(gateways)s) ORDER BY gateway, ts DESC",
         {"gateways": gateways},
     )

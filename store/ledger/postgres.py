@@ -21,10 +21,11 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import class_row, kwargs_row, tuple_row
 
+from lobservatory.errors import one_line
 from store import operations, outbox
 from store.ledger import identities, rollups
 from store.ledger.contract import Increments, LedgerHeldError, LedgerUnavailableError, amounts
-from store.ledger.refused import Batch, RowWriter, clean, escape, first_line, refusal, unescape
+from store.ledger.refused import Batch, RowWriter, clean, escape, refusal, unescape
 from store.ledger.tables import (
     MERGE_SESSION,
     MODEL_CALLS,
@@ -163,7 +164,7 @@ class PostgresLedger:
         except psycopg.Error as error:
             # Whatever it was, the next transaction begins on a connection that is known to be sound.
             await self._drop()
-            raise LedgerUnavailableError(first_line(error)) from error
+            raise LedgerUnavailableError(one_line(error)) from error
         except BaseException:
             if self._connection is not None and self._connection.info.transaction_status != _IDLE:
                 await self._drop()
@@ -190,7 +191,7 @@ class PostgresLedger:
                     await asyncio.sleep(0.1)
                     held = await self._take_lock(connection)
         except (psycopg.Error, TimeoutError, OSError) as error:
-            text = first_line(error) if isinstance(error, psycopg.Error) else "it does not answer"
+            text = one_line(error) if isinstance(error, psycopg.Error) else "it does not answer"
             raise LedgerUnavailableError(text) from error
         if not held:
             await connection.close()

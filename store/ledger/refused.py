@@ -14,6 +14,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import AsyncConnection
 
+from lobservatory.errors import one_line
 from store.ledger.tables import Record, Table, postgres_types, values_of
 
 _COPY_FROM: Final = 25  # rows from which COPY beats pipelined inserts
@@ -69,7 +70,7 @@ class RowWriter:
                 await write(records)
         except _REFUSALS as error:
             if len(records) == 1:
-                await self.set_aside(table, first_line(error), records[0])
+                await self.set_aside(table, one_line(error), records[0])
                 return [False]
             half = len(records) // 2
             return [
@@ -136,9 +137,3 @@ def escape(source_key: str) -> str:
 def unescape(stored: str) -> str:
     """The source key that was escaped."""
     return bytes.fromhex(stored[4:]).decode("utf-8", "surrogatepass") if stored.startswith("hex:") else stored
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first; its class when it says nothing."""
-    text = str(error).strip()
-    return text.split("\n", 1)[0] if text else type(error).__name__
